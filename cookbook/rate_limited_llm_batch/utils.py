@@ -1,0 +1,79 @@
+"""One call to a language model: a mock that enforces a limit, OpenAI or Anthropic."""
+
+import os
+import random
+import sys
+
+from pocketflow_throttled import SimulatedAPI
+
+PROVIDERS = ("mock", "openai", "anthropic")
+MODELS = {"openai": "gpt-5.4-mini", "anthropic": "claude-haiku-4-5"}
+
+
+class SetupError(Exception):
+    """A key or a package is missing; the message says which and what to do."""
+
+
+def make_mock(max_concurrent, max_per_window, window_seconds=60.0):
+    """Return a simulated API that refuses what is over its limits and takes half a second or so for an answer."""
+    chance = random.Random(7)
+    return SimulatedAPI(
+        max_concurrent=max_concurrent,
+        max_per_window=max_per_window,
+        window_seconds=window_seconds,
+        latency=lambda _: chance.uniform(0.3, 0.7),
+    )
+
+
+def make_call_llm(provider, mock=None):
+    """Return `call_llm(prompt)`, an async function, for a provider; SetupError says what is missing."""
+    if provider == "mock":
+        return lambda prompt: mock.call(prompt, reply=_mock_answer(prompt))
+    _load_dotenv()
+    variable = f"{provider.upper()}_API_KEY"
+    if not os.environ.get(variable):
+        raise SetupError(f"{variable} is not set: export it, put it into a .env file, or use --provider mock")
+    try:
+        return _openai() if provider == "openai" else _anthropic()
+    except ImportError as error:
+        raise SetupError(f"the package {error.name!r} is missing: pip install 'pocketflow-throttled[{provider}]'") from error
+
+
+def _openai():
+    from openai import AsyncOpenAI  # noqa: PLC0415  (optional)
+
+    client = AsyncOpenAI(max_retries=0)  # the SDK's own retries would be calls that no limiter counts
+
+    async def call_llm(prompt):
+        model = os.environ.get("OPENAI_MODEL", MODELS["openai"])
+        answer = await client.chat.completions.create(model=model, messages=[{"role": "user", "content": prompt}])
+        return answer.choices[0].message.content
+
+    return call_llm
+
+
+def _anthropic():
+    from anthropic import AsyncAnthropic  # noqa: PLC0415  (optional)
+
+    client = AsyncAnthropic(max_retries=0)
+
+    async def call_llm(prompt):
+        model = os.environ.get("ANTHROPIC_MODEL", MODELS["anthropic"])
+        answer = await client.messages.create(model=model, max_tokens=4096, messages=[{"role": "user", "content": prompt}])
+        return "".join(block.text for block in answer.content if block.type == "text")
+
+    return call_llm
+
+
+def _mock_answer(prompt):
+    language, _, document = prompt.partition("\n\n")
+    return f"[mock: {language}] {document}"
+
+
+def _load_dotenv():
+    try:
+        from dotenv import load_dotenv  # noqa: PLC0415  (optional)
+    except ImportError:
+        print("python-dotenv is not installed: .env is not read", file=sys.stderr)
+        return
+    load_dotenv(os.path.join(os.getcwd(), ".env"))  # noqa: PTH109, PTH118

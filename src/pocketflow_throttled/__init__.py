@@ -1,0 +1,27 @@
+"""pocketflow-throttled: PocketFlow batches that fire as fast as the API allows and no faster, and lose nothing."""
+
+from .exceptions import RateLimitHit
+from .flows import ThrottledAsyncParallelBatchFlow
+from .nodes import ThrottledParallelBatchNode
+from .presets import FlowPresets, FlowRateLimitConfig, Presets, RateLimitConfig
+from .rate_limiter import Permit, RateLimiter
+from .registry import LimiterRegistry
+from .simulation import SimulatedAPI, VirtualTimeLoop, run_virtual
+
+__version__ = "0.3.0"
+
+__all__ = [
+    "FlowPresets",
+    "FlowRateLimitConfig",
+    "LimiterRegistry",
+    "Permit",
+    "Presets",
+    "RateLimitConfig",
+    "RateLimitHit",
+    "RateLimiter",
+    "SimulatedAPI",
+    "ThrottledAsyncParallelBatchFlow",
+    "ThrottledParallelBatchNode",
+    "VirtualTimeLoop",
+    "run_virtual",
+]

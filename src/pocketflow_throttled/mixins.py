@@ -1,0 +1,250 @@
+"""What nodes and flows share: settings from class attributes, the limiter, the counts, and what one item goes through.
+
+An attempt is one call and takes one permit. A refusal (429 and its kin) is not one of the user's retries: the limiter pauses, and
+the item queues again. `Throttled` is written for anything that has `max_retries` and `wait`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+import random
+from contextvars import ContextVar
+from functools import partial
+from typing import TYPE_CHECKING, Any, Self
+
+from . import signals
+from .batch import Batch
+from .rate_limiter import Permit, RateLimiter, check_count, check_optional_count, check_seconds
+from .registry import LimiterRegistry
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Coroutine
+
+logger = logging.getLogger("pocketflow_throttled")
+
+# Without a hint the wait doubles from a second to a minute; jitter keeps refused items from coming back together.
+_FIRST_WAIT = 1.0
+_LONGEST_WAIT = 60.0
+
+_retry: ContextVar[int] = ContextVar("cur_retry", default=0)
+# The limiters of one instance of a throttled batch flow, by the state of the node they belong to; None outside of one.
+scope: ContextVar[dict[State, RateLimiter] | None] = ContextVar("scope", default=None)
+
+
+class State:
+    """What all copies of one node share: PocketFlow copies a node each time a flow runs it."""
+
+    __slots__ = ("completed", "failed", "gave_up", "limiter", "refused")
+
+    def __init__(self) -> None:
+        self.limiter: RateLimiter | None = None
+        self.gave_up = False
+        self.reset_counts()
+
+    def reset_counts(self) -> None:
+        """Set every count to zero."""
+        self.completed = self.failed = self.refused = 0
+
+    def __copy__(self) -> Self:
+        return self
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        return self
+
+
+def check_setting(name: str, value: Any) -> None:
+    """Raise TypeError or ValueError, naming setting and value, if a setting of a node or a flow is out of range."""
+    if name == "on_error":
+        if value not in ("raise", "collect"):
+            raise ValueError(f"on_error must be 'raise' or 'collect', got {value!r}")
+    elif name == "shared_limiter":
+        if value is not None and not isinstance(value, str | RateLimiter):
+            raise TypeError(f"shared_limiter must be a registered name, a RateLimiter or None, got {value!r}")
+    elif name in ("rate_limit_timeout", "wait"):
+        check_seconds(name, value, positive=False)
+    elif name == "max_flow_retries":
+        check_count(name, value, least=0)
+    elif name in ("max_per_minute", "max_burst", "max_flows_per_minute"):
+        check_optional_count(name, value)
+    else:
+        check_count(name, value)
+
+
+class Throttled:
+    """The machinery under nodes and flows. A subclass names its settings and what decides when an item failed."""
+
+    max_retries: int
+    wait: float
+    on_error: str
+    shared_limiter: str | RateLimiter | None = None
+    rate_limit_timeout: float = 600.0
+
+    _settings: tuple[str, ...] = ("on_error", "rate_limit_timeout", "max_retries", "wait")
+    _state: State
+
+    def _configure(self, settings: dict[str, Any]) -> None:
+        """Take keyword settings over the class attributes, and refuse what is out of range."""
+        for name, value in settings.items():
+            if name not in self._settings:
+                known = ", ".join(sorted(self._settings))
+                raise TypeError(f"{type(self).__name__} has no setting {name!r}; it has: {known}")
+            setattr(self, name, value)
+        self._state = State()
+        self._check_settings()
+
+    def _check_settings(self) -> None:
+        for name in self._settings:
+            check_setting(name, getattr(self, name))
+
+    # --- to be said by the subclass
+
+    def _limits(self) -> dict[str, Any]:
+        """Return the settings as RateLimiter takes them."""
+        raise NotImplementedError
+
+    async def _give_up(self, item: Any, error: Exception) -> Any:
+        raise NotImplementedError
+
+    # --- refusals: hooks that a program may override
+
+    @staticmethod
+    def is_rate_limit_error(exc: BaseException) -> bool:
+        """Return whether an exception says "slow down" (429 and its kin). Override it for an API with a dialect of its own."""
+        return signals.is_rate_limit_error(exc)
+
+    @staticmethod
+    def retry_after(exc: BaseException) -> float | None:
+        """Return the seconds that an exception asks to wait, or None if it does not say."""
+        return signals.retry_after(exc)
+
+    # --- the limiter
+
+    def _limiter(self) -> RateLimiter:
+        if self.shared_limiter is not None:
+            shared = self.shared_limiter
+            return LimiterRegistry.get(shared) if isinstance(shared, str) else shared
+        limiters = scope.get()
+        limiter = self._state.limiter if limiters is None else limiters.get(self._state)
+        limits = self._limits()
+        if limiter is None or limiter.max_burst != limits["max_burst"]:
+            limiter = RateLimiter(**limits)
+            if limiters is None:
+                self._state.limiter = limiter
+            else:
+                limiters[self._state] = limiter
+        for name in ("max_concurrent", "max_per_window", "max_tokens_per_window"):
+            if getattr(limiter, name) != limits[name]:
+                setattr(limiter, name, limits[name])
+        return limiter
+
+    # --- a batch
+
+    async def _run_batch(
+        self,
+        items: Any,
+        *,
+        call: Callable[[Any], Coroutine[Any, Any, Any]],
+        check: Callable[[int, Any], None] | None = None,
+    ) -> list[Any]:
+        """Run `call` for every item under the limiter, and return the results in order; `check` may refuse an item."""
+        self._check_settings()
+        limiter = self._limiter()
+
+        def reserve(index: int, item: Any) -> Permit:
+            if check is not None:
+                check(index, item)
+            return limiter.reserve()
+
+        return await Batch(
+            items,
+            reserve=reserve,
+            call=partial(self._attempts, call),
+            max_live=lambda: 2 * limiter.max_concurrent,
+            collect=self.on_error == "collect",
+        ).run()
+
+    async def _attempts(self, call: Callable[[Any], Coroutine[Any, Any, Any]], item: Any, permit: Permit) -> Any:
+        """Call until there is a result, the retries are used up, or the API has refused for too long."""
+        state = self._state
+        retry = refusals = 0
+        self.cur_retry = 0
+        first_refused = 0.0
+        while True:
+            try:
+                result = await call(item)
+            except Exception as exc:  # noqa: BLE001  (whatever the call raised decides what comes next)
+                permit.release()
+                if self.is_rate_limit_error(exc):
+                    now = asyncio.get_running_loop().time()
+                    state.refused += 1
+                    refusals += 1
+                    first_refused = now if refusals == 1 else first_refused
+                    reason = self._reason_to_give_up(exc, refusals, now - first_refused)
+                    if reason is not None:
+                        return await self._fall_back(item, _explained(exc, reason))
+                    limiter = permit.limiter
+                    remaining = self.rate_limit_timeout - (now - first_refused)
+                    limiter.pause(min(self._pause_after(exc, refusals), remaining))
+                    permit = limiter.reserve()
+                elif retry + 1 >= self.max_retries:
+                    return await self._fall_back(item, exc)
+                else:
+                    retry += 1
+                    self.cur_retry = retry
+                    if self.wait > 0:
+                        await asyncio.sleep(self.wait)
+                    permit = permit.limiter.reserve()
+                if not permit.take():
+                    await permit.wait()
+            except BaseException:
+                permit.release()
+                raise
+            else:
+                permit.release()
+                state.completed += 1
+                return result
+
+    def _reason_to_give_up(self, exc: Exception, refusals: int, refused_for: float) -> str | None:
+        refusal = signals.read_error(exc)
+        if refusal is not None and refusal.final:
+            return f"not sent again: {refusal.reason}"
+        if refused_for < self.rate_limit_timeout:
+            return None
+        if not self._state.gave_up:
+            self._state.gave_up = True
+            logger.warning("%s gave up: refused for %.1f s", type(self).__name__, refused_for)
+        return f"refused {refusals} times in {refused_for:.1f} s; rate_limit_timeout is {self.rate_limit_timeout:g} s"
+
+    def _pause_after(self, exc: Exception, refusals: int) -> float:
+        hint = self.retry_after(exc)
+        if hint is not None and math.isfinite(hint) and hint >= 0:
+            return hint
+        return min(_LONGEST_WAIT, _FIRST_WAIT * 2.0 ** (refusals - 1)) * random.uniform(0.5, 1.0)
+
+    async def _fall_back(self, item: Any, error: Exception) -> Any:
+        try:
+            result = await self._give_up(item, error)
+        except BaseException:
+            self._state.failed += 1
+            raise
+        self._state.completed += 1
+        return result
+
+    @property
+    def cur_retry(self) -> int:
+        """Which attempt of the current item this is, from 0; each item has its own, refusals do not count."""
+        return _retry.get()
+
+    @cur_retry.setter
+    def cur_retry(self, value: int) -> None:
+        _retry.set(value)
+
+
+def _explained(exc: Exception, reason: str) -> Exception:
+    """Say in the exception itself, whatever its type, why the item is not sent again."""
+    exc.add_note(reason)
+    if len(exc.args) == 1 and isinstance(exc.args[0], str) and reason not in exc.args[0]:
+        exc.args = (f"{exc.args[0]} ({reason})",)
+    return exc

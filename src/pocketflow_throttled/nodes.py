@@ -1,0 +1,103 @@
+"""Batch nodes that fire as fast as the API allows and no faster. Drop-ins for PocketFlow's AsyncParallelBatchNode."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, TypedDict, Unpack
+
+from pocketflow import AsyncParallelBatchNode
+
+from .mixins import Throttled
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterable, Iterable
+
+    from .rate_limiter import RateLimiter
+
+
+class NodeSettings(TypedDict, total=False):
+    """The settings of a throttled node, each a class attribute and a keyword."""
+
+    max_concurrent: int
+    max_per_minute: int | None
+    max_burst: int | None
+    shared_limiter: str | RateLimiter | None
+    on_error: str
+    rate_limit_timeout: float
+
+
+class ThrottledParallelBatchNode(Throttled, AsyncParallelBatchNode):
+    """PocketFlow's parallel batch node, under a rate limit, losing nothing.
+
+    Args:
+        max_retries: attempts of an item whose call fails; refusals do not count.
+        wait: seconds between two attempts; no slot is held meanwhile.
+        max_concurrent: calls at once.
+        max_per_minute: calls in any 60 seconds; None: no limit.
+        max_burst: also space the calls: at most so many in any `max_burst / max_per_minute` minutes.
+        shared_limiter: a registered name or a RateLimiter to use instead of one's own.
+        on_error: "raise": the first error cancels the rest and is raised; "collect": it takes its item's place.
+        rate_limit_timeout: seconds for which a refused item is sent again, before `exec_fallback_async` decides.
+
+    Raises:
+        TypeError, ValueError: a setting is unknown or out of range; the message names it and its value.
+
+    Example:
+        >>> import asyncio
+        >>> class Square(ThrottledParallelBatchNode):
+        ...     max_concurrent = 3
+        ...     async def prep_async(self, shared):
+        ...         return shared["numbers"]
+        ...     async def exec_async(self, number):
+        ...         return number * number
+        ...     async def post_async(self, shared, prep_res, exec_res_list):
+        ...         shared["squares"] = exec_res_list
+        >>> shared = {"numbers": [1, 2, 3]}
+        >>> asyncio.run(Square().run_async(shared))
+        >>> shared["squares"]
+        [1, 4, 9]
+    """
+
+    max_concurrent: int = 5
+    max_per_minute: int | None = None
+    max_burst: int | None = None
+    on_error = "raise"
+
+    _settings = (*Throttled._settings, *NodeSettings.__annotations__)
+
+    def __init__(self, max_retries: int = 1, wait: float = 0, **settings: Unpack[NodeSettings]) -> None:
+        super().__init__(max_retries, wait)
+        self._configure(dict(settings))
+
+    @property
+    def limiter(self) -> RateLimiter:
+        """The limiter in use: the shared one, that of the flow instance which runs this node, or the node's own."""
+        return self._limiter()
+
+    def reset_limiter(self) -> None:
+        """Forget the windows and the pause of the limiter, and set the counts to zero."""
+        self._limiter().reset()
+        self._state.reset_counts()
+
+    @property
+    def stats(self) -> dict[str, Any]:
+        """The counts over all copies and runs of this node, and the live numbers of its limiter."""
+        state = self._state
+        counts = {"completed": state.completed, "failed": state.failed, "refused": state.refused}
+        return {**self._limiter().stats, "max_per_minute": self.max_per_minute, **counts}
+
+    def _limits(self) -> dict[str, Any]:
+        return {
+            "max_concurrent": self.max_concurrent,
+            "max_per_window": self.max_per_minute,
+            "max_tokens_per_window": None,
+            "max_burst": self.max_burst,
+        }
+
+    def _call(self, item: Any) -> Any:
+        return self.exec_async(item)  # looked up for every item: tracers replace it on the instance
+
+    async def _give_up(self, item: Any, error: Exception) -> Any:
+        return await self.exec_fallback_async(item, error)
+
+    async def _exec(self, items: Iterable[Any] | AsyncIterable[Any] | None) -> list[Any]:
+        return await self._run_batch(items, call=self._call)

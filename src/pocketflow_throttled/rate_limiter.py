@@ -1,0 +1,604 @@
+"""RateLimiter: slots, windows and a pause behind one first-come, first-served queue. All waiting happens here.
+
+Whoever gives room back books it for the head of the queue, and only then wakes it, so nobody is woken in vain and nobody
+overtakes. One timer, on the loop of the waiter at the head, covers what only time can open.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections import OrderedDict
+from functools import partial
+from threading import RLock, get_ident
+from typing import TYPE_CHECKING, Any, Self
+from weakref import WeakKeyDictionary
+
+from .window import SlidingWindow, Spend, TokenWindow
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+# Clocks of loops in one process agree to a few milliseconds; one that is further behind starts from another zero.
+_CLOCK_SKEW = 1.0
+# A timer may fire a rounding error early: within this its time has come.
+_ROUNDING = 1e-6
+# One that fires earlier than that (uvloop counts in milliseconds) is set again no closer than this, so it does not spin.
+_TICK = 1e-3
+
+
+def check_count(name: str, value: object, *, least: int = 1) -> int:
+    """Return `value` if it is an int of at least `least`, else raise TypeError or ValueError that name the setting."""
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ValueError(f"{name} must be at least {least}, got {value!r}")
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise TypeError(f"{name} must be an int of at least {least}, got {value!r}")
+    if value < least:
+        raise ValueError(f"{name} must be at least {least}, got {value!r}")
+    return value
+
+
+def check_optional_count(name: str, value: object) -> int | None:
+    """Return `value` if it is None (no limit) or a count, else raise."""
+    return None if value is None else check_count(name, value)
+
+
+def check_seconds(name: str, value: object, *, positive: bool = True) -> float:
+    """Return `value` as a finite number of seconds, else raise TypeError or ValueError that name the setting."""
+    wanted = "positive" if positive else "zero or more"
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        raise TypeError(f"{name} must be {wanted}, a number of seconds, got {value!r}")
+    if not math.isfinite(value) or value < 0 or (positive and value == 0):
+        raise ValueError(f"{name} must be {wanted} and finite, in seconds, got {value!r}")
+    return float(value)
+
+
+class Permit:
+    """One request's share of a limiter: a slot, a stamp and its tokens. Made by `RateLimiter.reserve`.
+
+    Use it with `async with`; it is good for one request. Giving it back twice is harmless.
+    """
+
+    __slots__ = ("_future", "_held", "_spend", "_stamp", "limiter", "tokens")
+
+    def __init__(self, limiter: RateLimiter, tokens: int) -> None:
+        self.limiter = limiter
+        self.tokens = tokens
+        self._held = False
+        self._stamp: float | None = None
+        self._spend: Spend | None = None
+        self._future: asyncio.Future[None] | None = None
+
+    async def __aenter__(self) -> Self:
+        if self._stamp is not None or self._future is not None:
+            raise RuntimeError("a permit is good for one request: call reserve() again")
+        if not self.take():
+            await self.wait()
+        return self
+
+    async def __aexit__(self, *exc_info: object) -> None:
+        self.release()
+
+    @property
+    def held(self) -> bool:
+        """Whether it holds a slot now."""
+        return self._held
+
+    def take(self) -> bool:
+        """Take the permit if nobody waits and there is room now. Never waits."""
+        limiter = self.limiter
+        with limiter._lock:
+            if limiter._queue:
+                limiter._wake()  # waiters of a loop that was closed must not be in the way
+            now = limiter._now()
+            if limiter._queue or not limiter._fits(now, self.tokens):
+                return False
+            limiter._book(self, now)
+            return True
+
+    async def wait(self) -> None:
+        """Wait in the limiter's queue for the permit. When cancelled, nothing of it stays behind."""
+        limiter = self.limiter
+        with limiter._lock:
+            future = limiter._enqueue(self)
+        try:
+            await future
+        except BaseException:
+            self.give_back_unsent()
+            raise
+
+    def release(self) -> None:
+        """Give the slot back after the request was sent; its stamp and tokens stay in their windows."""
+        limiter = self.limiter
+        with limiter._lock:
+            if self._held:
+                self._held = False
+                limiter._active -= 1
+                limiter._wake()
+
+    def give_back_unsent(self) -> None:
+        """Give back slot, stamp and tokens of a request that was never sent, or leave the queue."""
+        limiter = self.limiter
+        with limiter._lock:
+            limiter._queue.pop(self, None)
+            if self._held:
+                self._held = False
+                limiter._active -= 1
+                limiter._unstamp(self)
+            limiter._wake()
+
+    def settle(self, tokens: int) -> None:
+        """Correct the tokens: too many are given back at once, too few become debt in the window.
+
+        Args:
+            tokens: what the request really cost.
+        """
+        check_count("tokens", tokens, least=0)
+        limiter = self.limiter
+        with limiter._lock:
+            self.tokens = tokens
+            if limiter._tokens is not None and self._stamp is not None:
+                if self._spend is None:
+                    self._spend = limiter._tokens.add(self._stamp, tokens)
+                else:
+                    limiter._tokens.correct(self._spend, tokens)
+                limiter._wake()
+
+
+class RateLimiter:
+    """At most so many requests at once, and so many requests and tokens in any window; first come, first served.
+
+    Args:
+        max_concurrent: requests at once.
+        max_per_window: starts in any window of `window_seconds`, counted when granted; None: no limit.
+        window_seconds: length of the window in seconds.
+        max_tokens_per_window: tokens in any window; None: no limit.
+        max_burst: also space the starts: at most so many in any `max_burst / max_per_window` share of the window.
+
+    Raises:
+        TypeError, ValueError: a setting is out of range; the message names it and its value.
+
+    It may be made at import time and shared by event loops, one after another or at the same time in several threads.
+    `max_concurrent`, `max_per_window` and `max_tokens_per_window` may be set while it is in use.
+
+    Example:
+        >>> import asyncio
+        >>> limiter = RateLimiter(max_concurrent=2, max_per_window=60)
+        >>> async def call() -> int:
+        ...     async with limiter:
+        ...         return limiter.active
+        >>> asyncio.run(call())
+        1
+    """
+
+    def __init__(
+        self,
+        max_concurrent: int = 5,
+        max_per_window: int | None = None,
+        window_seconds: float = 60.0,
+        *,
+        max_tokens_per_window: int | None = None,
+        max_burst: int | None = None,
+    ) -> None:
+        self._max_concurrent = check_count("max_concurrent", max_concurrent)
+        self._window_seconds = check_seconds("window_seconds", window_seconds)
+        check_optional_count("max_per_window", max_per_window)
+        check_optional_count("max_tokens_per_window", max_tokens_per_window)
+        self._max_burst = check_optional_count("max_burst", max_burst)
+        if max_burst is not None and max_per_window is None:
+            raise ValueError(f"max_burst spaces the starts of max_per_window, which is None; got max_burst={max_burst!r}")
+        self._lock = RLock()  # re-entrant: a collected coroutine may release inside a locked section
+        self._active = 0
+        self._queue: OrderedDict[Permit, None] = OrderedDict()
+        self._requests: SlidingWindow | None = None
+        self._bursts: SlidingWindow | None = None
+        self._tokens: TokenWindow | None = None
+        self._paused_until = -math.inf
+        self._waking = False
+        self._wake_again = False
+        self._timer: tuple[asyncio.TimerHandle, asyncio.AbstractEventLoop, float] | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._thread = 0
+        self._clock: Callable[[], float] = lambda: 0.0
+        self._offsets: WeakKeyDictionary[asyncio.AbstractEventLoop, float] = WeakKeyDictionary()
+        self._set_requests(max_per_window)
+        self._set_tokens(max_tokens_per_window)
+
+    # --- taking and giving back ---------------------------------------------------------------------------------
+
+    async def __aenter__(self) -> None:
+        lock = self._lock
+        lock.acquire()  # measured: half the cost of `with`, on the path that every request takes
+        try:
+            loop = self._loop
+            if self._thread != get_ident() or loop is None or not loop.is_running():
+                self._running_loop()
+            now = self._clock()
+            if self._queue or not self._fits(now, 0):
+                permit = Permit(self, 0)
+            else:
+                self._active += 1
+                if self._requests is not None:
+                    self._requests.times.append(now)
+                    if self._bursts is not None:
+                        self._bursts.times.append(now)
+                return
+        finally:
+            lock.release()
+        await permit.wait()
+
+    async def __aexit__(self, *exc_info: object) -> None:
+        lock = self._lock
+        lock.acquire()
+        try:
+            self._active -= 1
+            if self._queue:
+                self._wake()
+        finally:
+            lock.release()
+
+    async def acquire(self, *, tokens: int = 0, timeout: float | None = None) -> None:  # noqa: ASYNC109
+        """Wait for one request's room. Pair it with `release()`; better, use `async with`.
+
+        Args:
+            tokens: what the request will cost.
+            timeout: seconds to wait at most; None: as long as it takes.
+
+        Raises:
+            TimeoutError: there was no room in time. Nothing was taken.
+        """
+        permit = self.reserve(tokens=tokens)
+        if timeout is not None:
+            check_seconds("timeout", timeout, positive=False)
+        if permit.take():
+            return
+        if timeout is None:
+            await permit.wait()
+            return
+        try:
+            async with asyncio.timeout(timeout):
+                await permit.wait()
+        except TimeoutError:
+            raise TimeoutError(f"no room within {timeout} s: {self!r}") from None
+
+    def release(self) -> None:
+        """Give back one slot taken by `acquire` or `try_acquire`.
+
+        Raises:
+            RuntimeError: no slot is held.
+        """
+        with self._lock:
+            if self._active == 0:
+                raise RuntimeError("release() without a grant: no slot is held")
+            self._active -= 1
+            self._wake()
+
+    def try_acquire(self, *, tokens: int = 0) -> bool:
+        """Take room if there is some now and nobody waits for it. Never waits, never jumps the queue."""
+        return self.reserve(tokens=tokens).take()
+
+    def reserve(self, tokens: int = 0) -> Permit:
+        """Return a permit for a request that costs `tokens`, to be used with `async with`.
+
+        Example:
+            >>> import asyncio
+            >>> limiter = RateLimiter(max_tokens_per_window=1000)
+            >>> async def call() -> int:
+            ...     async with limiter.reserve(tokens=800) as permit:
+            ...         permit.settle(tokens=120)
+            ...     return limiter.stats["current_window_tokens"]
+            >>> asyncio.run(call())
+            120
+        """
+        return Permit(self, check_count("tokens", tokens, least=0))
+
+    def pause(self, seconds: float) -> None:
+        """Grant nothing for `seconds` from now. A pause can be extended, never shortened."""
+        seconds = check_seconds("seconds", seconds, positive=False)
+        with self._lock:
+            now = self._now()
+            self._paused_until = max(self._paused_until, now + seconds)
+
+    def reset(self) -> None:
+        """Forget the windows and the pause. Held slots stay held."""
+        with self._lock:
+            for window in (self._requests, self._bursts):
+                if window is not None:
+                    window.times.clear()
+            if self._tokens is not None:
+                self._tokens.clear()
+            self._paused_until = -math.inf
+            self._wake()
+
+    # --- settings -----------------------------------------------------------------------------------------------
+
+    @property
+    def max_concurrent(self) -> int:
+        """Requests at once. Raising it wakes waiters at once; lowering it interrupts nothing."""
+        return self._max_concurrent
+
+    @max_concurrent.setter
+    def max_concurrent(self, value: int) -> None:
+        with self._lock:
+            self._max_concurrent = check_count("max_concurrent", value)
+            self._wake()
+
+    @property
+    def max_per_window(self) -> int | None:
+        """Starts in any window; None: no limit. Starts made while it was None are not counted later."""
+        return None if self._requests is None else self._requests.limit
+
+    @max_per_window.setter
+    def max_per_window(self, value: int | None) -> None:
+        check_optional_count("max_per_window", value)
+        if value is None and self._max_burst is not None:
+            raise ValueError("max_per_window must be a number while max_burst is set, got None")
+        with self._lock:
+            self._set_requests(value)
+            self._wake()
+
+    @property
+    def max_tokens_per_window(self) -> int | None:
+        """Tokens in any window; None: no limit."""
+        return None if self._tokens is None else self._tokens.limit
+
+    @max_tokens_per_window.setter
+    def max_tokens_per_window(self, value: int | None) -> None:
+        check_optional_count("max_tokens_per_window", value)
+        with self._lock:
+            self._set_tokens(value)
+            self._wake()
+
+    @property
+    def window_seconds(self) -> float:
+        """Length of the window in seconds."""
+        return self._window_seconds
+
+    @property
+    def max_burst(self) -> int | None:
+        """Starts in any `max_burst / max_per_window` share of the window; None: as they come."""
+        return self._max_burst
+
+    # --- what it is doing ---------------------------------------------------------------------------------------
+
+    @property
+    def active(self) -> int:
+        """Requests granted and not yet given back."""
+        return self._active
+
+    @property
+    def waiting(self) -> int:
+        """Requests in the queue."""
+        return len(self._queue)
+
+    @property
+    def current_window_count(self) -> int:
+        """Starts in the window that ends now."""
+        with self._lock:
+            return 0 if self._requests is None else self._requests.used(self._now())
+
+    @property
+    def paused_for(self) -> float:
+        """Seconds until the pause ends; 0.0 when there is none."""
+        with self._lock:
+            return max(0.0, self._paused_until - self._now())
+
+    @property
+    def stats(self) -> dict[str, Any]:
+        """The settings and the live numbers, as a new dict."""
+        with self._lock:
+            return {
+                "max_concurrent": self._max_concurrent,
+                "max_per_window": self.max_per_window,
+                "window_seconds": self._window_seconds,
+                "max_tokens_per_window": self.max_tokens_per_window,
+                "max_burst": self._max_burst,
+                "active": self._active,
+                "waiting": len(self._queue),
+                "current_window_count": self.current_window_count,
+                "current_window_tokens": 0 if self._tokens is None else self._tokens.used(self._now()),
+                "paused_for": self.paused_for,
+            }
+
+    def __repr__(self) -> str:
+        shown = {name: value for name, value in self.stats.items() if value is not None}
+        return f"<RateLimiter {' '.join(f'{name}={value}' for name, value in shown.items())}>"
+
+    def __copy__(self) -> Self:
+        return self
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        return self
+
+    # --- inside: every method below is called with the lock held --------------------------
+
+    def _set_requests(self, limit: int | None) -> None:
+        if limit is None:
+            self._requests = self._bursts = None
+            return
+        if self._requests is None:
+            self._requests = SlidingWindow(limit, self._window_seconds)
+        self._requests.limit = limit
+        if self._max_burst is not None:
+            share = self._window_seconds * self._max_burst / limit
+            if self._bursts is None:
+                self._bursts = SlidingWindow(self._max_burst, share)
+            self._bursts.seconds = share
+
+    def _set_tokens(self, limit: int | None) -> None:
+        if limit is None:
+            self._tokens = None
+        elif self._tokens is None:
+            self._tokens = TokenWindow(limit, self._window_seconds)
+        else:
+            self._tokens.limit = limit
+
+    def _fits(self, now: float, tokens: int) -> bool:
+        return (
+            self._active < self._max_concurrent
+            and now >= self._paused_until
+            and (self._requests is None or self._requests.fits(now))
+            and (self._bursts is None or self._bursts.fits(now))
+            and (self._tokens is None or tokens == 0 or self._tokens.fits(now, tokens))
+        )
+
+    def _opens_at(self, now: float) -> float | None:
+        """When time alone may let the head in, or None if it must wait for a slot."""
+        if self._active >= self._max_concurrent:
+            return None
+        if now < self._paused_until:
+            return self._paused_until
+        if self._requests is not None and not self._requests.fits(now):
+            return self._requests.opens_at()
+        if self._bursts is not None and not self._bursts.fits(now):
+            return self._bursts.opens_at()
+        assert self._tokens is not None
+        return self._tokens.opens_at()
+
+    def _book(self, permit: Permit, now: float) -> None:
+        self._active += 1
+        permit._held = True
+        permit._stamp = now
+        if self._requests is not None:
+            self._requests.add(now)
+        if self._bursts is not None:
+            self._bursts.add(now)
+        if self._tokens is not None and permit.tokens:
+            permit._spend = self._tokens.add(now, permit.tokens)
+
+    def _unstamp(self, permit: Permit) -> None:
+        for window in (self._requests, self._bursts):
+            if window is not None and permit._stamp is not None:
+                window.remove(permit._stamp)
+        if self._tokens is not None and permit._spend is not None:
+            self._tokens.correct(permit._spend, 0)
+
+    def _enqueue(self, permit: Permit) -> asyncio.Future[None]:
+        loop = self._running_loop()
+        if loop is None:
+            raise RuntimeError("waiting needs a running event loop")
+        permit._future = future = loop.create_future()
+        queue = self._queue
+        queue[permit] = None
+        head = next(iter(queue))
+        # A head of this loop has its timer here, and a release will wake it. Any other may be new, or its loop closed.
+        if head is permit or (head._future is not None and head._future.get_loop() is not loop):
+            self._wake()
+        return future
+
+    def _wake(self, now: float | None = None) -> None:
+        """Book room for the head of the queue and wake it, as long as there is any; else see to its timer."""
+        if self._waking:  # called by the garbage collector, from within the loop below
+            self._wake_again = True
+            return
+        queue = self._queue
+        if not queue:
+            return
+        self._waking = True
+        try:
+            here = self._running_loop()
+            if now is None:
+                now = self._clock()
+            while queue:
+                head = next(iter(queue))
+                future = head._future
+                assert future is not None
+                loop = future.get_loop()
+                if future.done() or (loop is not here and loop.is_closed()):
+                    queue.pop(head, None)
+                elif self._fits(now, head.tokens):
+                    queue.pop(head, None)
+                    self._book(head, now)
+                    if loop is here:
+                        future.set_result(None)
+                    elif not _call_in(loop, _deliver, future):
+                        self._active -= 1
+                        head._held = False
+                        self._unstamp(head)
+                elif self._wake_again:
+                    self._wake_again = False
+                else:
+                    self._set_timer(now, loop, here)
+                    break
+        finally:
+            self._waking = False
+
+    def _set_timer(self, now: float, loop: asyncio.AbstractEventLoop, here: asyncio.AbstractEventLoop | None) -> None:
+        when = self._opens_at(now)
+        if when is None:
+            return
+        if self._timer is not None:
+            handle, its_loop, its_when = self._timer
+            if its_loop is loop and its_when <= when:
+                return
+            if its_loop is here:
+                handle.cancel()
+            self._timer = None
+        if loop is not here:
+            _call_in(loop, self._on_timer, -math.inf)  # a timer is set in the thread of its loop
+            return
+        offset = self._offsets.get(loop, 0.0)
+        self._timer = (loop.call_at(when - offset, self._on_timer, when), loop, when)
+
+    def _on_timer(self, when: float) -> None:
+        with self._lock:
+            loop = self._running_loop()
+            if loop is None:
+                return
+            if self._timer is not None and self._timer[1:] == (loop, when):
+                self._timer = None
+            now = self._clock()
+            if now < when <= now + _ROUNDING:
+                now = when
+            elif now < when and self._timer is None:
+                late = now + max(when - now, _TICK)
+                offset = self._offsets.get(loop, 0.0)
+                self._timer = (loop.call_at(late - offset, self._on_timer, when), loop, when)
+                return
+            self._wake(now)
+
+    def _now(self) -> float:
+        self._running_loop()  # outside a loop: the time of the last one
+        return self._clock()
+
+    def _running_loop(self) -> asyncio.AbstractEventLoop | None:
+        """Return the loop that runs in this thread, if any, and read its clock from now on.
+
+        The last one is remembered with its thread, since asking asyncio costs as much as all the rest of a request.
+
+        Loops of real time share a clock. One whose clock lies behind by more than skew (a virtual one, say) counts on from
+        the latest time seen, so that what was granted stays in its window.
+        """
+        loop = self._loop
+        if loop is not None and self._thread == get_ident() and loop.is_running():
+            return loop
+        try:
+            loop = asyncio.get_running_loop()
+        except RuntimeError:
+            return None
+        offset = self._offsets.get(loop)
+        if offset is None:
+            behind = self._clock() - loop.time()
+            offset = behind if behind > _CLOCK_SKEW else 0.0
+            self._offsets[loop] = offset
+        self._loop, self._thread = loop, get_ident()
+        self._clock = loop.time if offset == 0.0 else partial(_shifted, loop, offset)
+        return loop
+
+
+def _shifted(loop: asyncio.AbstractEventLoop, offset: float) -> float:
+    return loop.time() + offset
+
+
+def _deliver(future: asyncio.Future[None]) -> None:
+    if not future.done():
+        future.set_result(None)
+
+
+def _call_in(loop: asyncio.AbstractEventLoop, callback: Callable[..., object], argument: object) -> bool:
+    """Run `callback(argument)` in another thread's loop; False if that loop is closed."""
+    try:
+        loop.call_soon_threadsafe(callback, argument)
+    except RuntimeError:
+        return False
+    return True

@@ -1,0 +1,137 @@
+"""LimiterRegistry: named limiters that nodes, flows and plain code share."""
+
+from __future__ import annotations
+
+import warnings
+from threading import RLock
+from typing import Any, TypedDict, Unpack
+
+from .rate_limiter import RateLimiter
+
+
+class LimiterSettings(TypedDict, total=False):
+    """The settings of a limiter that has a name."""
+
+    max_tokens_per_window: int | None
+    max_burst: int | None
+
+
+_SETTINGS = ("max_concurrent", "max_per_window", "window_seconds", "max_tokens_per_window", "max_burst")
+
+
+class _LimiterRegistry:
+    """Limiters by name, for the whole process; safe to use from any thread.
+
+    Example:
+        >>> limiter = LimiterRegistry.register("docs", max_concurrent=3, max_per_window=60)
+        >>> LimiterRegistry.get("docs") is limiter
+        True
+        >>> LimiterRegistry.remove("docs")
+        True
+    """
+
+    def __init__(self) -> None:
+        self._lock = RLock()
+        self._limiters: dict[str, RateLimiter] = {}
+
+    def register(
+        self,
+        name: str,
+        max_concurrent: int = 5,
+        max_per_window: int | None = None,
+        window_seconds: float = 60.0,
+        *,
+        replace: bool = False,
+        **settings: Unpack[LimiterSettings],
+    ) -> RateLimiter:
+        """Make a limiter under a new name and return it; the settings are those of `RateLimiter`.
+
+        Args:
+            name: what it is called.
+            max_concurrent: requests at once.
+            max_per_window: starts in any window.
+            window_seconds: length of the window in seconds.
+            replace: take the place of one that exists; whoever holds that one keeps it.
+            settings: the keywords of `RateLimiter`.
+
+        Raises:
+            ValueError: the name is taken or empty, or a setting is out of range.
+            TypeError: the name is no str, or a setting is of another type.
+        """
+        _check_name(name)
+        limiter = RateLimiter(max_concurrent, max_per_window, window_seconds, **settings)
+        with self._lock:
+            if name in self._limiters and not replace:
+                raise ValueError(f"Limiter {name!r} already exists; pass replace=True, use get_or_create, or remove it first")
+            self._limiters[name] = limiter
+        return limiter
+
+    def get(self, name: str) -> RateLimiter:
+        """Return the limiter of that name.
+
+        Raises:
+            KeyError: there is none; the message lists those there are.
+        """
+        with self._lock:
+            if name not in self._limiters:
+                known = ", ".join(map(repr, sorted(self._limiters))) or "none"
+                raise KeyError(f"Limiter {name!r} not found; registered: {known}")
+            return self._limiters[name]
+
+    def get_or_create(self, name: str, *args: Any, **settings: Any) -> RateLimiter:
+        """Return the limiter of that name, made with these settings if there is none.
+
+        Warns:
+            UserWarning: it exists, and a setting that was given differs from its own.
+        """
+        with self._lock:
+            if name not in self._limiters:
+                return self.register(name, *args, **settings)
+            limiter = self._limiters[name]
+        given = {**dict(zip(_SETTINGS, args, strict=False)), **settings}
+        differ = {key: value for key, value in given.items() if key in _SETTINGS and getattr(limiter, key) != value}
+        if differ:
+            kept = {key: getattr(limiter, key) for key in differ}
+            warnings.warn(f"Limiter {name!r} exists with {kept}; {differ} is not applied", stacklevel=2)
+        return limiter
+
+    def exists(self, name: str) -> bool:
+        """Return whether a limiter has that name."""
+        return name in self._limiters
+
+    def remove(self, name: str) -> bool:
+        """Unregister one; return whether it was there. Whoever holds it keeps it."""
+        with self._lock:
+            return self._limiters.pop(name, None) is not None
+
+    def reset(self, name: str | None = None) -> None:
+        """Unregister one, or all of them."""
+        with self._lock:
+            if name is None:
+                self._limiters.clear()
+            else:
+                self._limiters.pop(name, None)
+
+    def list_names(self) -> list[str]:
+        """Return the names, in the order they were registered."""
+        with self._lock:
+            return list(self._limiters)
+
+    def list_all(self) -> dict[str, dict[str, Any]]:
+        """Return the settings of every limiter, by name."""
+        with self._lock:
+            return {name: {key: getattr(limiter, key) for key in _SETTINGS} for name, limiter in self._limiters.items()}
+
+    def stats(self, name: str) -> dict[str, Any]:
+        """Return the settings and the live numbers of one limiter. Raises KeyError as `get` does."""
+        return self.get(name).stats
+
+
+def _check_name(name: object) -> None:
+    if not isinstance(name, str):
+        raise TypeError(f"name must be a str, got {name!r}")
+    if not name:
+        raise ValueError("name must not be empty, got ''")
+
+
+LimiterRegistry = _LimiterRegistry()

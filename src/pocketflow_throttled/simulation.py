@@ -1,0 +1,250 @@
+"""An API with limits, latency and 429s, and a clock that does not wait: for tests, demos and dry runs."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections import deque
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
+
+from .rate_limiter import check_count, check_optional_count, check_seconds
+from .window import TokenWindow
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Coroutine
+
+Algorithm = Literal["sliding_window", "token_bucket", "fixed_window"]
+_T = TypeVar("_T")
+
+
+class VirtualTimeLoop(asyncio.SelectorEventLoop):
+    """An event loop whose clock starts at 0.0 and jumps to the next timer instead of waiting for it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._now = 0.0
+        selector: Any = self._selector  # type: ignore[attr-defined]
+        select = selector.select
+
+        def select_at_once(timeout: float | None = None) -> Any:
+            if timeout is None:  # nothing is due: only another thread or a socket can go on
+                return select(None)
+            events = select(0)
+            if not events:
+                self._now += max(timeout, 0.0)
+            return events
+
+        selector.select = select_at_once
+
+    def time(self) -> float:
+        """Return the virtual time in seconds."""
+        return self._now
+
+
+def run_virtual(main: Coroutine[Any, Any, _T]) -> _T:
+    """Run a coroutine as `asyncio.run` does, in virtual time, and return its result.
+
+    Example:
+        >>> async def a_day() -> float:
+        ...     await asyncio.sleep(86400)
+        ...     return asyncio.get_running_loop().time()
+        >>> run_virtual(a_day())
+        86400.0
+    """
+    with asyncio.Runner(loop_factory=VirtualTimeLoop) as runner:
+        return runner.run(main)
+
+
+class SimulatedResponse:
+    """The part of an HTTP response that the SDKs' exceptions carry."""
+
+    def __init__(self, status_code: int, headers: dict[str, str]) -> None:
+        self.status_code = status_code
+        self.headers = headers
+
+
+class SimulatedRateLimitError(Exception):
+    """A refusal as the SDKs raise it: `status_code`, `response.headers`, `body`."""
+
+    def __init__(self, reason: str, retry_after: float | None) -> None:
+        super().__init__(f"Error code: 429 - Rate limit reached: {reason}")
+        self.status_code = 429
+        headers = {} if retry_after is None else {"retry-after": f"{retry_after:.3f}"}
+        self.response = SimulatedResponse(429, headers)
+        self.body = {"error": {"type": "rate_limit_error", "message": reason}}
+
+
+class _Bucket:
+    """A token bucket of `limit`, refilled continuously in `seconds`."""
+
+    def __init__(self, limit: int, seconds: float) -> None:
+        self.limit, self.seconds = limit, seconds
+        self._level = float(limit)
+        self._at = -math.inf
+
+    def wait(self, now: float, cost: int) -> float:
+        rate = self.limit / self.seconds
+        if now > self._at:
+            self._level = min(self.limit, self._level + (now - self._at) * rate)
+            self._at = now
+        return max(0.0, min(cost, self.limit) - self._level) / rate
+
+    def take(self, now: float, cost: int) -> None:
+        self.wait(now, cost)
+        self._level -= cost
+
+
+class _Fixed:
+    """`limit` in each window of `seconds` counted from the first request."""
+
+    def __init__(self, limit: int, seconds: float) -> None:
+        self.limit, self.seconds = limit, seconds
+        self._start: float | None = None
+        self._used = 0
+
+    def wait(self, now: float, cost: int) -> float:
+        if self._start is None:
+            self._start = now
+        windows = math.floor((now - self._start) / self.seconds)
+        if windows:
+            self._start += windows * self.seconds
+            self._used = 0
+        return 0.0 if self._used + min(cost, self.limit) <= self.limit else self._start + self.seconds - now
+
+    def take(self, now: float, cost: int) -> None:
+        self.wait(now, cost)
+        self._used += cost
+
+
+class _Sliding:
+    """`limit` in any `seconds`."""
+
+    def __init__(self, limit: int, seconds: float) -> None:
+        self._window = TokenWindow(limit, seconds)
+
+    @property
+    def limit(self) -> int:
+        return self._window.limit
+
+    @limit.setter
+    def limit(self, value: int) -> None:
+        self._window.limit = value
+
+    def wait(self, now: float, cost: int) -> float:
+        return 0.0 if self._window.fits(now, cost) else self._window.opens_at() - now
+
+    def take(self, now: float, cost: int) -> None:
+        self._window.add(now, cost)
+
+
+_ALGORITHMS: dict[str, type[_Sliding | _Bucket | _Fixed]] = {
+    "sliding_window": _Sliding,
+    "token_bucket": _Bucket,
+    "fixed_window": _Fixed,
+}
+
+
+class SimulatedAPI:
+    """An API that refuses what is over its limits.
+
+    Args:
+        max_concurrent: requests at once; None: no limit. May be set while in use.
+        max_per_window: requests in a window; None: no limit.
+        window_seconds: length of the window in seconds.
+        max_tokens_per_window: tokens in a window; None: no limit.
+        algorithm: how windows are counted: "sliding_window", "token_bucket" (full at the start, refilled continuously) or
+            "fixed_window" (counted from the first request).
+        latency: seconds that a request takes, or a function from the item to seconds.
+        retry_after: whether a refusal by a window says in a Retry-After header when room will be.
+        error: makes the exception of a refusal from its reason and its hint in seconds or None.
+
+    Attributes:
+        served: requests answered.
+        refused: requests refused; they count in no window.
+        in_flight: requests under way.
+        peak_concurrent: the most that were under way at once.
+        worst_window: the most that were admitted in any `window_seconds`.
+
+    Example:
+        >>> api = SimulatedAPI(max_concurrent=1, latency=1.0)
+        >>> run_virtual(api.call("hello"))
+        'hello'
+        >>> api.served, api.refused, api.peak_concurrent
+        (1, 0, 1)
+    """
+
+    def __init__(
+        self,
+        *,
+        max_concurrent: int | None = None,
+        max_per_window: int | None = None,
+        window_seconds: float = 60.0,
+        max_tokens_per_window: int | None = None,
+        algorithm: Algorithm = "sliding_window",
+        latency: float | Callable[[Any], float] = 0.0,
+        retry_after: bool = True,
+        error: Callable[[str, float | None], Exception] = SimulatedRateLimitError,
+    ) -> None:
+        self.max_concurrent = check_optional_count("max_concurrent", max_concurrent)
+        check_optional_count("max_per_window", max_per_window)
+        check_optional_count("max_tokens_per_window", max_tokens_per_window)
+        self.window_seconds = check_seconds("window_seconds", window_seconds)
+        if algorithm not in _ALGORITHMS:
+            raise ValueError(f"algorithm must be one of {', '.join(_ALGORITHMS)}, got {algorithm!r}")
+        self._latency = latency if callable(latency) else check_seconds("latency", latency, positive=False)
+        counter = _ALGORITHMS[algorithm]
+        self._requests = None if max_per_window is None else counter(max_per_window, self.window_seconds)
+        self._tokens = None if max_tokens_per_window is None else counter(max_tokens_per_window, self.window_seconds)
+        self._hints = retry_after
+        self._error = error
+        self._recent: deque[float] = deque()
+        self.served = self.refused = self.in_flight = self.peak_concurrent = self.worst_window = 0
+
+    async def __call__(self, item: Any = None, *, tokens: int = 0, reply: Any = None) -> Any:
+        """Do the same as `call`."""
+        return await self.call(item, tokens=tokens, reply=reply)
+
+    async def call(self, item: Any = None, *, tokens: int = 0, reply: Any = None) -> Any:
+        """Send one request, which costs `tokens`, and return `reply`, or the item if there is none.
+
+        Raises:
+            SimulatedRateLimitError: a limit would be exceeded.
+        """
+        check_count("tokens", tokens, least=0)
+        now = asyncio.get_running_loop().time()
+        self._refuse_what_is_over(now, tokens)
+        for counter, cost in ((self._requests, 1), (self._tokens, tokens)):
+            if counter is not None:
+                counter.take(now, cost)
+        self._recent.append(now)
+        while self._recent[0] + self.window_seconds <= now:
+            self._recent.popleft()
+        self.worst_window = max(self.worst_window, len(self._recent))
+        self.in_flight += 1
+        self.peak_concurrent = max(self.peak_concurrent, self.in_flight)
+        try:
+            await asyncio.sleep(self._latency(item) if callable(self._latency) else self._latency)
+        finally:
+            self.in_flight -= 1
+        self.served += 1
+        return item if reply is None else reply
+
+    def _refuse_what_is_over(self, now: float, tokens: int) -> None:
+        if self.max_concurrent is not None and self.in_flight >= self.max_concurrent:
+            self.refused += 1
+            raise self._error(f"{self.in_flight} requests under way, {self.max_concurrent} allowed", None)
+        for counter, cost, unit in ((self._requests, 1, "requests"), (self._tokens, tokens, "tokens")):
+            wait = 0.0 if counter is None else counter.wait(now, cost)
+            if counter is not None and wait > 0:
+                self.refused += 1
+                reason = f"{counter.limit} {unit} in {self.window_seconds:g} s allowed"
+                raise self._error(reason, wait if self._hints else None)
+
+    @property
+    def stats(self) -> dict[str, int]:
+        """The counts, as a new dict."""
+        names = ("served", "refused", "in_flight", "peak_concurrent", "worst_window")
+        return {name: getattr(self, name) for name in names}
+
+    def __repr__(self) -> str:
+        return f"<SimulatedAPI {' '.join(f'{name}={value}' for name, value in self.stats.items())}>"

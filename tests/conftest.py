@@ -1,0 +1,24 @@
+"""What every test has: a clean registry, and on request both of PocketFlow's sources."""
+
+from collections.abc import Iterator
+
+import pocketflow
+import pytest
+
+from pocketflow_throttled import LimiterRegistry
+
+from .newer_pocketflow import newer_exec
+
+
+@pytest.fixture(autouse=True)
+def _clean_registry() -> Iterator[None]:
+    yield
+    LimiterRegistry.reset()
+
+
+@pytest.fixture(params=["pypi", "newer"])
+def any_pocketflow(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Run a test on PyPI's PocketFlow and on its newer source."""
+    if request.param == "newer":
+        monkeypatch.setattr(pocketflow.AsyncNode, "_exec", newer_exec)
+    return request.param

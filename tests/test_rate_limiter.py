@@ -1,0 +1,500 @@
+"""What RateLimiter promises, in virtual time."""
+
+import asyncio
+import copy
+import gc
+import math
+import random
+import threading
+import time
+from collections.abc import Coroutine
+from typing import Any
+
+import pytest
+import uvloop
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pocketflow_throttled import RateLimiter
+from pocketflow_throttled.simulation import run_virtual
+
+
+async def starts(limiter: RateLimiter, count: int, *, hold: float = 0.0, tokens: int = 0) -> list[float]:
+    """Run `count` requests at once and return when each was granted, in order."""
+    began: list[float] = []
+
+    async def one() -> None:
+        async with limiter.reserve(tokens):
+            began.append(asyncio.get_running_loop().time())
+            await asyncio.sleep(hold)
+
+    await asyncio.gather(*(one() for _ in range(count)))
+    return began
+
+
+async def settle_down() -> None:
+    for _ in range(5):
+        await asyncio.sleep(0)
+
+
+def test_never_more_than_max_concurrent_at_once() -> None:
+    began = run_virtual(starts(RateLimiter(2), 6, hold=1.0))
+    assert began == [0, 0, 1, 1, 2, 2]
+
+
+def test_never_more_than_max_per_window_in_any_window() -> None:
+    began = run_virtual(starts(RateLimiter(100, 3, 10.0), 10))
+    assert began == pytest.approx([0, 0, 0, 10, 10, 10, 20, 20, 20, 30])
+
+
+def test_a_limit_under_one_a_second_holds() -> None:
+    assert run_virtual(starts(RateLimiter(5, 1, 60.0), 3)) == pytest.approx([0, 60, 120])
+
+
+def test_the_window_moves_so_the_boundary_of_a_minute_does_not_double_it() -> None:
+    async def main() -> list[float]:
+        limiter = RateLimiter(100, 10, 60.0)
+        await asyncio.sleep(59)
+        return await starts(limiter, 20)
+
+    assert run_virtual(main()) == pytest.approx([59] * 10 + [119] * 10)
+
+
+def test_max_burst_spaces_the_starts() -> None:
+    began = run_virtual(starts(RateLimiter(100, 60, 60.0, max_burst=2), 6))
+    assert began == pytest.approx([0, 0, 2, 2, 4, 4])
+
+
+def test_slot_request_and_tokens_are_taken_together_or_not_at_all() -> None:
+    async def main() -> None:
+        limiter = RateLimiter(5, 5, max_tokens_per_window=100)
+        assert limiter.try_acquire(tokens=80)
+        assert not limiter.try_acquire(tokens=30)
+        assert (limiter.active, limiter.current_window_count) == (1, 1)
+        assert limiter.stats["current_window_tokens"] == 80
+
+    run_virtual(main())
+
+
+def test_a_small_request_does_not_overtake_a_large_one() -> None:
+    async def main() -> None:
+        limiter = RateLimiter(5, max_tokens_per_window=100)
+        await limiter.acquire(tokens=80)
+        large = asyncio.create_task(limiter.acquire(tokens=50))
+        await settle_down()
+        small = asyncio.create_task(limiter.acquire(tokens=10))
+        await settle_down()
+        assert not limiter.try_acquire(tokens=1)
+        await asyncio.sleep(59)
+        assert not large.done()
+        assert not small.done()
+        await asyncio.sleep(2)
+        assert large.done()
+        assert small.done()
+
+    run_virtual(main())
+
+
+def test_a_request_over_the_whole_token_window_runs_alone() -> None:
+    async def main() -> list[float]:
+        limiter = RateLimiter(5, max_tokens_per_window=100)
+        await limiter.acquire(tokens=10)
+        times = [*(await starts(limiter, 1, tokens=5000)), *(await starts(limiter, 1, tokens=1))]
+        assert limiter.active == 1
+        return times
+
+    assert run_virtual(main()) == pytest.approx([60, 120])
+
+
+def test_settling_frees_tokens_at_once_and_books_debt() -> None:
+    async def main() -> None:
+        limiter = RateLimiter(5, max_tokens_per_window=100)
+        async with limiter.reserve(tokens=90) as permit:
+            waiter = asyncio.create_task(limiter.acquire(tokens=50))
+            await settle_down()
+            assert not waiter.done()
+            permit.settle(tokens=20)
+            await settle_down()
+            assert waiter.done()
+            permit.settle(tokens=300)
+            assert not limiter.try_acquire(tokens=1)
+        await asyncio.sleep(60)
+        assert limiter.try_acquire(tokens=100)
+
+    run_virtual(main())
+
+
+def test_a_permit_is_good_for_one_request() -> None:
+    async def main() -> None:
+        permit = RateLimiter().reserve(3)
+        async with permit:
+            assert permit.held
+        with pytest.raises(RuntimeError, match="one request"):
+            async with permit:
+                pass
+
+    run_virtual(main())
+
+
+def test_a_waiter_cancelled_before_its_grant_leaves_no_trace() -> None:
+    async def main() -> None:
+        limiter = RateLimiter(1, 10)
+        await limiter.acquire()
+        waiters = [asyncio.create_task(limiter.acquire()) for _ in range(3)]
+        await settle_down()
+        waiters[0].cancel()
+        await settle_down()
+        assert (limiter.waiting, limiter.active, limiter.current_window_count) == (2, 1, 1)
+        limiter.release()
+        await settle_down()
+        assert waiters[1].done()
+        assert not waiters[2].done()
+        waiters[2].cancel()
+
+    run_virtual(main())
+
+
+def test_cancelled_waiter_gives_its_grant_back_and_wakes_the_next() -> None:
+    async def main() -> None:
+        limiter = RateLimiter(1, 2, max_tokens_per_window=100)
+        await limiter.acquire(tokens=10)
+        first = asyncio.create_task(limiter.acquire(tokens=60))
+        second = asyncio.create_task(limiter.acquire(tokens=30))
+        await settle_down()
+        limiter.release()  # grants the first, which is cancelled before it runs
+        first.cancel()
+        await settle_down()
+        assert first.cancelled()
+        assert second.done()
+        assert (limiter.active, limiter.current_window_count, limiter.stats["current_window_tokens"]) == (1, 2, 40)
+
+    run_virtual(main())
+
+
+def test_a_cancelled_head_makes_room_for_the_one_behind_it() -> None:
+    async def main() -> None:
+        limiter = RateLimiter(5, max_tokens_per_window=100)
+        await limiter.acquire(tokens=60)
+        large = asyncio.create_task(limiter.acquire(tokens=90))
+        small = asyncio.create_task(limiter.acquire(tokens=10))
+        await settle_down()
+        large.cancel()
+        await settle_down()
+        assert small.done()
+
+    run_virtual(main())
+
+
+def test_raising_the_limit_wakes_as_many_as_there_is_room_for() -> None:
+    async def main() -> None:
+        limiter = RateLimiter(4)
+        for _ in range(4):
+            await limiter.acquire()
+        limiter.max_concurrent = 1
+        waiters = [asyncio.create_task(limiter.acquire()) for _ in range(5)]
+        await settle_down()
+        limiter.max_concurrent = 3  # fewer than are active: nobody may start
+        await settle_down()
+        assert limiter.active == 4
+        limiter.max_concurrent = 6
+        await settle_down()
+        assert (limiter.active, limiter.waiting) == (6, 3)
+        for waiter in waiters:
+            waiter.cancel()
+
+    run_virtual(main())
+
+
+def test_raising_or_dropping_a_window_wakes_waiters() -> None:
+    async def main() -> None:
+        limiter = RateLimiter(9, 1, max_tokens_per_window=1)
+        await limiter.acquire(tokens=1)
+        waiter = asyncio.create_task(limiter.acquire(tokens=1))
+        await settle_down()
+        limiter.max_per_window = 2
+        await settle_down()
+        assert not waiter.done()
+        limiter.max_tokens_per_window = 2
+        await settle_down()
+        assert waiter.done()
+        limiter.max_per_window = None
+        limiter.max_tokens_per_window = None
+        assert limiter.try_acquire(tokens=10)
+
+    run_virtual(main())
+
+
+def test_a_pause_can_be_extended_never_shortened() -> None:
+    async def main() -> list[float]:
+        limiter = RateLimiter(5)
+        limiter.pause(10)
+        limiter.pause(30)
+        limiter.pause(1)
+        assert limiter.paused_for == pytest.approx(30)
+        return await starts(limiter, 2)
+
+    assert run_virtual(main()) == pytest.approx([30, 30])
+
+
+def test_a_pause_set_while_somebody_waits_holds() -> None:
+    async def main() -> list[float]:
+        limiter = RateLimiter(5, 1, 10.0)
+        task = asyncio.create_task(starts(limiter, 2))
+        await asyncio.sleep(5)
+        limiter.pause(20)
+        return await task
+
+    assert run_virtual(main()) == pytest.approx([0, 25])
+
+
+def test_reset_forgets_windows_and_pause_but_not_held_slots() -> None:
+    async def main() -> None:
+        limiter = RateLimiter(2, 1, max_tokens_per_window=5, max_burst=1)
+        await limiter.acquire(tokens=5)
+        limiter.pause(100)
+        limiter.reset()
+        assert (limiter.active, limiter.current_window_count, limiter.paused_for) == (1, 0, 0.0)
+        assert limiter.try_acquire(tokens=5)
+        limiter.reset()
+        assert not limiter.try_acquire()
+
+    run_virtual(main())
+
+
+def test_acquire_times_out_and_takes_nothing() -> None:
+    async def main() -> None:
+        limiter = RateLimiter(1)
+        await limiter.acquire()
+        with pytest.raises(TimeoutError, match="no room within 5 s"):
+            await limiter.acquire(timeout=5)
+        assert (limiter.active, limiter.waiting) == (1, 0)
+        limiter.release()
+        await limiter.acquire(timeout=0)
+
+    run_virtual(main())
+
+
+def test_release_without_a_grant_is_an_error() -> None:
+    with pytest.raises(RuntimeError, match="without a grant"):
+        RateLimiter().release()
+
+
+def test_reading_never_evicts_and_works_outside_a_loop() -> None:
+    limiter = RateLimiter(5, 3, 10.0)
+
+    async def main() -> None:
+        await starts(limiter, 2)
+        await asyncio.sleep(5)
+
+    run_virtual(main())
+    assert limiter.current_window_count == 2
+    assert limiter.stats["current_window_count"] == 2
+    assert "max_concurrent=5" in repr(limiter)
+
+
+def test_copies_are_the_same_limiter() -> None:
+    limiter = RateLimiter()
+    assert copy.copy(limiter) is limiter
+    assert copy.deepcopy({"limiter": limiter})["limiter"] is limiter
+
+
+def test_one_limiter_serves_loop_after_loop_and_keeps_its_window() -> None:
+    limiter = RateLimiter(1, 2, 60.0)
+    assert run_virtual(starts(limiter, 2)) == [0, 0]
+    assert run_virtual(starts(limiter, 1)) == pytest.approx([60])
+    assert limiter.active == 0
+
+
+def test_waiters_of_a_closed_loop_do_not_keep_others_waiting() -> None:
+    limiter = RateLimiter(1)
+    loop = asyncio.new_event_loop()
+    loop.run_until_complete(limiter.acquire())
+    abandoned = loop.create_task(limiter.acquire())
+    loop.run_until_complete(asyncio.sleep(0))
+    loop.close()
+    assert limiter.waiting == 1
+    limiter.release()
+    run_virtual(limiter.acquire(timeout=1))
+    assert limiter.active == 1
+    abandoned._log_destroy_pending = False  # type: ignore[attr-defined]
+    del abandoned
+    gc.collect()
+    assert (limiter.active, limiter.waiting) == (1, 0)
+
+
+def test_an_abandoned_holder_gives_its_slot_back() -> None:
+    limiter = RateLimiter(1)
+
+    async def hold() -> None:
+        async with limiter:
+            await asyncio.get_running_loop().create_future()
+
+    async def main() -> None:
+        coroutine: Coroutine[Any, Any, None] = hold()
+        coroutine.send(None)
+        assert limiter.active == 1
+        coroutine.close()
+        assert limiter.active == 0
+
+    run_virtual(main())
+
+
+def test_loops_in_several_threads_together_never_exceed_it() -> None:
+    limiter = RateLimiter(3)
+    inside = peak = 0
+    lock = threading.Lock()
+    done: list[int] = []
+
+    async def worker() -> None:
+        nonlocal inside, peak
+        for _ in range(40):
+            async with limiter:
+                with lock:
+                    inside += 1
+                    peak = max(peak, inside)
+                await asyncio.sleep(0)
+                with lock:
+                    inside -= 1
+        done.append(1)
+
+    async def crowd() -> None:
+        await asyncio.gather(*(worker() for _ in range(10)))
+
+    threads = [threading.Thread(target=asyncio.run, args=(crowd(),)) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(30)
+    assert len(done) == 30
+    assert 1 <= peak <= 3
+    assert (limiter.active, limiter.waiting) == (0, 0)
+
+
+def test_a_waiter_of_another_thread_is_woken_in_its_own_loop() -> None:
+    limiter = RateLimiter(1)
+    assert limiter.try_acquire() is True
+    granted = threading.Event()
+
+    async def wait() -> None:
+        await limiter.acquire(timeout=30)
+        granted.set()
+
+    thread = threading.Thread(target=asyncio.run, args=(wait(),))
+    thread.start()
+    while not limiter.waiting:
+        time.sleep(0)
+    limiter.release()
+    assert granted.wait(30)
+    thread.join(30)
+
+
+@pytest.mark.parametrize("limit", [1, 4])
+def test_it_works_under_uvloop(limit: int) -> None:
+    limiter = RateLimiter(limit, 20, 0.02, max_tokens_per_window=1000, max_burst=10)
+    loop_factory = uvloop.new_event_loop
+    with asyncio.Runner(loop_factory=loop_factory) as runner:
+        began = runner.run(starts(limiter, 40, tokens=10))
+    assert len(began) == 40
+    assert (limiter.active, limiter.waiting) == (0, 0)
+
+
+BAD_COUNTS = [0, -1, 1.5, math.nan, math.inf, "5", True, [], 10.0]
+
+
+@pytest.mark.parametrize("value", [*BAD_COUNTS, None])
+def test_bad_max_concurrent_is_refused(value: Any) -> None:
+    with pytest.raises((TypeError, ValueError), match="max_concurrent must be") as caught:
+        RateLimiter(value)
+    assert repr(value) in str(caught.value)
+    with pytest.raises((TypeError, ValueError), match="max_concurrent must be"):
+        RateLimiter().max_concurrent = value
+
+
+@pytest.mark.parametrize("value", BAD_COUNTS)
+@pytest.mark.parametrize("name", ["max_per_window", "max_tokens_per_window", "max_burst"])
+def test_bad_windows_are_refused(name: str, value: Any) -> None:
+    with pytest.raises((TypeError, ValueError), match=f"{name} must be") as caught:
+        RateLimiter(**{name: value})
+    assert repr(value) in str(caught.value)
+
+
+@pytest.mark.parametrize("value", [0, -1.0, math.nan, math.inf, "60", True, None])
+def test_bad_window_seconds_are_refused(value: Any) -> None:
+    with pytest.raises((TypeError, ValueError), match="window_seconds must be positive"):
+        RateLimiter(1, 1, value)
+
+
+@pytest.mark.parametrize("value", [-1, math.nan, math.inf, "1", True, None])
+def test_bad_pauses_and_tokens_are_refused(value: Any) -> None:
+    with pytest.raises((TypeError, ValueError), match="seconds must be"):
+        RateLimiter().pause(value)
+    with pytest.raises((TypeError, ValueError), match="tokens must be"):
+        RateLimiter().reserve(value)
+
+
+def test_a_burst_without_a_window_is_refused() -> None:
+    with pytest.raises(ValueError, match="max_burst"):
+        RateLimiter(max_burst=2)
+    limiter = RateLimiter(5, 10, max_burst=2)
+    with pytest.raises(ValueError, match="max_per_window"):
+        limiter.max_per_window = None
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    seed=st.integers(0, 2**32),
+    slots=st.integers(1, 4),
+    window=st.none() | st.integers(1, 5),
+    tokens=st.none() | st.integers(1, 50),
+    burst=st.booleans(),
+)
+def test_invariants_under_random_arrivals_holds_cancellations_and_resizes(
+    seed: int, slots: int, window: int | None, tokens: int | None, *, burst: bool
+) -> None:
+    """Never over a window or the slots, first come first served, nothing leaked, nobody waits while there is room."""
+    chance = random.Random(seed)
+
+    async def main() -> None:
+        limiter = RateLimiter(slots, window, 10.0, max_tokens_per_window=tokens, max_burst=1 if burst and window else None)
+        loop = asyncio.get_running_loop()
+        granted: list[tuple[int, float, int]] = []
+        tasks: list[asyncio.Task[None]] = []
+        largest_window = window or 0
+
+        async def request(number: int, cost: int, hold: float) -> None:
+            async with limiter.reserve(cost):
+                granted.append((number, loop.time(), cost))
+                await asyncio.sleep(hold)
+
+        for number in range(40):
+            cost = chance.randint(0, 20) if tokens else 0
+            tasks.append(asyncio.create_task(request(number, cost, chance.choice([0, 0.5, 3, 12]))))
+            await asyncio.sleep(chance.choice([0, 0, 0, 0.1, 2]))
+            if chance.random() < 0.3:
+                chance.choice(tasks).cancel()
+            if chance.random() < 0.2:
+                limiter.max_concurrent = chance.randint(1, 4)
+            if window and chance.random() < 0.1:
+                limiter.max_per_window = chance.randint(1, 5)
+                largest_window = max(largest_window, limiter.max_per_window)
+            if chance.random() < 0.05:
+                limiter.pause(chance.choice([0, 1, 5]))
+            await settle_down()
+            assert limiter.current_window_count <= (largest_window or 0)
+            if limiter.waiting and not limiter.paused_for:
+                head = next(iter(limiter._queue))
+                assert not limiter._fits(loop.time(), head.tokens), "a waiter is left waiting while there is room"
+        await asyncio.gather(*tasks, return_exceptions=True)
+        assert (limiter.active, limiter.waiting) == (0, 0)
+        numbers = [number for number, _, _ in granted]
+        assert numbers == sorted(numbers), "first come, first served"
+        if window:
+            for _, first, _ in granted:
+                inside = sum(first <= at < first + 10.0 - 1e-6 for _, at, _ in granted)
+                assert inside <= largest_window
+        if tokens:
+            for _, first, _ in granted:
+                inside_costs = [cost for _, at, cost in granted if first <= at < first + 10.0 - 1e-6 and cost]
+                assert sum(inside_costs) <= tokens or len(inside_costs) == 1
+
+    run_virtual(main())

@@ -1,0 +1,80 @@
+"""What the windows promise, with `now` given."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pocketflow_throttled.window import SlidingWindow, TokenWindow
+
+
+def test_a_full_window_opens_when_its_oldest_start_leaves() -> None:
+    window = SlidingWindow(limit=2, seconds=10.0)
+    window.add(0.0)
+    window.add(3.0)
+    assert not window.fits(9.999)
+    assert window.opens_at() == 10.0
+    assert window.fits(10.0)
+
+
+def test_a_lowered_limit_opens_only_when_enough_starts_have_left() -> None:
+    window = SlidingWindow(limit=3, seconds=10.0)
+    for now in (0.0, 1.0, 2.0):
+        window.add(now)
+    window.limit = 1
+    assert not window.fits(11.5)
+    assert window.opens_at() == 12.0
+
+
+def test_reading_forgets_nothing() -> None:
+    window = SlidingWindow(limit=2, seconds=10.0)
+    window.add(0.0)
+    assert window.used(100.0) == 0
+    assert window.used(5.0) == 1
+
+
+def test_removing_a_start_that_has_left_is_harmless() -> None:
+    window = SlidingWindow(limit=1, seconds=1.0)
+    window.remove(5.0)
+    assert window.used(5.0) == 0
+
+
+def test_tokens_settled_lower_are_free_at_once_and_higher_are_debt() -> None:
+    window = TokenWindow(limit=100, seconds=60.0)
+    spend = window.add(0.0, 80)
+    assert not window.fits(1.0, 30)
+    window.correct(spend, 10)
+    assert window.fits(1.0, 30)
+    window.correct(spend, 250)
+    window.add(2.0, 20)
+    assert not window.fits(59.0, 1)
+    assert window.used(59.0) == 270
+    assert window.fits(60.0, 80)
+    window.correct(spend, 0)
+    assert window.used(60.0) == 20
+
+
+def test_a_request_over_the_whole_token_window_runs_alone() -> None:
+    window = TokenWindow(limit=100, seconds=60.0)
+    assert window.fits(0.0, 500)
+    window.add(0.0, 500)
+    assert not window.fits(59.0, 1)
+    assert window.opens_at() == 60.0
+    window.clear()
+    assert window.fits(1.0, 1)
+
+
+@given(
+    st.integers(1, 5),
+    st.lists(st.integers(0, 30), min_size=1, max_size=60),
+)
+@pytest.mark.parametrize("seconds", [1, 7])
+def test_never_more_than_the_limit_in_any_window(seconds: int, limit: int, gaps: list[int]) -> None:
+    window = SlidingWindow(limit, seconds)
+    now, admitted = 0.0, []
+    for gap in gaps:
+        now += gap / 10
+        if window.fits(now):
+            window.add(now)
+            admitted.append(now)
+    for first in admitted:
+        assert sum(first <= start < first + seconds for start in admitted) <= limit
