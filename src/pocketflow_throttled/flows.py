@@ -36,8 +36,8 @@ class ThrottledAsyncParallelBatchFlow(Throttled, AsyncParallelBatchFlow):
     Raises:
         TypeError, ValueError: a setting is unknown or out of range; the message names it and its value.
 
-    Guarantees: each instance has limiters of its own for the nodes it runs, unless they name a `shared_limiter`. `post_async` gets
-    the list of the instances' last actions, in order.
+    Guarantees: each instance has limiters of its own for the nodes it runs, unless they name a `shared_limiter`. `post_async`
+    gets the list of the instances' last actions, in order.
 
     Example:
         >>> import asyncio
@@ -114,7 +114,6 @@ class ThrottledAsyncParallelBatchFlow(Throttled, AsyncParallelBatchFlow):
     def _reason_to_give_up(self, exc: Exception, refusals: int, refused_for: float) -> str | None:
         if refusals <= self.max_flow_retries:
             return super()._reason_to_give_up(exc, refusals, refused_for)
-        self._limiter().pause(min(self._pause_after(exc, refusals), self.rate_limit_timeout))
         return f"refused {refusals} times; max_flow_retries is {self.max_flow_retries}"
 
     async def _give_up(self, item: Any, error: Exception) -> Any:

@@ -27,6 +27,8 @@ logger = logging.getLogger("pocketflow_throttled")
 # Without a hint the wait doubles from a second to a minute; jitter keeps refused items from coming back together.
 _FIRST_WAIT = 1.0
 _LONGEST_WAIT = 60.0
+# A server that says "at once" again and again is asked more and more slowly.
+_SHORTEST_WAIT = 0.001
 
 _retry: ContextVar[int] = ContextVar("cur_retry", default=0)
 # The limiters of one instance of a throttled batch flow, by the state of the node they belong to; None outside of one.
@@ -175,19 +177,24 @@ class Throttled:
             try:
                 result = await call(item)
             except Exception as exc:  # noqa: BLE001  (whatever the call raised decides what comes next)
-                permit.release()
-                if self.is_rate_limit_error(exc):
-                    now = asyncio.get_running_loop().time()
-                    state.refused += 1
-                    refusals += 1
-                    first_refused = now if refusals == 1 else first_refused
-                    reason = self._reason_to_give_up(exc, refusals, now - first_refused)
-                    if reason is not None:
-                        return await self._fall_back(item, _explained(exc, reason))
-                    limiter = permit.limiter
-                    remaining = self.rate_limit_timeout - (now - first_refused)
-                    limiter.pause(min(self._pause_after(exc, refusals), remaining))
-                    permit = limiter.reserve()
+                reason = None
+                try:
+                    refused = self.is_rate_limit_error(exc)
+                    if refused:
+                        now = asyncio.get_running_loop().time()
+                        state.refused += 1
+                        refusals += 1
+                        first_refused = now if refusals == 1 else first_refused
+                        refused_for = now - first_refused
+                        reason = self._reason_to_give_up(exc, refusals, refused_for)
+                        # Paused before the slot is given back, or the next call would start into the refusal.
+                        permit.limiter.pause(self._pause_after(exc, refusals, refused_for))
+                finally:
+                    permit.release()
+                if reason is not None:
+                    return await self._fall_back(item, _explained(exc, reason))
+                if refused:
+                    permit = permit.limiter.reserve()
                 elif retry + 1 >= self.max_retries:
                     return await self._fall_back(item, exc)
                 else:
@@ -217,11 +224,17 @@ class Throttled:
             logger.warning("%s gave up: refused for %.1f s", type(self).__name__, refused_for)
         return f"refused {refusals} times in {refused_for:.1f} s; rate_limit_timeout is {self.rate_limit_timeout:g} s"
 
-    def _pause_after(self, exc: Exception, refusals: int) -> float:
+    def _pause_after(self, exc: Exception, refusals: int, refused_for: float) -> float:
+        refusal = signals.read_error(exc)
+        if refusal is not None and refusal.final:
+            return 0.0  # it says nothing of the other items
+        doubled = 2.0 ** min(refusals - 1, 30)
         hint = self.retry_after(exc)
         if hint is not None and math.isfinite(hint) and hint >= 0:
-            return hint
-        return min(_LONGEST_WAIT, _FIRST_WAIT * 2.0 ** (refusals - 1)) * random.uniform(0.5, 1.0)
+            pause = max(hint, min(_FIRST_WAIT, _SHORTEST_WAIT * doubled))
+        else:
+            pause = min(_LONGEST_WAIT, _FIRST_WAIT * doubled) * random.uniform(0.5, 1.0)
+        return max(0.0, min(pause, self.rate_limit_timeout - refused_for))
 
     async def _fall_back(self, item: Any, error: Exception) -> Any:
         try:

@@ -66,9 +66,8 @@ class Refusal:
 def read_error(exc: BaseException) -> Refusal | None:
     """Return what an exception says of a refusal, or None if it is none.
 
-    A refusal is status 429, or 529 or 503 with a hint how long to wait (both say "overloaded"); a `RateLimitHit`; a class named as
-    the SDKs name theirs; or, of an exception with no status at all, a message that
-    says so.
+    A refusal is status 429, or 529 or 503 with a hint how long to wait (both say "overloaded"); a `RateLimitHit`; a class named
+    as the SDKs name theirs; or, of an exception with no status at all, a message that says so.
 
     Example:
         >>> read_error(RateLimitHit("slow down", retry_after=2.0))

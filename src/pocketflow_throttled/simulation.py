@@ -69,7 +69,7 @@ class SimulatedRateLimitError(Exception):
     def __init__(self, reason: str, retry_after: float | None) -> None:
         super().__init__(f"Error code: 429 - Rate limit reached: {reason}")
         self.status_code = 429
-        headers = {} if retry_after is None else {"retry-after": f"{retry_after:.3f}"}
+        headers = {} if retry_after is None else {"retry-after": f"{math.ceil(max(retry_after, 0.001) * 1000) / 1000:.3f}"}
         self.response = SimulatedResponse(429, headers)
         self.body = {"error": {"type": "rate_limit_error", "message": reason}}
 
