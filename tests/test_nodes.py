@@ -322,8 +322,7 @@ def test_the_first_error_cancels_the_rest_waits_for_it_and_is_raised_as_it_was()
             await node.run_async({"items": range(50)})
         assert caught.value is error
         assert caught.value.__notes__ == ["in item 3: 3"]
-        assert sorted(ended)[:5] == [0, 1, 2, 3, 4]
-        assert len(ended) <= 6
+        assert sorted(ended) == [0, 1, 2, 3, 4]
         assert len(asyncio.all_tasks()) == 1
         assert (node.limiter.active, node.limiter.waiting) == (0, 0)
 
@@ -353,7 +352,7 @@ def test_base_exceptions_are_neither_retried_nor_collected() -> None:
 
     with pytest.raises(Stop):
         run(Batch(call, 5, on_error="collect", max_concurrent=1), range(6))
-    assert calls <= 2  # never six
+    assert calls == 1
 
 
 def test_a_call_that_cancels_itself_ends_the_batch_and_is_no_none() -> None:

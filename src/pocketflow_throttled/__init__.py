@@ -4,7 +4,8 @@ from .exceptions import RateLimitHit
 from .flows import ThrottledAsyncParallelBatchFlow
 from .nodes import ThrottledParallelBatchNode
 from .presets import FlowPresets, FlowRateLimitConfig, Presets, RateLimitConfig
-from .rate_limiter import Permit, RateLimiter
+from .permit import Permit
+from .rate_limiter import RateLimiter
 from .registry import LimiterRegistry
 from .simulation import SimulatedAPI, VirtualTimeLoop, run_virtual
 

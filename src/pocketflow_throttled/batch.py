@@ -9,15 +9,18 @@ from __future__ import annotations
 import asyncio
 import inspect
 from collections.abc import AsyncIterable, Iterable
-from functools import partial
 from typing import TYPE_CHECKING, Any
+
+from .permit import Permit
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
 
-    from .rate_limiter import Permit
+    from .rate_limiter import RateLimiter
 
 _SHOWN = 200
+# Items under way for each slot: those that wait for a retry hold none, and are bounded too.
+_LIVE_PER_SLOT = 2
 
 
 def shown(value: object) -> str:
@@ -33,10 +36,11 @@ class Batch:
 
     Args:
         source: an iterable or async iterable of items, read lazily; None: no items.
-        reserve: makes the permit, not yet taken, of an item.
-        call: handles an item and releases its permit.
-        max_live: tells how many items may be under way, those that wait for a retry included.
-        collect: whether an exception takes its item's place; else the first one ends the batch.
+        limiter: whose permits the items need.
+        tokens: tells what an item, given with its index, costs; it may refuse one by raising.
+        call: handles an item with its permit, and says `permit.sent = True` before anything is sent. The permit may be given
+            back and taken anew meanwhile; at the end the batch gives it back.
+        collect: tells whether an exception takes its item's place; else it ends the batch.
 
     Raises:
         TypeError: the source cannot be iterated.
@@ -46,21 +50,21 @@ class Batch:
         self,
         source: Iterable[Any] | AsyncIterable[Any] | None,
         *,
-        reserve: Callable[[int, Any], Permit],
+        limiter: RateLimiter,
+        tokens: Callable[[int, Any], int],
         call: Callable[[Any, Permit], Coroutine[Any, Any, Any]],
-        max_live: Callable[[], int],
-        collect: bool,
+        collect: Callable[[Exception], bool],
     ) -> None:
         source = () if source is None else source
         if not isinstance(source, Iterable | AsyncIterable) and not hasattr(source, "__getitem__"):
             raise TypeError(f"prep must return a list, an iterable, an async iterable or None, got {shown(source)}")
         self._source = source
-        self._reserve = reserve
+        self._limiter = limiter
+        self._tokens = tokens
         self._call = call
-        self._max_live = max_live
         self._collect = collect
         self._results: list[Any] = []
-        self._live: set[asyncio.Task[Any]] = set()
+        self._live: dict[asyncio.Task[Any], tuple[int, Any, Permit]] = {}
         self._feeder: asyncio.Task[None] | None = None
         self._room: asyncio.Future[None] | None = None
         self._finished: asyncio.Future[None] | None = None
@@ -76,7 +80,7 @@ class Batch:
         """
         loop = asyncio.get_running_loop()
         self._finished = loop.create_future()
-        self._feeder = loop.create_task(self._feed())
+        self._feeder = loop.create_task(self._feed(loop))
         self._feeder.add_done_callback(self._fed)
         try:
             await self._finished
@@ -94,13 +98,16 @@ class Batch:
                 self._error = None  # no cycle through the traceback
         return self._results
 
-    async def _feed(self) -> None:
+    async def _feed(self, loop: asyncio.AbstractEventLoop) -> None:
         source = self._source
         if isinstance(source, AsyncIterable):
             items = aiter(source)
             try:
                 async for item in items:
-                    await self._start(item)
+                    permit = self._reserve(item)
+                    if self._is_full() or not permit.take():
+                        await self._admit(permit)
+                    self._launch(loop, item, permit)
             finally:
                 if inspect.isasyncgen(items):
                     await items.aclose()
@@ -108,41 +115,55 @@ class Batch:
             iterator = iter(source)
             try:
                 for item in iterator:
-                    await self._start(item)
+                    permit = self._reserve(item)
+                    if self._is_full() or not permit.take():
+                        await self._admit(permit)
+                    self._launch(loop, item, permit)
             finally:
                 if inspect.isgenerator(iterator):
                     iterator.close()
 
-    async def _start(self, item: Any) -> None:
-        index = len(self._results)
-        permit = self._reserve(index, item)
-        while len(self._live) >= self._max_live():
+    def _reserve(self, item: Any) -> Permit:
+        return Permit(self._limiter, self._tokens(len(self._results), item))
+
+    def _is_full(self) -> bool:
+        """Whether as many are under way as may be, those that wait for a retry and hold no permit included."""
+        return len(self._live) >= _LIVE_PER_SLOT * self._limiter.max_concurrent
+
+    async def _admit(self, permit: Permit) -> None:
+        while self._is_full():
             self._room = asyncio.get_running_loop().create_future()
             await self._room
         if not permit.take():
             await permit.wait()
+
+    def _launch(self, loop: asyncio.AbstractEventLoop, item: Any, permit: Permit) -> None:
         if self._closing:  # the source swallowed the cancellation
             permit.give_back_unsent()
             raise asyncio.CancelledError
+        task = loop.create_task(self._call(item, permit))
+        self._live[task] = (len(self._results), item, permit)
         self._results.append(None)
-        task = asyncio.create_task(self._call(item, permit))
-        self._live.add(task)
-        task.add_done_callback(partial(self._ended, index, item, permit))
+        task.add_done_callback(self._ended)
 
-    def _ended(self, index: int, item: Any, permit: Permit, task: asyncio.Task[Any]) -> None:
-        self._live.discard(task)
-        if permit.held:  # cancelled before its first step: its own `finally` never ran
-            permit.give_back_unsent()
+    def _ended(self, task: asyncio.Task[Any]) -> None:
+        index, item, permit = self._live.pop(task)
         error: BaseException | None = asyncio.CancelledError() if task.cancelled() else task.exception()
         if error is None:
             self._results[index] = task.result()
-        elif self._collect and isinstance(error, Exception):
+        elif isinstance(error, Exception) and self._collect(error):
             self._results[index] = error
         else:
             self._fail(error, f"in item {index}: {shown(item)}")
+        # Only now, when an error has cancelled the rest: whom this wakes would start one call more.
+        if permit.sent:
+            permit.release()
+        else:  # cancelled before its first step
+            permit.give_back_unsent()
         if self._room is not None and not self._room.done():
             self._room.set_result(None)
-        self._finish_if_done()
+        if not self._live:
+            self._finish_if_done()
 
     def _fed(self, feeder: asyncio.Task[None]) -> None:
         error: BaseException | None = asyncio.CancelledError() if feeder.cancelled() else feeder.exception()
@@ -154,6 +175,7 @@ class Batch:
         if self._error is None and not self._closing:
             error.add_note(note)
             self._error = error
+            self._cancel()
             self._finish()
 
     def _finish_if_done(self) -> None:
@@ -166,14 +188,14 @@ class Batch:
 
     def _cancel(self) -> list[asyncio.Task[Any]]:
         self._closing = True
-        tasks = [task for task in (self._feeder, *self._live) if task is not None and not task.done()]
+        tasks = self._under_way()
         for task in tasks:
             task.cancel()
         return tasks
 
     async def _close(self) -> None:
         """Cancel everything under way and wait until all of it has ended, however often this is cancelled meanwhile."""
-        tasks = self._cancel()
+        tasks = self._under_way() if self._closing else self._cancel()
         cancelled: asyncio.CancelledError | None = None
         while tasks:
             try:
@@ -181,6 +203,10 @@ class Batch:
             except asyncio.CancelledError as again:
                 cancelled = again
                 self._cancel()
-            tasks = [task for task in (self._feeder, *self._live) if task is not None and not task.done()]
+            tasks = self._under_way()
         if cancelled is not None:
             raise cancelled
+
+    def _under_way(self) -> list[asyncio.Task[Any]]:
+        feeding = [] if self._feeder is None or self._feeder.done() else [self._feeder]
+        return [*feeding, *self._live]

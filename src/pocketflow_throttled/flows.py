@@ -105,15 +105,15 @@ class ThrottledAsyncParallelBatchFlow(Throttled, AsyncParallelBatchFlow):
             scope.set({})
             return await self._orch_async(shared, {**own, **params})
 
-        actions = await self._run_batch(params_list, call=call, check=_check_params)
+        actions = await self._run_batch(params_list, call=call, tokens=_check_params)
         return await self.post_async(shared, params_list, actions)
 
     async def post_async(self, shared: Any, prep_res: Any, exec_res_list: list[Any]) -> Any:
         """Override it to use the list of last actions; it stays silent, so that a batch flow works as a node of another flow."""
 
-    def _reason_to_give_up(self, exc: Exception, refusals: int, refused_for: float) -> str | None:
+    def _reason_to_give_up(self, refusals: int, refused_for: float) -> str | None:
         if refusals <= self.max_flow_retries:
-            return super()._reason_to_give_up(exc, refusals, refused_for)
+            return super()._reason_to_give_up(refusals, refused_for)
         return f"refused {refusals} times; max_flow_retries is {self.max_flow_retries}"
 
     async def _give_up(self, item: Any, error: Exception) -> Any:
@@ -122,6 +122,7 @@ class ThrottledAsyncParallelBatchFlow(Throttled, AsyncParallelBatchFlow):
         raise error
 
 
-def _check_params(index: int, params: Any) -> None:
+def _check_params(index: int, params: Any) -> int:
     if not isinstance(params, dict):
         raise TypeError(f"parameter set {index} must be a dict, got {shown(params)}")
+    return 0

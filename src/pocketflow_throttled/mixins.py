@@ -16,7 +16,9 @@ from typing import TYPE_CHECKING, Any, Self
 
 from . import signals
 from .batch import Batch
-from .rate_limiter import Permit, RateLimiter, check_count, check_optional_count, check_seconds
+from .permit import Permit
+from .rate_limiter import RateLimiter
+from .validation import check_count, check_optional_count, check_seconds
 from .registry import LimiterRegistry
 
 if TYPE_CHECKING:
@@ -148,93 +150,86 @@ class Throttled:
         items: Any,
         *,
         call: Callable[[Any], Coroutine[Any, Any, Any]],
-        check: Callable[[int, Any], None] | None = None,
+        tokens: Callable[[int, Any], int],
     ) -> list[Any]:
-        """Run `call` for every item under the limiter, and return the results in order; `check` may refuse an item."""
+        """Run `call` for every item under the limiter, and return the results in order; `tokens` may refuse an item."""
         self._check_settings()
-        limiter = self._limiter()
-
-        def reserve(index: int, item: Any) -> Permit:
-            if check is not None:
-                check(index, item)
-            return limiter.reserve()
-
         return await Batch(
             items,
-            reserve=reserve,
+            limiter=self._limiter(),
+            tokens=tokens,
             call=partial(self._attempts, call),
-            max_live=lambda: 2 * limiter.max_concurrent,
-            collect=self.on_error == "collect",
+            collect=self._collects,
         ).run()
+
+    def _collects(self, error: Exception) -> bool:  # noqa: ARG002  (for those that tell one error from another)
+        return self.on_error == "collect"
 
     async def _attempts(self, call: Callable[[Any], Coroutine[Any, Any, Any]], item: Any, permit: Permit) -> Any:
         """Call until there is a result, the retries are used up, or the API has refused for too long."""
-        state = self._state
         retry = refusals = 0
-        self.cur_retry = 0
         first_refused = 0.0
+        self.cur_retry = 0
         while True:
+            permit.sent = True
             try:
                 result = await call(item)
             except Exception as exc:  # noqa: BLE001  (whatever the call raised decides what comes next)
-                reason = None
-                try:
-                    refused = self.is_rate_limit_error(exc)
-                    if refused:
-                        now = asyncio.get_running_loop().time()
-                        state.refused += 1
-                        refusals += 1
-                        first_refused = now if refusals == 1 else first_refused
-                        refused_for = now - first_refused
-                        reason = self._reason_to_give_up(exc, refusals, refused_for)
-                        # Paused before the slot is given back, or the next call would start into the refusal.
-                        permit.limiter.pause(self._pause_after(exc, refusals, refused_for))
-                finally:
+                if self.is_rate_limit_error(exc):
+                    now = asyncio.get_running_loop().time()
+                    refusals += 1
+                    first_refused = now if refusals == 1 else first_refused
+                    error = self._refused(permit, exc, refusals, now - first_refused)
+                    # Only after the limiter paused, or the next call would start into the refusal.
                     permit.release()
-                if reason is not None:
-                    return await self._fall_back(item, _explained(exc, reason))
-                if refused:
-                    permit = permit.limiter.reserve()
-                elif retry + 1 >= self.max_retries:
-                    return await self._fall_back(item, exc)
                 else:
+                    permit.release()
                     retry += 1
-                    self.cur_retry = retry
-                    if self.wait > 0:
-                        await asyncio.sleep(self.wait)
-                    permit = permit.limiter.reserve()
+                    error = exc if retry >= self.max_retries else None
+                    if error is None:
+                        self.cur_retry = retry
+                        if self.wait > 0:
+                            await asyncio.sleep(self.wait)
+                if error is not None:
+                    return await self._fall_back(item, error)
+                permit.renew()
                 if not permit.take():
                     await permit.wait()
-            except BaseException:
-                permit.release()
-                raise
             else:
-                permit.release()
-                state.completed += 1
-                return result
+                permit.succeeded(clean=retry + refusals == 0)
+                self._state.completed += 1
+                return self._settled(item, result, permit)
 
-    def _reason_to_give_up(self, exc: Exception, refusals: int, refused_for: float) -> str | None:
+    def _settled(self, item: Any, result: Any, permit: Permit) -> Any:  # noqa: ARG002  (for those that count tokens)
+        return result
+
+    def _refused(self, permit: Permit, exc: Exception, refusals: int, refused_for: float) -> Exception | None:
+        """Pause and count; return what to give up with, or None to send the item again."""
+        self._state.refused += 1
         refusal = signals.read_error(exc)
-        if refusal is not None and refusal.final:
-            return f"not sent again: {refusal.reason}"
+        if refusal is not None and refusal.final:  # it says nothing of the other items
+            return _explained(exc, f"not sent again: {refusal.reason}")
+        hint = self.retry_after(exc)
+        known = hint is not None and math.isfinite(hint) and hint >= 0
+        permit.refused(self._pause(hint if known else None, refusals, self.rate_limit_timeout - refused_for), hinted=known)
+        reason = self._reason_to_give_up(refusals, refused_for)
+        return None if reason is None else _explained(exc, reason)
+
+    def _pause(self, hint: float | None, refusals: int, at_most: float) -> float:
+        doubled = 2.0 ** min(refusals - 1, 30)
+        if hint is None:
+            pause = min(_LONGEST_WAIT, _FIRST_WAIT * doubled) * random.uniform(0.5, 1.0)
+        else:
+            pause = max(hint, min(_FIRST_WAIT, _SHORTEST_WAIT * doubled))
+        return max(0.0, min(pause, at_most))
+
+    def _reason_to_give_up(self, refusals: int, refused_for: float) -> str | None:
         if refused_for < self.rate_limit_timeout:
             return None
         if not self._state.gave_up:
             self._state.gave_up = True
             logger.warning("%s gave up: refused for %.1f s", type(self).__name__, refused_for)
         return f"refused {refusals} times in {refused_for:.1f} s; rate_limit_timeout is {self.rate_limit_timeout:g} s"
-
-    def _pause_after(self, exc: Exception, refusals: int, refused_for: float) -> float:
-        refusal = signals.read_error(exc)
-        if refusal is not None and refusal.final:
-            return 0.0  # it says nothing of the other items
-        doubled = 2.0 ** min(refusals - 1, 30)
-        hint = self.retry_after(exc)
-        if hint is not None and math.isfinite(hint) and hint >= 0:
-            pause = max(hint, min(_FIRST_WAIT, _SHORTEST_WAIT * doubled))
-        else:
-            pause = min(_LONGEST_WAIT, _FIRST_WAIT * doubled) * random.uniform(0.5, 1.0)
-        return max(0.0, min(pause, self.rate_limit_timeout - refused_for))
 
     async def _fall_back(self, item: Any, error: Exception) -> Any:
         try:

@@ -14,7 +14,9 @@ from threading import RLock, get_ident
 from typing import TYPE_CHECKING, Any, Self
 from weakref import WeakKeyDictionary
 
-from .window import SlidingWindow, Spend, TokenWindow
+from .permit import Permit
+from .validation import check_count, check_optional_count, check_seconds
+from .window import SlidingWindow, TokenWindow
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -25,124 +27,6 @@ _CLOCK_SKEW = 1.0
 _ROUNDING = 1e-6
 # One that fires earlier than that (uvloop counts in milliseconds) is set again no closer than this, so it does not spin.
 _TICK = 1e-3
-
-
-def check_count(name: str, value: object, *, least: int = 1) -> int:
-    """Return `value` if it is an int of at least `least`, else raise TypeError or ValueError that name the setting."""
-    if isinstance(value, float) and not math.isfinite(value):
-        raise ValueError(f"{name} must be at least {least}, got {value!r}")
-    if not isinstance(value, int) or isinstance(value, bool):
-        raise TypeError(f"{name} must be an int of at least {least}, got {value!r}")
-    if value < least:
-        raise ValueError(f"{name} must be at least {least}, got {value!r}")
-    return value
-
-
-def check_optional_count(name: str, value: object) -> int | None:
-    """Return `value` if it is None (no limit) or a count, else raise."""
-    return None if value is None else check_count(name, value)
-
-
-def check_seconds(name: str, value: object, *, positive: bool = True) -> float:
-    """Return `value` as a finite number of seconds, else raise TypeError or ValueError that name the setting."""
-    wanted = "positive" if positive else "zero or more"
-    if not isinstance(value, int | float) or isinstance(value, bool):
-        raise TypeError(f"{name} must be {wanted}, a number of seconds, got {value!r}")
-    if not math.isfinite(value) or value < 0 or (positive and value == 0):
-        raise ValueError(f"{name} must be {wanted} and finite, in seconds, got {value!r}")
-    return float(value)
-
-
-class Permit:
-    """One request's share of a limiter: a slot, a stamp and its tokens. Made by `RateLimiter.reserve`.
-
-    Use it with `async with`; it is good for one request. Giving it back twice is harmless.
-    """
-
-    __slots__ = ("_future", "_held", "_spend", "_stamp", "limiter", "tokens")
-
-    def __init__(self, limiter: RateLimiter, tokens: int) -> None:
-        self.limiter = limiter
-        self.tokens = tokens
-        self._held = False
-        self._stamp: float | None = None
-        self._spend: Spend | None = None
-        self._future: asyncio.Future[None] | None = None
-
-    async def __aenter__(self) -> Self:
-        if self._stamp is not None or self._future is not None:
-            raise RuntimeError("a permit is good for one request: call reserve() again")
-        if not self.take():
-            await self.wait()
-        return self
-
-    async def __aexit__(self, *exc_info: object) -> None:
-        self.release()
-
-    @property
-    def held(self) -> bool:
-        """Whether it holds a slot now."""
-        return self._held
-
-    def take(self) -> bool:
-        """Take the permit if nobody waits and there is room now. Never waits."""
-        limiter = self.limiter
-        with limiter._lock:
-            if limiter._queue:
-                limiter._wake()  # waiters of a loop that was closed must not be in the way
-            now = limiter._now()
-            if limiter._queue or not limiter._fits(now, self.tokens):
-                return False
-            limiter._book(self, now)
-            return True
-
-    async def wait(self) -> None:
-        """Wait in the limiter's queue for the permit. When cancelled, nothing of it stays behind."""
-        limiter = self.limiter
-        with limiter._lock:
-            future = limiter._enqueue(self)
-        try:
-            await future
-        except BaseException:
-            self.give_back_unsent()
-            raise
-
-    def release(self) -> None:
-        """Give the slot back after the request was sent; its stamp and tokens stay in their windows."""
-        limiter = self.limiter
-        with limiter._lock:
-            if self._held:
-                self._held = False
-                limiter._active -= 1
-                limiter._wake()
-
-    def give_back_unsent(self) -> None:
-        """Give back slot, stamp and tokens of a request that was never sent, or leave the queue."""
-        limiter = self.limiter
-        with limiter._lock:
-            limiter._queue.pop(self, None)
-            if self._held:
-                self._held = False
-                limiter._active -= 1
-                limiter._unstamp(self)
-            limiter._wake()
-
-    def settle(self, tokens: int) -> None:
-        """Correct the tokens: too many are given back at once, too few become debt in the window.
-
-        Args:
-            tokens: what the request really cost.
-        """
-        check_count("tokens", tokens, least=0)
-        limiter = self.limiter
-        with limiter._lock:
-            self.tokens = tokens
-            if limiter._tokens is not None and self._stamp is not None:
-                if self._spend is None:
-                    self._spend = limiter._tokens.add(self._stamp, tokens)
-                else:
-                    limiter._tokens.correct(self._spend, tokens)
-                limiter._wake()
 
 
 class RateLimiter:
@@ -194,6 +78,7 @@ class RateLimiter:
         self._bursts: SlidingWindow | None = None
         self._tokens: TokenWindow | None = None
         self._paused_until = -math.inf
+        self._rule = None
         self._waking = False
         self._wake_again = False
         self._timer: tuple[asyncio.TimerHandle, asyncio.AbstractEventLoop, float] | None = None
@@ -457,7 +342,7 @@ class RateLimiter:
 
     def _book(self, permit: Permit, now: float) -> None:
         self._active += 1
-        permit._held = True
+        permit.held = True
         permit._stamp = now
         if self._requests is not None:
             self._requests.add(now)
@@ -513,7 +398,7 @@ class RateLimiter:
                         future.set_result(None)
                     elif not _call_in(loop, _deliver, future):
                         self._active -= 1
-                        head._held = False
+                        head.held = False
                         self._unstamp(head)
                 elif self._wake_again:
                     self._wake_again = False

@@ -7,7 +7,7 @@ import math
 from collections import deque
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
-from .rate_limiter import check_count, check_optional_count, check_seconds
+from .validation import check_count, check_optional_count, check_seconds
 from .window import TokenWindow
 
 if TYPE_CHECKING:

@@ -1,0 +1,136 @@
+"""Permit: one request's share of a limiter, from its reservation to what became of it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Self
+
+from .validation import check_count
+
+if TYPE_CHECKING:
+    import asyncio
+
+    from .rate_limiter import RateLimiter
+    from .window import Spend
+
+
+class Permit:
+    """One request's share of a limiter: a slot, a stamp and its tokens. Made by `RateLimiter.reserve`.
+
+    Use it with `async with`; it is good for one request. Giving it back twice is harmless.
+
+    Attributes:
+        limiter: whose it is.
+        tokens: what the request costs; `settle` corrects it.
+        held: whether it holds a slot now.
+        sent: whether its request was sent, so that stamp and tokens stay spent.
+    """
+
+    __slots__ = ("_future", "_level", "_spend", "_stamp", "held", "limiter", "sent", "tokens")
+
+    def __init__(self, limiter: RateLimiter, tokens: int) -> None:
+        self.limiter = limiter
+        self.tokens = tokens
+        self.held = self.sent = False
+        self._stamp: float | None = None  # when it was granted
+        self._level = 0  # how many were under way then, itself included
+        self._spend: Spend | None = None
+        self._future: asyncio.Future[None] | None = None
+
+    async def __aenter__(self) -> Self:
+        if self._stamp is not None or self._future is not None:
+            raise RuntimeError("a permit is good for one request: call reserve() again")
+        if not self.take():
+            await self.wait()
+        self.sent = True
+        return self
+
+    async def __aexit__(self, *exc_info: object) -> None:
+        self.release()
+
+    def renew(self) -> None:
+        """Make a permit that was given back good for one request more."""
+        self.sent = False
+        self._stamp = self._spend = self._future = None
+
+    def take(self) -> bool:
+        """Take the permit if nobody waits and there is room now. Never waits."""
+        limiter = self.limiter
+        with limiter._lock:
+            if limiter._queue:
+                limiter._wake()  # waiters of a loop that was closed must not be in the way
+            now = limiter._now()
+            if limiter._queue or not limiter._fits(now, self.tokens):
+                return False
+            limiter._book(self, now)
+            return True
+
+    async def wait(self) -> None:
+        """Wait in the limiter's queue for the permit. When cancelled, nothing of it stays behind."""
+        limiter = self.limiter
+        with limiter._lock:
+            future = limiter._enqueue(self)
+        try:
+            await future
+        except BaseException:
+            self.give_back_unsent()
+            raise
+
+    def release(self) -> None:
+        """Give the slot back after the request was sent; its stamp and tokens stay in their windows."""
+        limiter = self.limiter
+        with limiter._lock:
+            if self.held:
+                self.held = False
+                limiter._active -= 1
+                limiter._wake()
+
+    def give_back_unsent(self) -> None:
+        """Give back slot, stamp and tokens of a request that was never sent, or leave the queue."""
+        limiter = self.limiter
+        with limiter._lock:
+            limiter._queue.pop(self, None)
+            if self.held:
+                self.held = False
+                limiter._active -= 1
+                limiter._unstamp(self)
+            limiter._wake()
+
+    def settle(self, tokens: int) -> None:
+        """Correct the tokens: too many are given back at once, too few become debt in the window.
+
+        Args:
+            tokens: what the request really cost.
+        """
+        check_count("tokens", tokens, least=0)
+        limiter = self.limiter
+        with limiter._lock:
+            self.tokens = tokens
+            if limiter._tokens is not None and self._stamp is not None:
+                if self._spend is None:
+                    self._spend = limiter._tokens.add(self._stamp, tokens)
+                else:
+                    limiter._tokens.correct(self._spend, tokens)
+                limiter._wake()
+
+    def succeeded(self, *, clean: bool = True) -> None:
+        """Tell an adaptive limiter that the request was served; a fixed one takes no notice.
+
+        Args:
+            clean: whether it was served at the first attempt. One that took a retry is no evidence of room.
+        """
+        limiter = self.limiter
+        if limiter._rule is not None:
+            limiter._learn(self, served=True, clean=clean)
+
+    def refused(self, pause: float, *, hinted: bool = True) -> None:
+        """Tell the limiter that the API refused the request, which is still to be released.
+
+        Args:
+            pause: seconds for which the limiter grants nothing.
+            hinted: whether the API asked for that pause. If not, an adaptive limiter finds the time for itself.
+        """
+        limiter = self.limiter
+        if limiter._rule is not None:
+            limiter._learn(self, served=False, hinted=hinted)
+        if hinted or limiter._rule is None:
+            limiter.pause(pause)

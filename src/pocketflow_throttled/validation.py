@@ -1,0 +1,41 @@
+"""What a setting may be. Each check returns the value, or raises an error that names the setting, the value and what would do."""
+
+from __future__ import annotations
+
+import math
+
+
+def check_count(name: str, value: object, *, least: int = 1) -> int:
+    """Return `value` if it is an int of at least `least`, else raise TypeError or ValueError that name the setting."""
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ValueError(f"{name} must be at least {least}, got {value!r}")
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise TypeError(f"{name} must be an int of at least {least}, got {value!r}")
+    if value < least:
+        raise ValueError(f"{name} must be at least {least}, got {value!r}")
+    return value
+
+
+def check_optional_count(name: str, value: object) -> int | None:
+    """Return `value` if it is None (no limit) or a count, else raise."""
+    return None if value is None else check_count(name, value)
+
+
+def check_seconds(name: str, value: object, *, positive: bool = True) -> float:
+    """Return `value` as a finite number of seconds, else raise TypeError or ValueError that name the setting."""
+    wanted = "positive" if positive else "zero or more"
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        raise TypeError(f"{name} must be {wanted}, a number of seconds, got {value!r}")
+    if not math.isfinite(value) or value < 0 or (positive and value == 0):
+        raise ValueError(f"{name} must be {wanted} and finite, in seconds, got {value!r}")
+    return float(value)
+
+
+def check_factor(name: str, value: object, *, above: float, below: float = math.inf) -> float:
+    """Return `value` if it is a number strictly between two others, else raise."""
+    wanted = f"above {above:g}" if below == math.inf else f"between {above:g} and {below:g}"
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        raise TypeError(f"{name} must be a number {wanted}, got {value!r}")
+    if not math.isfinite(value) or not above < value < below:
+        raise ValueError(f"{name} must be {wanted}, got {value!r}")
+    return float(value)
