@@ -2,7 +2,7 @@
 
 from .exceptions import RateLimitHit
 from .flows import ThrottledAsyncParallelBatchFlow
-from .nodes import ThrottledParallelBatchNode
+from .nodes import AdaptiveThrottledNode, ThrottledParallelBatchNode
 from .presets import FlowPresets, FlowRateLimitConfig, Presets, RateLimitConfig
 from .permit import Permit
 from .rate_limiter import RateLimiter
@@ -12,6 +12,7 @@ from .simulation import SimulatedAPI, VirtualTimeLoop, run_virtual
 __version__ = "0.3.0"
 
 __all__ = [
+    "AdaptiveThrottledNode",
     "FlowPresets",
     "FlowRateLimitConfig",
     "LimiterRegistry",

@@ -138,6 +138,8 @@ class Throttled:
                 self._state.limiter = limiter
             else:
                 limiters[self._state] = limiter
+        if limiter._rule is not None:
+            return limiter
         for name in ("max_concurrent", "max_per_window", "max_tokens_per_window"):
             if getattr(limiter, name) != limits[name]:
                 setattr(limiter, name, limits[name])
@@ -196,6 +198,7 @@ class Throttled:
                 if not permit.take():
                     await permit.wait()
             else:
+                permit.release()
                 permit.succeeded(clean=retry + refusals == 0)
                 self._state.completed += 1
                 return self._settled(item, result, permit)

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 
 from pocketflow import AsyncParallelBatchNode
 
+from .aimd import Adaptive
 from .mixins import Throttled
 
 if TYPE_CHECKING:
@@ -104,3 +105,27 @@ class ThrottledParallelBatchNode(Throttled, AsyncParallelBatchNode):
 
     async def _exec(self, items: Iterable[Any] | AsyncIterable[Any] | None) -> list[Any]:
         return await self._run_batch(items, call=self._call, tokens=self._tokens_of)
+
+
+class AdaptiveThrottledNode(ThrottledParallelBatchNode):
+    """v1."""
+
+    initial_concurrent: int = 5
+    min_concurrent: int = 1
+    max_concurrent: int = 20
+    backoff_factor: float = 0.5
+    recovery_threshold: int = 10
+    recovery_factor: float = 1.2
+
+    def _limits(self) -> dict[str, Any]:
+        return {
+            **super()._limits(),
+            "adaptive": Adaptive(
+                self.initial_concurrent,
+                self.min_concurrent,
+                self.max_concurrent,
+                self.backoff_factor,
+                self.recovery_threshold,
+                self.recovery_factor,
+            ),
+        }

@@ -131,6 +131,6 @@ class Permit:
         """
         limiter = self.limiter
         if limiter._rule is not None:
-            limiter._learn(self, served=False, hinted=hinted)
+            limiter._learn(self, served=False, hint=pause if hinted else None)
         if hinted or limiter._rule is None:
             limiter.pause(pause)

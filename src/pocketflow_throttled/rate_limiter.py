@@ -14,6 +14,7 @@ from threading import RLock, get_ident
 from typing import TYPE_CHECKING, Any, Self
 from weakref import WeakKeyDictionary
 
+from .aimd import Adaptive, AdaptiveRule
 from .permit import Permit
 from .validation import check_count, check_optional_count, check_seconds
 from .window import SlidingWindow, TokenWindow
@@ -63,6 +64,7 @@ class RateLimiter:
         *,
         max_tokens_per_window: int | None = None,
         max_burst: int | None = None,
+        adaptive: Adaptive | None = None,
     ) -> None:
         self._max_concurrent = check_count("max_concurrent", max_concurrent)
         self._window_seconds = check_seconds("window_seconds", window_seconds)
@@ -78,7 +80,10 @@ class RateLimiter:
         self._bursts: SlidingWindow | None = None
         self._tokens: TokenWindow | None = None
         self._paused_until = -math.inf
-        self._rule = None
+        self._rule = None if adaptive is None else AdaptiveRule(adaptive)
+        if self._rule is not None:
+            self._max_concurrent = self._rule.limit
+        self._last_full = -math.inf
         self._waking = False
         self._wake_again = False
         self._timer: tuple[asyncio.TimerHandle, asyncio.AbstractEventLoop, float] | None = None
@@ -107,6 +112,8 @@ class RateLimiter:
                     self._requests.times.append(now)
                     if self._bursts is not None:
                         self._bursts.times.append(now)
+                if self._rule is not None:
+                    self._rule.started(now, self._active)
                 return
         finally:
             lock.release()
@@ -322,6 +329,7 @@ class RateLimiter:
         return (
             self._active < self._max_concurrent
             and now >= self._paused_until
+            and (self._rule is None or self._rule.may_start(now))
             and (self._requests is None or self._requests.fits(now))
             and (self._bursts is None or self._bursts.fits(now))
             and (self._tokens is None or tokens == 0 or self._tokens.fits(now, tokens))
@@ -333,6 +341,8 @@ class RateLimiter:
             return None
         if now < self._paused_until:
             return self._paused_until
+        if self._rule is not None and now < self._rule.opens_at:
+            return self._rule.opens_at
         if self._requests is not None and not self._requests.fits(now):
             return self._requests.opens_at()
         if self._bursts is not None and not self._bursts.fits(now):
@@ -350,6 +360,11 @@ class RateLimiter:
             self._bursts.add(now)
         if self._tokens is not None and permit.tokens:
             permit._spend = self._tokens.add(now, permit.tokens)
+        if self._rule is not None:
+            permit._level = self._active
+            if self._active >= self._max_concurrent:
+                self._last_full = now
+            self._rule.started(now, self._active)
 
     def _unstamp(self, permit: Permit) -> None:
         for window in (self._requests, self._bursts):
@@ -357,6 +372,24 @@ class RateLimiter:
                 window.remove(permit._stamp)
         if self._tokens is not None and permit._spend is not None:
             self._tokens.correct(permit._spend, 0)
+        if self._rule is not None and permit._stamp is not None:
+            self._rule.unsent(permit._stamp)
+
+    def _learn(self, permit: Permit, *, served: bool, clean: bool = False, hint: float | None = None) -> None:
+        rule = self._rule
+        with self._lock:
+            if rule is None or permit._stamp is None:
+                return
+            now = self._now()
+            if served:
+                in_use = self._active + 1 >= self._max_concurrent or self._last_full >= permit._stamp
+                rule.succeeded(now, permit._stamp, permit._level, in_use=in_use, clean=clean)
+            else:
+                rule.refused(now, permit._stamp, permit._level, hint)
+            if rule.limit > self._max_concurrent:
+                self._last_full = -math.inf  # it is in use only when filled again
+            self._max_concurrent = rule.limit
+            self._wake()
 
     def _enqueue(self, permit: Permit) -> asyncio.Future[None]:
         loop = self._running_loop()

@@ -148,13 +148,15 @@ class SimulatedAPI:
     """An API that refuses what is over its limits.
 
     Args:
-        max_concurrent: requests at once; None: no limit. May be set while in use.
+        max_concurrent: requests at once; None: no limit; or a function from the time, in seconds of the loop, to either.
         max_per_window: requests in a window; None: no limit.
         window_seconds: length of the window in seconds.
         max_tokens_per_window: tokens in a window; None: no limit.
         algorithm: how windows are counted: "sliding_window", "token_bucket" (full at the start, refilled continuously) or
             "fixed_window" (counted from the first request).
         latency: seconds that a request takes, or a function from the item to seconds.
+        network_delay: seconds that a request is on its way, and again its answer, or a function that returns them.
+        refusal_latency: seconds that the API takes to refuse, or a function that returns them.
         retry_after: whether a refusal by a window says in a Retry-After header when room will be.
         error: makes the exception of a refusal from its reason and its hint in seconds or None.
 
@@ -176,22 +178,31 @@ class SimulatedAPI:
     def __init__(
         self,
         *,
-        max_concurrent: int | None = None,
+        max_concurrent: int | Callable[[float], int | None] | None = None,
         max_per_window: int | None = None,
         window_seconds: float = 60.0,
         max_tokens_per_window: int | None = None,
         algorithm: Algorithm = "sliding_window",
         latency: float | Callable[[Any], float] = 0.0,
+        network_delay: float | Callable[[], float] = 0.0,
+        refusal_latency: float | Callable[[], float] = 0.0,
         retry_after: bool = True,
         error: Callable[[str, float | None], Exception] = SimulatedRateLimitError,
     ) -> None:
-        self.max_concurrent = check_optional_count("max_concurrent", max_concurrent)
+        self.max_concurrent = max_concurrent
+        if not callable(max_concurrent):
+            check_optional_count("max_concurrent", max_concurrent)
         check_optional_count("max_per_window", max_per_window)
         check_optional_count("max_tokens_per_window", max_tokens_per_window)
         self.window_seconds = check_seconds("window_seconds", window_seconds)
         if algorithm not in _ALGORITHMS:
             raise ValueError(f"algorithm must be one of {', '.join(_ALGORITHMS)}, got {algorithm!r}")
-        self._latency = latency if callable(latency) else check_seconds("latency", latency, positive=False)
+        for name, value in (("latency", latency), ("network_delay", network_delay), ("refusal_latency", refusal_latency)):
+            if not callable(value):
+                check_seconds(name, value, positive=False)
+        self._latency = latency
+        self._network_delay = network_delay
+        self._refusal_latency = refusal_latency
         counter = _ALGORITHMS[algorithm]
         self._requests = None if max_per_window is None else counter(max_per_window, self.window_seconds)
         self._tokens = None if max_tokens_per_window is None else counter(max_tokens_per_window, self.window_seconds)
@@ -211,8 +222,24 @@ class SimulatedAPI:
             SimulatedRateLimitError: a limit would be exceeded.
         """
         check_count("tokens", tokens, least=0)
+        await _pass(self._network_delay)
         now = asyncio.get_running_loop().time()
-        self._refuse_what_is_over(now, tokens)
+        refusal = self._refusal(now, tokens)
+        if refusal is not None:
+            self.refused += 1
+            await _pass(self._refusal_latency)
+            await _pass(self._network_delay)
+            raise refusal
+        self._admit(now, tokens)
+        try:
+            await asyncio.sleep(self._latency(item) if callable(self._latency) else self._latency)
+        finally:
+            self.in_flight -= 1
+        self.served += 1
+        await _pass(self._network_delay)
+        return item if reply is None else reply
+
+    def _admit(self, now: float, tokens: int) -> None:
         for counter, cost in ((self._requests, 1), (self._tokens, tokens)):
             if counter is not None:
                 counter.take(now, cost)
@@ -222,23 +249,17 @@ class SimulatedAPI:
         self.worst_window = max(self.worst_window, len(self._recent))
         self.in_flight += 1
         self.peak_concurrent = max(self.peak_concurrent, self.in_flight)
-        try:
-            await asyncio.sleep(self._latency(item) if callable(self._latency) else self._latency)
-        finally:
-            self.in_flight -= 1
-        self.served += 1
-        return item if reply is None else reply
 
-    def _refuse_what_is_over(self, now: float, tokens: int) -> None:
-        if self.max_concurrent is not None and self.in_flight >= self.max_concurrent:
-            self.refused += 1
-            raise self._error(f"{self.in_flight} requests under way, {self.max_concurrent} allowed", None)
+    def _refusal(self, now: float, tokens: int) -> Exception | None:
+        most = self.max_concurrent(now) if callable(self.max_concurrent) else self.max_concurrent
+        if most is not None and self.in_flight >= most:
+            return self._error(f"{self.in_flight} requests under way, {most} allowed", None)
         for counter, cost, unit in ((self._requests, 1, "requests"), (self._tokens, tokens, "tokens")):
             wait = 0.0 if counter is None else counter.wait(now, cost)
             if counter is not None and wait > 0:
-                self.refused += 1
                 reason = f"{counter.limit} {unit} in {self.window_seconds:g} s allowed"
-                raise self._error(reason, wait if self._hints else None)
+                return self._error(reason, wait if self._hints else None)
+        return None
 
     @property
     def stats(self) -> dict[str, int]:
@@ -248,3 +269,9 @@ class SimulatedAPI:
 
     def __repr__(self) -> str:
         return f"<SimulatedAPI {' '.join(f'{name}={value}' for name, value in self.stats.items())}>"
+
+
+async def _pass(seconds: float | Callable[[], float]) -> None:
+    seconds = seconds() if callable(seconds) else seconds
+    if seconds > 0:
+        await asyncio.sleep(seconds)

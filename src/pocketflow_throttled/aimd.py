@@ -1,0 +1,339 @@
+"""The adaptive rule: how many calls at once, and how fast, when nobody knows what an API allows.
+
+Pure: what happened goes in with its time in seconds, limits come out. AIMD (additive increase, multiplicative decrease) in
+outline, as TCP has it, with what an API needs beyond it:
+
+* One cut per congestion event: a refusal of a call that started before the last cut only says again what is known (RFC 3168,
+  section 6.1.2).
+* A refusal with f others under way says that the cap is at most f. That ceiling is remembered: back to it fast, beyond it one
+  small probe at a time, more and more rarely (CUBIC, RFC 9438, does the same). A refused probe costs that call and cuts nothing.
+* Refused with nothing under way, it is a rate and not a cap. Fewer at once is the wrong answer to that: LearnedRate has the right one.
+* After a refusal one call tries first. Not refused for as long as a refusal takes, it was admitted.
+* Starts beyond proven ground are spaced by about the time a refusal takes, so that the first 429 is back before ten more are sent.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+from collections import deque
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from .learned_rate import USUAL_WINDOWS, Closing, LearnedRate
+from .validation import check_count, check_factor
+
+_RAREST_PROBE = 80  # successes between two probes: a refused call in eighty is what watching for a rising cap may cost
+_HISTORY = 1000
+# Before any refusal was seen, nobody knows how long one takes: guesses, in seconds and in latencies.
+_FIRST_SPACING, _SPACING_OF_LATENCY = 0.02, 1 / 200
+_MOST_AT_ONCE = 15  # starts beyond proven ground in the time of one refusal, once as many went well
+_FIRST_GAP, _GAP_OF_LATENCY = 0.01, 0.05  # before the first try after a refusal without a hint
+_GAP_GROWTH = 3.0
+_GAP_OF_CYCLE = 0.35  # a closed window is tried again after this share of the time since it opened, so few tries find the end
+
+
+@dataclass(frozen=True, slots=True)
+class Adaptive:
+    """The settings of the adaptive rule.
+
+    Args:
+        initial_concurrent: calls at once to start with; None: 5, brought into min..max.
+        min_concurrent: the fewest at once.
+        max_concurrent: the most at once.
+        backoff_factor: a cut multiplies by this, between 0 and 1.
+        recovery_threshold: successes in a row before the limit is raised.
+        recovery_factor: a raise multiplies by this, above 1, and adds at least 1.
+
+    Raises:
+        TypeError, ValueError: a setting is out of range; the message names it and its value.
+
+    Example:
+        >>> Adaptive(initial_concurrent=10, max_concurrent=100).backoff_factor
+        0.5
+    """
+
+    initial_concurrent: int | None = None
+    min_concurrent: int = 1
+    max_concurrent: int = 20
+    backoff_factor: float = 0.5
+    recovery_threshold: int = 10
+    recovery_factor: float = 1.2
+
+    def __post_init__(self) -> None:
+        for name in ("min_concurrent", "max_concurrent", "recovery_threshold"):
+            check_count(name, getattr(self, name))
+        check_factor("backoff_factor", self.backoff_factor, above=0, below=1)
+        check_factor("recovery_factor", self.recovery_factor, above=1)
+        least, most, initial = self.min_concurrent, self.max_concurrent, self.initial_concurrent
+        if least > most:
+            raise ValueError(f"min_concurrent must be at most max_concurrent={most}, got {least}")
+        if initial is not None and not least <= check_count("initial_concurrent", initial) <= most:
+            raise ValueError(f"initial_concurrent must be within {least}..{most} (min..max_concurrent), got {initial}")
+
+    @property
+    def initial(self) -> int:
+        """Calls at once to start with."""
+        return min(max(5, self.min_concurrent), self.max_concurrent) if self.initial_concurrent is None else self.initial_concurrent
+
+
+class Change(NamedTuple):
+    """One change of a limit: when, from, to, and why."""
+
+    time: float
+    old: int
+    new: int
+    reason: str
+
+
+@dataclass(slots=True)
+class _Before:
+    """What was believed before a refusal, for the case that the limit of calls at once was not to blame."""
+
+    target: int
+    proven: int
+    ceiling: int | None
+
+
+class AdaptiveRule:
+    """What a limiter asks before a start and tells after a call.
+
+    Attributes:
+        limit: calls at once, from `min_concurrent` to `max_concurrent`.
+        opens_at: no start before that time, in seconds.
+        ceiling: calls at once that were refused beyond; None: not known.
+        rate: the rate that was found out, if any.
+        history: the last 1,000 changes of the limit.
+        successes, refusals, streak: counts of calls; the last, of successes without a retry in a row.
+
+    Example:
+        >>> rule = AdaptiveRule(Adaptive(initial_concurrent=32, max_concurrent=50))
+        >>> for level in range(1, 33):
+        ...     rule.started(now=0.0, level=level)
+        >>> for level in range(17, 33):
+        ...     rule.refused(now=0.1, started=0.0, level=level)
+        >>> rule.limit, rule.refusals
+        (16, 16)
+    """
+
+    def __init__(self, settings: Adaptive) -> None:
+        self.settings = settings
+        self.rate = LearnedRate()
+        self.history: deque[Change] = deque(maxlen=_HISTORY)
+        self.reset()
+
+    def reset(self) -> None:
+        """Begin again as if nothing had been learned."""
+        self.limit = self.settings.initial
+        self.opens_at = -math.inf
+        self.ceiling: int | None = None
+        self.rate = LearnedRate()
+        self.history.clear()
+        self.successes = self.refusals = self.streak = 0
+        self._target = 0  # calls at once to return to without probing
+        self._step = 1  # of a probe
+        self._probe_after = 2 * self.settings.recovery_threshold
+        self._earned = 0  # successes in use since the last change
+        self._beyond = 0  # of those, beyond the ceiling
+        self._last_cut = -math.inf
+        self._proven = 0  # calls at once that were admitted
+        self._unproven_starts = 0
+        self._refusal_time: float | None = None
+        self._latency: float | None = None
+        self._cycle: float | None = None  # when the first call was admitted after the last closing
+        self._closing: Closing | None = None
+        self._before = _Before(0, 0, None)
+        self._trial: float | None = None
+        self._return_fast = False
+
+    # --- what the limiter asks and tells
+
+    def may_start(self, now: float) -> bool:
+        """Return whether a call may start `now`, as far as pauses, spacing and the learned rate go."""
+        if now < self.opens_at:
+            return False
+        if self._trial is not None:  # not refused in the time of a refusal
+            self._reopen(self._trial)
+            self.opens_at = self.rate.opens_at(now)
+        return now >= self.opens_at
+
+    def started(self, now: float, level: int) -> None:
+        """Take note of a start, the `level`-th call under way."""
+        self.rate.started(now)
+        if self._cycle is None:
+            self._cycle = now
+        if self._closing is not None:
+            self._trial = now
+            self.opens_at = now + 1.5 * (self._refusal_time or 0.0) + _FIRST_GAP
+            return
+        self.opens_at = self.rate.opens_at(now)
+        if level > self._proven:
+            self.opens_at = max(self.opens_at, now + self._spacing() / (1 + self._unproven_starts))
+            self._unproven_starts = min(self._unproven_starts + 1, _MOST_AT_ONCE)
+
+    def unsent(self, stamp: float) -> None:
+        """Take back a start whose call was never sent."""
+        self.rate.forget(stamp)
+        if self._trial == stamp:
+            self._trial = None
+            self.opens_at = stamp
+
+    def succeeded(self, now: float, started: float, level: int, *, in_use: bool, clean: bool) -> None:
+        """Take note of a call that was served.
+
+        Args:
+            now: when.
+            started: when it started.
+            level: how many were under way then, itself included.
+            in_use: whether the limit was reached at some moment while it ran.
+            clean: whether it was served at the first attempt; else it is no evidence of room.
+        """
+        self.successes += 1
+        took = now - started
+        self._latency = took if self._latency is None else self._latency + 0.1 * (took - self._latency)
+        self.rate.latency = self._latency
+        self.rate.succeeded(started)
+        if self._closing is not None:
+            if self._trial is None or started < self._trial:
+                return
+            self._reopen(self._trial)
+            self.opens_at = self.rate.opens_at(now)
+        if not clean:
+            return
+        self.streak += 1
+        self._proven = max(self._proven, level)
+        self._confirm_probe(started, level)
+        if in_use:
+            self._grow(now)
+
+    def refused(self, now: float, started: float, level: int, hint: float | None = None) -> None:
+        """Take note of a call that was refused.
+
+        Args:
+            now: when.
+            started: when it started.
+            level: how many were under way then, itself included.
+            hint: seconds for which the API asked to wait; None: it did not say.
+        """
+        self.refusals += 1
+        self.streak = self._earned = self._unproven_starts = 0
+        self.rate.forget(started)
+        took = now - started
+        self._refusal_time = took if self._refusal_time is None else max(took, 0.9 * self._refusal_time + 0.1 * took)
+        if started <= self._last_cut:
+            return
+        if self._closing is None:
+            if self.rate.ends_probe(started):
+                self._last_cut = now
+                self.opens_at = max(self.rate.opens_at(now), now + (hint or 0.0))
+                return
+            if self._is_probe(level):
+                self._end_probe(now, level)
+                return
+        self._cut(now, started, level, hint)
+
+    # --- up
+
+    def _grow(self, now: float) -> None:
+        if self.limit < self._target:
+            self._change(now, min(self._target, self.limit + (self.limit if self._return_fast else 1)), "return to what was proven")
+            return
+        self._earned += 1
+        settings = self.settings
+        if self.ceiling is None:
+            if self._earned >= settings.recovery_threshold:
+                self._change(now, max(self.limit + 1, int(self.limit * settings.recovery_factor)), "successes in a row")
+        elif self._earned >= self._probe_after and self.limit <= self.ceiling:
+            self._change(now, max(self.ceiling, self.limit) + self._step, "probe")
+
+    def _confirm_probe(self, started: float, level: int) -> None:
+        if self.ceiling is None or not self.ceiling < level <= self.limit or started <= self._last_cut:
+            return
+        self._beyond += 1
+        if self._beyond < self.settings.recovery_threshold:  # one may slip through while another ends
+            return
+        self._beyond = 0
+        self.ceiling = self._target = self.limit
+        self._probe_after = self._earned = self.settings.recovery_threshold
+        self._step *= 2
+        if self._step > 2:  # twice in a row: it is no ceiling any more
+            self.ceiling = None
+            self._step = 1
+
+    # --- down
+
+    def _is_probe(self, level: int) -> bool:
+        if self.ceiling is None:
+            return False
+        # While one call probes, another may arrive before it and leave it, or itself, no room.
+        return level > self.ceiling or (self.limit > self.ceiling and level > 0.8 * self.ceiling)
+
+    def _end_probe(self, now: float, level: int) -> None:
+        assert self.ceiling is not None
+        self._last_cut = now
+        self._step = 1
+        self._probe_after = min(2 * self._probe_after, _RAREST_PROBE)
+        self._proven = min(self._proven, level - 1)
+        self._change(now, self.ceiling, "probe refused")
+
+    def _cut(self, now: float, started: float, level: int, hint: float | None) -> None:
+        others = level - 1
+        closing = self._closing
+        if closing is None:
+            self._before = _Before(max(self.limit, self._target), self._proven, self.ceiling)
+            self._closing = closing = Closing(since=started)
+        closing.tries += 1
+        closing.last = started
+        if hint is not None:
+            closing.hinted_until = started + hint
+        closing.is_rate = closing.is_rate or others == 0 or hint is not None or closing.tries >= 4
+        self.rate.refused(started)
+        new = max(self.settings.min_concurrent, int(self.limit * self.settings.backoff_factor))
+        self.ceiling = self._target = max(others, new)
+        self._proven = min(self._proven, max(others, 1))
+        self._step = 1
+        self._probe_after = 2 * self.settings.recovery_threshold
+        self._trial = None
+        self._last_cut = now
+        self._change(now, new, "refused")
+        self.opens_at = now + (self._gap(now, closing.tries) if hint is None else hint)
+
+    def _reopen(self, at: float) -> None:
+        """Calls are admitted again, since the one that started at `at`: blame what explains the refusals."""
+        assert self._closing is not None
+        assert self._cycle is not None
+        closing, self._closing, self._trial = self._closing, None, None
+        self._return_fast = self.rate.explain(closing, self._cycle, at)
+        if self._return_fast:
+            self.ceiling, self._target, self._proven = self._before.ceiling, self._before.target, self._before.proven
+            self._cycle = at
+        elif self._before.ceiling is not None and self.ceiling is not None and self.rate.is_unexplained:
+            # Refused below a ceiling that was known: the network blurs it, so stay clear of it.
+            self.ceiling = self._target = max(self.limit, self.ceiling - max(1, self.ceiling // 16))
+
+    # --- times
+
+    def _spacing(self) -> float:
+        if self._refusal_time is not None:
+            return self._refusal_time
+        return _FIRST_SPACING if self._latency is None else min(_FIRST_SPACING, self._latency * _SPACING_OF_LATENCY)
+
+    def _gap(self, now: float, tries: int) -> float:
+        """Seconds to the next try after a refusal without a hint: soon, then growing, and where windows usually end."""
+        gap = max(_FIRST_GAP, 1.5 * (self._refusal_time or 0.0), _GAP_OF_LATENCY * (self._latency or 0.0), self.rate.gap)
+        if tries == 1 or self._cycle is None:
+            return gap
+        gap = min(gap * _GAP_GROWTH ** min(tries - 1, 50), max(gap, _GAP_OF_CYCLE * (now - self._cycle))) * random.uniform(0.9, 1.1)
+        if tries > 2:
+            for seconds in USUAL_WINDOWS:
+                end = self._cycle + 1.005 * seconds
+                if now < end < now + 1.5 * gap:
+                    return end - now
+        return gap
+
+    def _change(self, now: float, new: int, reason: str) -> None:
+        new = max(self.settings.min_concurrent, min(self.settings.max_concurrent, new))
+        self._earned = self._beyond = 0
+        if new != self.limit:
+            self.history.append(Change(now, self.limit, new, reason))
+            self.limit = new
