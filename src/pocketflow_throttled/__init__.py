@@ -1,10 +1,11 @@
 """pocketflow-throttled: PocketFlow batches that fire as fast as the API allows and no faster, and lose nothing."""
 
+from .aimd import Adaptive, Change
 from .exceptions import RateLimitHit
-from .flows import ThrottledAsyncParallelBatchFlow
+from .flows import AdaptiveThrottledBatchFlow, ThrottledAsyncParallelBatchFlow
 from .nodes import AdaptiveThrottledNode, ThrottledParallelBatchNode
-from .presets import FlowPresets, FlowRateLimitConfig, Presets, RateLimitConfig
 from .permit import Permit
+from .presets import FlowPresets, FlowRateLimitConfig, Presets, RateLimitConfig
 from .rate_limiter import RateLimiter
 from .registry import LimiterRegistry
 from .simulation import SimulatedAPI, VirtualTimeLoop, run_virtual
@@ -12,7 +13,10 @@ from .simulation import SimulatedAPI, VirtualTimeLoop, run_virtual
 __version__ = "0.3.0"
 
 __all__ = [
+    "Adaptive",
+    "AdaptiveThrottledBatchFlow",
     "AdaptiveThrottledNode",
+    "Change",
     "FlowPresets",
     "FlowRateLimitConfig",
     "LimiterRegistry",

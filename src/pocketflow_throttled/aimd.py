@@ -7,9 +7,9 @@ outline, as TCP has it, with what an API needs beyond it:
   section 6.1.2).
 * A refusal with f others under way says that the cap is at most f. That ceiling is remembered: back to it fast, beyond it one
   small probe at a time, more and more rarely (CUBIC, RFC 9438, does the same). A refused probe costs that call and cuts nothing.
-* Refused with nothing under way, it is a rate and not a cap. Fewer at once is the wrong answer to that: LearnedRate has the right one.
+* Refused with nothing under way, it is a rate and not a cap. Fewer at once is the wrong answer to that: see LearnedRate.
 * After a refusal one call tries first. Not refused for as long as a refusal takes, it was admitted.
-* Starts beyond proven ground are spaced by about the time a refusal takes, so that the first 429 is back before ten more are sent.
+* Starts beyond proven ground are spaced by about the time a refusal takes: the first 429 is back before ten more are sent.
 """
 
 from __future__ import annotations
@@ -74,7 +74,9 @@ class Adaptive:
     @property
     def initial(self) -> int:
         """Calls at once to start with."""
-        return min(max(5, self.min_concurrent), self.max_concurrent) if self.initial_concurrent is None else self.initial_concurrent
+        return (
+            min(max(5, self.min_concurrent), self.max_concurrent) if self.initial_concurrent is None else self.initial_concurrent
+        )
 
 
 class Change(NamedTuple):
@@ -145,6 +147,24 @@ class AdaptiveRule:
         self._before = _Before(0, 0, None)
         self._trial: float | None = None
         self._return_fast = False
+
+    def forget_times(self) -> None:
+        """Forget the pauses and the learned rate; the limit of calls at once stays."""
+        self.opens_at = -math.inf
+        self.rate = LearnedRate()
+        self._cycle = self._closing = self._trial = None
+
+    def set_limit(self, now: float, limit: int) -> None:
+        """Set calls at once by hand. Raises ValueError beyond min..max."""
+        least, most = self.settings.min_concurrent, self.settings.max_concurrent
+        if not least <= limit <= most:
+            raise ValueError(f"max_concurrent must be within {least}..{most}, the bounds of the adaptive rule, got {limit}")
+        self._change(now, limit, "set")
+
+    def set_settings(self, now: float, settings: Adaptive) -> None:
+        """Go on with other settings and what was learned."""
+        self.settings = settings
+        self._change(now, self.limit, "settings")
 
     # --- what the limiter asks and tells
 
@@ -236,7 +256,9 @@ class AdaptiveRule:
 
     def _grow(self, now: float) -> None:
         if self.limit < self._target:
-            self._change(now, min(self._target, self.limit + (self.limit if self._return_fast else 1)), "return to what was proven")
+            self._change(
+                now, min(self._target, self.limit + (self.limit if self._return_fast else 1)), "return to what was proven"
+            )
             return
         self._earned += 1
         settings = self.settings
@@ -299,7 +321,7 @@ class AdaptiveRule:
         self.opens_at = now + (self._gap(now, closing.tries) if hint is None else hint)
 
     def _reopen(self, at: float) -> None:
-        """Calls are admitted again, since the one that started at `at`: blame what explains the refusals."""
+        """Blame what explains the refusals, now that calls are admitted again since the one that started at `at`."""
         assert self._closing is not None
         assert self._cycle is not None
         closing, self._closing, self._trial = self._closing, None, None
@@ -323,7 +345,9 @@ class AdaptiveRule:
         gap = max(_FIRST_GAP, 1.5 * (self._refusal_time or 0.0), _GAP_OF_LATENCY * (self._latency or 0.0), self.rate.gap)
         if tries == 1 or self._cycle is None:
             return gap
-        gap = min(gap * _GAP_GROWTH ** min(tries - 1, 50), max(gap, _GAP_OF_CYCLE * (now - self._cycle))) * random.uniform(0.9, 1.1)
+        gap = min(gap * _GAP_GROWTH ** min(tries - 1, 50), max(gap, _GAP_OF_CYCLE * (now - self._cycle))) * random.uniform(
+            0.9, 1.1
+        )
         if tries > 2:
             for seconds in USUAL_WINDOWS:
                 end = self._cycle + 1.005 * seconds

@@ -21,6 +21,7 @@ class RateLimitHit(Exception):  # noqa: N818  (the name is the public one since 
         self.message = message
         self.retry_after = retry_after
         self.source = source
+        self.propagated = False  # by a node with propagate_rate_limit: past on_error and the fallback
 
     def __repr__(self) -> str:
         return f"RateLimitHit({self.message!r}, retry_after={self.retry_after!r}, source={self.source!r})"

@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 from pocketflow import AsyncParallelBatchFlow
 
 from .batch import shown
-from .mixins import Throttled, logger, scope
+from .mixins import AdaptiveThrottled, Throttled, logger, scope
 
 if TYPE_CHECKING:
+    from .permit import Permit
     from .rate_limiter import RateLimiter
 
 
@@ -111,15 +112,82 @@ class ThrottledAsyncParallelBatchFlow(Throttled, AsyncParallelBatchFlow):
     async def post_async(self, shared: Any, prep_res: Any, exec_res_list: list[Any]) -> Any:
         """Override it to use the list of last actions; it stays silent, so that a batch flow works as a node of another flow."""
 
-    def _reason_to_give_up(self, refusals: int, refused_for: float) -> str | None:
-        if refusals <= self.max_flow_retries:
-            return super()._reason_to_give_up(refusals, refused_for)
-        return f"refused {refusals} times; max_flow_retries is {self.max_flow_retries}"
+    def _refused(self, permit: Permit, exc: Exception, refusals: int, refused_for: float) -> Exception | None:
+        error = super()._refused(permit, exc, refusals, refused_for)
+        return exc if error is None and refusals > self.max_flow_retries else error
 
     async def _give_up(self, item: Any, error: Exception) -> Any:
         if self.on_error == "collect":
             logger.error("%s: instance %s failed: %r", type(self).__name__, shown(item), error)
         raise error
+
+
+class AdaptiveFlowSettings(FlowSettings, total=False):
+    """The settings of an adaptive flow, each a class attribute and a keyword."""
+
+    initial_concurrent_flows: int
+    min_concurrent_flows: int
+    backoff_factor: float
+    recovery_threshold: int
+    recovery_factor: float
+
+
+class AdaptiveThrottledBatchFlow(AdaptiveThrottled, ThrottledAsyncParallelBatchFlow):
+    """A throttled flow that finds out how many instances an API bears, from the `RateLimitHit` that leave them.
+
+    Args:
+        start: the first node.
+        initial_concurrent_flows: instances at once to start with; the default is brought into min..max.
+        min_concurrent_flows: the fewest at once.
+        max_concurrent_flows: the most at once.
+        backoff_factor: what a refusal multiplies the limit by, once per congestion event; between 0 and 1.
+        recovery_threshold: instances in a row that went well, while the limit is in use, that raise it.
+        recovery_factor: what they multiply it by, above 1; they add at least 1.
+        settings: those of `ThrottledAsyncParallelBatchFlow`; see there for `max_flow_retries`.
+
+    Raises:
+        TypeError, ValueError: a setting is unknown or out of range; the message names it and its value.
+
+    Example:
+        >>> import asyncio
+        >>> from pocketflow import AsyncNode
+        >>> class Greet(AsyncNode):
+        ...     async def post_async(self, shared, prep_res, exec_res):
+        ...         shared["greeted"] += 1
+        >>> class GreetAll(AdaptiveThrottledBatchFlow):
+        ...     async def prep_async(self, shared):
+        ...         return [{"user": user} for user in range(100)]
+        >>> flow, shared = GreetAll(start=Greet()), {"greeted": 0}
+        >>> asyncio.run(flow.run_async(shared))
+        >>> shared["greeted"], flow.stats["total_rate_limits"]
+        (100, 0)
+    """
+
+    initial_concurrent_flows: int = 5
+    min_concurrent_flows: int = 1
+    max_concurrent_flows: int = 20
+
+    _settings = (*Throttled._settings, *AdaptiveFlowSettings.__annotations__)
+    _bounds = ("initial_concurrent_flows", "min_concurrent_flows", "max_concurrent_flows")
+
+    def __init__(self, start: Any = None, **settings: Unpack[AdaptiveFlowSettings]) -> None:
+        super().__init__(start, **settings)  # type: ignore[misc]
+
+    @property
+    def current_concurrent_flows(self) -> int:
+        """Instances at once that are allowed now."""
+        return self._current()
+
+    @property
+    def stats(self) -> dict[str, Any]:
+        """The settings, the counts over all copies and runs of this flow, and the live numbers of its limiter."""
+        streak = self._state.streak
+        return {**super().stats, "current_concurrent_flows": self.current_concurrent_flows, "consecutive_successes": streak}
+
+    def _limits(self) -> dict[str, Any]:
+        limits = super()._limits()
+        del limits["max_concurrent"]  # the rule's
+        return {**limits, "adaptive": self._adaptive()}
 
 
 def _check_params(index: int, params: Any) -> int:

@@ -232,7 +232,9 @@ class LearnedRate:
             self._starts_held_back = 0
             return
         # Long enough to count ten, or a single start more or less makes the pace.
-        since = next((end for end in reversed(self._ends) if self._between(end, until) >= 10), self._ends[0] if self._ends else None)
+        since = next(
+            (end for end in reversed(self._ends) if self._between(end, until) >= 10), self._ends[0] if self._ends else None
+        )
         is_first = since is None
         if since is None:
             since = self._starts[0] if self._starts else until

@@ -10,19 +10,22 @@ import asyncio
 import logging
 import math
 import random
+import re
 from contextvars import ContextVar
 from functools import partial
 from typing import TYPE_CHECKING, Any, Self
 
 from . import signals
+from .aimd import Adaptive, Change
 from .batch import Batch
-from .permit import Permit
 from .rate_limiter import RateLimiter
-from .validation import check_count, check_optional_count, check_seconds
 from .registry import LimiterRegistry
+from .validation import check_count, check_optional_count, check_seconds
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
+
+    from .permit import Permit
 
 logger = logging.getLogger("pocketflow_throttled")
 
@@ -40,16 +43,17 @@ scope: ContextVar[dict[State, RateLimiter] | None] = ContextVar("scope", default
 class State:
     """What all copies of one node share: PocketFlow copies a node each time a flow runs it."""
 
-    __slots__ = ("completed", "failed", "gave_up", "limiter", "refused")
+    __slots__ = ("completed", "failed", "gave_up", "latest", "limiter", "refused", "streak")
 
     def __init__(self) -> None:
         self.limiter: RateLimiter | None = None
+        self.latest: RateLimiter | None = None  # in use in the last run, perhaps that of a flow's instance
         self.gave_up = False
         self.reset_counts()
 
     def reset_counts(self) -> None:
         """Set every count to zero."""
-        self.completed = self.failed = self.refused = 0
+        self.completed = self.failed = self.refused = self.streak = 0
 
     def __copy__(self) -> Self:
         return self
@@ -72,7 +76,10 @@ def check_setting(name: str, value: Any) -> None:
         check_count(name, value, least=0)
     elif name in ("max_per_minute", "max_burst", "max_flows_per_minute"):
         check_optional_count(name, value)
-    else:
+    elif name == "propagate_rate_limit":
+        if not isinstance(value, bool):
+            raise TypeError(f"propagate_rate_limit must be True or False, got {value!r}")
+    elif name not in ("backoff_factor", "recovery_factor"):  # checked with the bounds
         check_count(name, value)
 
 
@@ -132,17 +139,16 @@ class Throttled:
         limiters = scope.get()
         limiter = self._state.limiter if limiters is None else limiters.get(self._state)
         limits = self._limits()
-        if limiter is None or limiter.max_burst != limits["max_burst"]:
+        if limiter is None:
             limiter = RateLimiter(**limits)
+            limiter.name = type(self).__name__
             if limiters is None:
                 self._state.limiter = limiter
             else:
                 limiters[self._state] = limiter
-        if limiter._rule is not None:
-            return limiter
-        for name in ("max_concurrent", "max_per_window", "max_tokens_per_window"):
-            if getattr(limiter, name) != limits[name]:
-                setattr(limiter, name, limits[name])
+        for name, value in limits.items():
+            if getattr(limiter, name) != value:
+                setattr(limiter, name, value)
         return limiter
 
     # --- a batch
@@ -156,9 +162,10 @@ class Throttled:
     ) -> list[Any]:
         """Run `call` for every item under the limiter, and return the results in order; `tokens` may refuse an item."""
         self._check_settings()
+        self._state.latest = limiter = self._limiter()
         return await Batch(
             items,
-            limiter=self._limiter(),
+            limiter=limiter,
             tokens=tokens,
             call=partial(self._attempts, call),
             collect=self._collects,
@@ -199,8 +206,10 @@ class Throttled:
                     await permit.wait()
             else:
                 permit.release()
-                permit.succeeded(clean=retry + refusals == 0)
+                is_clean = retry + refusals == 0
+                permit.succeeded(clean=is_clean)
                 self._state.completed += 1
+                self._state.streak += is_clean
                 return self._settled(item, result, permit)
 
     def _settled(self, item: Any, result: Any, permit: Permit) -> Any:  # noqa: ARG002  (for those that count tokens)
@@ -209,6 +218,7 @@ class Throttled:
     def _refused(self, permit: Permit, exc: Exception, refusals: int, refused_for: float) -> Exception | None:
         """Pause and count; return what to give up with, or None to send the item again."""
         self._state.refused += 1
+        self._state.streak = 0
         refusal = signals.read_error(exc)
         if refusal is not None and refusal.final:  # it says nothing of the other items
             return _explained(exc, f"not sent again: {refusal.reason}")
@@ -251,6 +261,67 @@ class Throttled:
     @cur_retry.setter
     def cur_retry(self, value: int) -> None:
         _retry.set(value)
+
+
+class AdaptiveThrottled(Throttled):
+    """What adaptive nodes and flows share: a limiter that moves, its bounds and factors, and what can be seen of it."""
+
+    backoff_factor: float = 0.5
+    recovery_threshold: int = 10
+    recovery_factor: float = 1.2
+
+    _bounds: tuple[str, str, str]  # the names of the initial, the least and the most at once
+
+    def _check_settings(self) -> None:
+        super()._check_settings()
+        self._adaptive()
+
+    def _adaptive(self) -> Adaptive:
+        initial, least, most = self._bounds
+        try:
+            return Adaptive(
+                getattr(self, initial) if self._is_given(initial) else None,
+                getattr(self, least),
+                getattr(self, most),
+                self.backoff_factor,
+                self.recovery_threshold,
+                self.recovery_factor,
+            )
+        except (TypeError, ValueError) as error:
+            message = str(error)
+            for plain, name in zip(("initial_concurrent", "min_concurrent", "max_concurrent"), self._bounds, strict=True):
+                message = re.sub(rf"\b{plain}\b", name, message)
+            raise type(error)(message) from None
+
+    def _is_given(self, name: str) -> bool:
+        """Whether a setting is the user's; a default is brought into the bounds, what was given must lie within."""
+        if name in vars(self):
+            return True
+        return not next(cls for cls in type(self).__mro__ if name in vars(cls)).__module__.startswith(__package__ or "")
+
+    def _limiter(self) -> RateLimiter:
+        limiter = super()._limiter()
+        if limiter.adaptive is None:
+            raise ValueError(
+                f"{type(self).__name__} adapts, and its shared_limiter {self.shared_limiter!r} is fixed: register it with "
+                "adaptive=True or with an Adaptive, or use a throttled class that does not adapt"
+            )
+        return limiter
+
+    def reset_adaptive_state(self) -> None:
+        """Forget what was learned of the API: the limit is the initial one again, and every count is zero."""
+        own = self._limiter()
+        for limiter in {own, self._state.latest or own}:
+            limiter.reset_adaptive()
+        self._state.reset_counts()
+
+    @property
+    def history(self) -> list[Change]:
+        """The last 1,000 changes of the limit in use, `(time, old, new, reason)`, the oldest first."""
+        return (self._state.latest or self._limiter()).history
+
+    def _current(self) -> int:
+        return (self._state.latest or self._limiter()).max_concurrent
 
 
 def _explained(exc: Exception, reason: str) -> Exception:

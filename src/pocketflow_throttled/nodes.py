@@ -6,12 +6,13 @@ from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 
 from pocketflow import AsyncParallelBatchNode
 
-from .aimd import Adaptive
-from .mixins import Throttled
+from .exceptions import RateLimitHit
+from .mixins import AdaptiveThrottled, Throttled
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterable, Iterable
 
+    from .permit import Permit
     from .rate_limiter import RateLimiter
 
 
@@ -97,7 +98,7 @@ class ThrottledParallelBatchNode(Throttled, AsyncParallelBatchNode):
     def _call(self, item: Any) -> Any:
         return self.exec_async(item)  # looked up for every item: tracers replace it on the instance
 
-    def _tokens_of(self, index: int, item: Any) -> int:
+    def _tokens_of(self, index: int, item: Any) -> int:  # noqa: ARG002
         return 0
 
     async def _give_up(self, item: Any, error: Exception) -> Any:
@@ -107,25 +108,94 @@ class ThrottledParallelBatchNode(Throttled, AsyncParallelBatchNode):
         return await self._run_batch(items, call=self._call, tokens=self._tokens_of)
 
 
-class AdaptiveThrottledNode(ThrottledParallelBatchNode):
-    """v1."""
+class AdaptiveNodeSettings(NodeSettings, total=False):
+    """The settings of an adaptive node, each a class attribute and a keyword."""
+
+    initial_concurrent: int
+    min_concurrent: int
+    backoff_factor: float
+    recovery_threshold: int
+    recovery_factor: float
+    propagate_rate_limit: bool
+
+
+class AdaptiveThrottledNode(AdaptiveThrottled, ThrottledParallelBatchNode):
+    """A throttled node that finds out what an API allows while the batch runs: calls at once, and calls in a time.
+
+    Args:
+        max_retries: attempts of an item whose call fails; refusals do not count.
+        wait: seconds between two attempts.
+        initial_concurrent: calls at once to start with; the default is brought into min..max.
+        min_concurrent: the fewest calls at once.
+        max_concurrent: the most calls at once.
+        backoff_factor: what a refusal multiplies the limit by, once per congestion event; between 0 and 1.
+        recovery_threshold: successes in a row, while the limit is in use, that raise it.
+        recovery_factor: what they multiply it by, above 1; they add at least 1.
+        propagate_rate_limit: raise `RateLimitHit` at the first refusal, past `on_error` and the fallback, for a flow to handle.
+        settings: those of `ThrottledParallelBatchNode`. A `shared_limiter` must be adaptive too; its rule then counts.
+
+    Raises:
+        TypeError, ValueError: a setting is unknown or out of range; the message names it and its value.
+
+    Guarantees: as ThrottledParallelBatchNode; the limit stays within min and max, and no item is lost when it moves.
+
+    Example:
+        >>> from pocketflow_throttled import SimulatedAPI, run_virtual
+        >>> api = SimulatedAPI(max_concurrent=8, latency=1.0)
+        >>> class Ask(AdaptiveThrottledNode):
+        ...     async def prep_async(self, shared):
+        ...         return range(500)
+        ...     async def exec_async(self, question):
+        ...         return await api.call(question)
+        ...     async def post_async(self, shared, prep_res, exec_res_list):
+        ...         shared["answers"] = exec_res_list
+        >>> node, shared = Ask(), {}
+        >>> run_virtual(node.run_async(shared))
+        >>> shared["answers"] == list(range(500)), 7 <= node.current_concurrent <= 9, api.refused < 15
+        (True, True, True)
+    """
 
     initial_concurrent: int = 5
     min_concurrent: int = 1
     max_concurrent: int = 20
-    backoff_factor: float = 0.5
-    recovery_threshold: int = 10
-    recovery_factor: float = 1.2
+    propagate_rate_limit: bool = False
+
+    _settings = (*Throttled._settings, *AdaptiveNodeSettings.__annotations__)
+    _bounds = ("initial_concurrent", "min_concurrent", "max_concurrent")
+
+    def __init__(self, max_retries: int = 1, wait: float = 0, **settings: Unpack[AdaptiveNodeSettings]) -> None:
+        super().__init__(max_retries, wait, **settings)  # type: ignore[misc]
+
+    @property
+    def current_concurrent(self) -> int:
+        """Calls at once that are allowed now."""
+        return self._current()
+
+    @property
+    def stats(self) -> dict[str, Any]:
+        """The counts over all copies and runs of this node, and the live numbers of its limiter."""
+        state = self._state
+        return {
+            **super().stats,
+            "max_concurrent": self.max_concurrent,
+            "current_concurrent": self.current_concurrent,
+            "total_successes": state.completed,
+            "total_rate_limits": state.refused,
+            "consecutive_successes": state.streak,
+        }
 
     def _limits(self) -> dict[str, Any]:
-        return {
-            **super()._limits(),
-            "adaptive": Adaptive(
-                self.initial_concurrent,
-                self.min_concurrent,
-                self.max_concurrent,
-                self.backoff_factor,
-                self.recovery_threshold,
-                self.recovery_factor,
-            ),
-        }
+        limits = super()._limits()
+        del limits["max_concurrent"]  # the rule's
+        return {**limits, "adaptive": self._adaptive()}
+
+    def _refused(self, permit: Permit, exc: Exception, refusals: int, refused_for: float) -> Exception | None:
+        error = super()._refused(permit, exc, refusals, refused_for)
+        if error is None and self.propagate_rate_limit:
+            hit = RateLimitHit(str(exc) or type(exc).__name__, retry_after=self.retry_after(exc), source=type(self).__name__)
+            hit.propagated = True
+            raise hit from exc
+        return error
+
+    def _collects(self, error: Exception) -> bool:
+        return super()._collects(error) and not getattr(error, "propagated", False)

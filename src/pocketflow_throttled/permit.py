@@ -105,11 +105,8 @@ class Permit:
         limiter = self.limiter
         with limiter._lock:
             self.tokens = tokens
-            if limiter._tokens is not None and self._stamp is not None:
-                if self._spend is None:
-                    self._spend = limiter._tokens.add(self._stamp, tokens)
-                else:
-                    limiter._tokens.correct(self._spend, tokens)
+            if self._stamp is not None:
+                self._spend = limiter._budget.settle(self._stamp, self._spend, tokens)
                 limiter._wake()
 
     def succeeded(self, *, clean: bool = True) -> None:

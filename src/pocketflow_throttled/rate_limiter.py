@@ -7,6 +7,7 @@ overtakes. One timer, on the loop of the waiter at the head, covers what only ti
 from __future__ import annotations
 
 import asyncio
+import logging
 import math
 from collections import OrderedDict
 from functools import partial
@@ -14,13 +15,15 @@ from threading import RLock, get_ident
 from typing import TYPE_CHECKING, Any, Self
 from weakref import WeakKeyDictionary
 
-from .aimd import Adaptive, AdaptiveRule
+from .aimd import Adaptive, AdaptiveRule, Change
+from .budget import Budget
 from .permit import Permit
 from .validation import check_count, check_optional_count, check_seconds
-from .window import SlidingWindow, TokenWindow
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+logger = logging.getLogger("pocketflow_throttled")
 
 # Clocks of loops in one process agree to a few milliseconds; one that is further behind starts from another zero.
 _CLOCK_SKEW = 1.0
@@ -39,6 +42,8 @@ class RateLimiter:
         window_seconds: length of the window in seconds.
         max_tokens_per_window: tokens in any window; None: no limit.
         max_burst: also space the starts: at most so many in any `max_burst / max_per_window` share of the window.
+        adaptive: whether `max_concurrent` moves with what the API refuses and serves: True, between 1 and `max_concurrent`, or
+            the settings of the rule, whose bounds then count.
 
     Raises:
         TypeError, ValueError: a setting is out of range; the message names it and its value.
@@ -64,25 +69,25 @@ class RateLimiter:
         *,
         max_tokens_per_window: int | None = None,
         max_burst: int | None = None,
-        adaptive: Adaptive | None = None,
+        adaptive: Adaptive | bool | None = None,
     ) -> None:
         self._max_concurrent = check_count("max_concurrent", max_concurrent)
-        self._window_seconds = check_seconds("window_seconds", window_seconds)
+        check_seconds("window_seconds", window_seconds)
         check_optional_count("max_per_window", max_per_window)
         check_optional_count("max_tokens_per_window", max_tokens_per_window)
-        self._max_burst = check_optional_count("max_burst", max_burst)
+        check_optional_count("max_burst", max_burst)
         if max_burst is not None and max_per_window is None:
             raise ValueError(f"max_burst spaces the starts of max_per_window, which is None; got max_burst={max_burst!r}")
+        self._rule: AdaptiveRule | None = None
+        if adaptive is not None and adaptive is not False:
+            self._rule = AdaptiveRule(_rule_settings(adaptive, max_concurrent))
+            self._max_concurrent = self._rule.limit
+        self._budget = Budget(max_per_window, max_tokens_per_window, max_burst, float(window_seconds))
+        self.name: str | None = None  # for the log
         self._lock = RLock()  # re-entrant: a collected coroutine may release inside a locked section
         self._active = 0
         self._queue: OrderedDict[Permit, None] = OrderedDict()
-        self._requests: SlidingWindow | None = None
-        self._bursts: SlidingWindow | None = None
-        self._tokens: TokenWindow | None = None
         self._paused_until = -math.inf
-        self._rule = None if adaptive is None else AdaptiveRule(adaptive)
-        if self._rule is not None:
-            self._max_concurrent = self._rule.limit
         self._last_full = -math.inf
         self._waking = False
         self._wake_again = False
@@ -91,8 +96,6 @@ class RateLimiter:
         self._thread = 0
         self._clock: Callable[[], float] = lambda: 0.0
         self._offsets: WeakKeyDictionary[asyncio.AbstractEventLoop, float] = WeakKeyDictionary()
-        self._set_requests(max_per_window)
-        self._set_tokens(max_tokens_per_window)
 
     # --- taking and giving back ---------------------------------------------------------------------------------
 
@@ -108,10 +111,7 @@ class RateLimiter:
                 permit = Permit(self, 0)
             else:
                 self._active += 1
-                if self._requests is not None:
-                    self._requests.times.append(now)
-                    if self._bursts is not None:
-                        self._bursts.times.append(now)
+                self._budget.book(now, 0)
                 if self._rule is not None:
                     self._rule.started(now, self._active)
                 return
@@ -194,11 +194,9 @@ class RateLimiter:
     def reset(self) -> None:
         """Forget the windows and the pause. Held slots stay held."""
         with self._lock:
-            for window in (self._requests, self._bursts):
-                if window is not None:
-                    window.times.clear()
-            if self._tokens is not None:
-                self._tokens.clear()
+            self._budget.clear()
+            if self._rule is not None:
+                self._rule.forget_times()
             self._paused_until = -math.inf
             self._wake()
 
@@ -206,50 +204,92 @@ class RateLimiter:
 
     @property
     def max_concurrent(self) -> int:
-        """Requests at once. Raising it wakes waiters at once; lowering it interrupts nothing."""
+        """Requests at once, as it is now if adaptive. Raising it wakes waiters at once; lowering it interrupts nothing."""
         return self._max_concurrent
 
     @max_concurrent.setter
     def max_concurrent(self, value: int) -> None:
+        check_count("max_concurrent", value)
         with self._lock:
-            self._max_concurrent = check_count("max_concurrent", value)
+            if self._rule is not None:
+                self._rule.set_limit(self._now(), value)
+            self._max_concurrent = value
             self._wake()
 
     @property
     def max_per_window(self) -> int | None:
         """Starts in any window; None: no limit. Starts made while it was None are not counted later."""
-        return None if self._requests is None else self._requests.limit
+        requests = self._budget.requests
+        return None if requests is None else requests.limit
 
     @max_per_window.setter
     def max_per_window(self, value: int | None) -> None:
         check_optional_count("max_per_window", value)
-        if value is None and self._max_burst is not None:
+        if value is None and self._budget.burst is not None:
             raise ValueError("max_per_window must be a number while max_burst is set, got None")
         with self._lock:
-            self._set_requests(value)
+            self._budget.set_requests(value)
             self._wake()
 
     @property
     def max_tokens_per_window(self) -> int | None:
         """Tokens in any window; None: no limit."""
-        return None if self._tokens is None else self._tokens.limit
+        tokens = self._budget.tokens
+        return None if tokens is None else tokens.limit
 
     @max_tokens_per_window.setter
     def max_tokens_per_window(self, value: int | None) -> None:
         check_optional_count("max_tokens_per_window", value)
         with self._lock:
-            self._set_tokens(value)
+            self._budget.set_tokens(value)
             self._wake()
 
     @property
     def window_seconds(self) -> float:
         """Length of the window in seconds."""
-        return self._window_seconds
+        return self._budget.seconds
 
     @property
     def max_burst(self) -> int | None:
         """Starts in any `max_burst / max_per_window` share of the window; None: as they come."""
-        return self._max_burst
+        return self._budget.burst
+
+    @max_burst.setter
+    def max_burst(self, value: int | None) -> None:
+        check_optional_count("max_burst", value)
+        if value is not None and self._budget.requests is None:
+            raise ValueError(f"max_burst spaces the starts of max_per_window, which is None; got max_burst={value!r}")
+        with self._lock:
+            self._budget.set_burst(value)
+            self._wake()
+
+    @property
+    def adaptive(self) -> Adaptive | None:
+        """The settings of the adaptive rule; None: the limiter is fixed."""
+        return None if self._rule is None else self._rule.settings
+
+    @adaptive.setter
+    def adaptive(self, value: Adaptive) -> None:
+        if self._rule is None:
+            raise ValueError("adaptive cannot be set on a fixed limiter: make it with adaptive=True or an Adaptive")
+        with self._lock:
+            self._rule.set_settings(self._now(), value)
+            self._max_concurrent = self._rule.limit
+            self._wake()
+
+    @property
+    def history(self) -> list[Change]:
+        """The last 1,000 changes that the adaptive rule made, the oldest first; times are the loop's, in seconds."""
+        with self._lock:
+            return [] if self._rule is None else list(self._rule.history)
+
+    def reset_adaptive(self) -> None:
+        """Forget what the adaptive rule has learned; its limit is the initial one again."""
+        if self._rule is not None:
+            with self._lock:
+                self._rule.reset()
+                self._max_concurrent = self._rule.limit
+                self._wake()
 
     # --- what it is doing ---------------------------------------------------------------------------------------
 
@@ -267,7 +307,8 @@ class RateLimiter:
     def current_window_count(self) -> int:
         """Starts in the window that ends now."""
         with self._lock:
-            return 0 if self._requests is None else self._requests.used(self._now())
+            requests = self._budget.requests
+            return 0 if requests is None else requests.used(self._now())
 
     @property
     def paused_for(self) -> float:
@@ -282,13 +323,13 @@ class RateLimiter:
             return {
                 "max_concurrent": self._max_concurrent,
                 "max_per_window": self.max_per_window,
-                "window_seconds": self._window_seconds,
+                "window_seconds": self._budget.seconds,
                 "max_tokens_per_window": self.max_tokens_per_window,
-                "max_burst": self._max_burst,
+                "max_burst": self._budget.burst,
                 "active": self._active,
                 "waiting": len(self._queue),
                 "current_window_count": self.current_window_count,
-                "current_window_tokens": 0 if self._tokens is None else self._tokens.used(self._now()),
+                "current_window_tokens": 0 if self._budget.tokens is None else self._budget.tokens.used(self._now()),
                 "paused_for": self.paused_for,
             }
 
@@ -304,35 +345,12 @@ class RateLimiter:
 
     # --- inside: every method below is called with the lock held --------------------------
 
-    def _set_requests(self, limit: int | None) -> None:
-        if limit is None:
-            self._requests = self._bursts = None
-            return
-        if self._requests is None:
-            self._requests = SlidingWindow(limit, self._window_seconds)
-        self._requests.limit = limit
-        if self._max_burst is not None:
-            share = self._window_seconds * self._max_burst / limit
-            if self._bursts is None:
-                self._bursts = SlidingWindow(self._max_burst, share)
-            self._bursts.seconds = share
-
-    def _set_tokens(self, limit: int | None) -> None:
-        if limit is None:
-            self._tokens = None
-        elif self._tokens is None:
-            self._tokens = TokenWindow(limit, self._window_seconds)
-        else:
-            self._tokens.limit = limit
-
     def _fits(self, now: float, tokens: int) -> bool:
         return (
             self._active < self._max_concurrent
             and now >= self._paused_until
             and (self._rule is None or self._rule.may_start(now))
-            and (self._requests is None or self._requests.fits(now))
-            and (self._bursts is None or self._bursts.fits(now))
-            and (self._tokens is None or tokens == 0 or self._tokens.fits(now, tokens))
+            and self._budget.fits(now, tokens)
         )
 
     def _opens_at(self, now: float) -> float | None:
@@ -343,23 +361,13 @@ class RateLimiter:
             return self._paused_until
         if self._rule is not None and now < self._rule.opens_at:
             return self._rule.opens_at
-        if self._requests is not None and not self._requests.fits(now):
-            return self._requests.opens_at()
-        if self._bursts is not None and not self._bursts.fits(now):
-            return self._bursts.opens_at()
-        assert self._tokens is not None
-        return self._tokens.opens_at()
+        return self._budget.opens_at(now)
 
     def _book(self, permit: Permit, now: float) -> None:
         self._active += 1
         permit.held = True
         permit._stamp = now
-        if self._requests is not None:
-            self._requests.add(now)
-        if self._bursts is not None:
-            self._bursts.add(now)
-        if self._tokens is not None and permit.tokens:
-            permit._spend = self._tokens.add(now, permit.tokens)
+        permit._spend = self._budget.book(now, permit.tokens)
         if self._rule is not None:
             permit._level = self._active
             if self._active >= self._max_concurrent:
@@ -367,12 +375,10 @@ class RateLimiter:
             self._rule.started(now, self._active)
 
     def _unstamp(self, permit: Permit) -> None:
-        for window in (self._requests, self._bursts):
-            if window is not None and permit._stamp is not None:
-                window.remove(permit._stamp)
-        if self._tokens is not None and permit._spend is not None:
-            self._tokens.correct(permit._spend, 0)
-        if self._rule is not None and permit._stamp is not None:
+        if permit._stamp is None:
+            return
+        self._budget.take_back(permit._stamp, permit._spend)
+        if self._rule is not None:
             self._rule.unsent(permit._stamp)
 
     def _learn(self, permit: Permit, *, served: bool, clean: bool = False, hint: float | None = None) -> None:
@@ -386,10 +392,12 @@ class RateLimiter:
                 rule.succeeded(now, permit._stamp, permit._level, in_use=in_use, clean=clean)
             else:
                 rule.refused(now, permit._stamp, permit._level, hint)
-            if rule.limit > self._max_concurrent:
+            old, self._max_concurrent = self._max_concurrent, rule.limit
+            if rule.limit > old:
                 self._last_full = -math.inf  # it is in use only when filled again
-            self._max_concurrent = rule.limit
             self._wake()
+        if rule.limit != old:
+            logger.info("%s: %d at once, was %d (%s)", self.name or "RateLimiter", rule.limit, old, rule.history[-1].reason)
 
     def _enqueue(self, permit: Permit) -> asyncio.Future[None]:
         loop = self._running_loop()
@@ -502,6 +510,14 @@ class RateLimiter:
         self._loop, self._thread = loop, get_ident()
         self._clock = loop.time if offset == 0.0 else partial(_shifted, loop, offset)
         return loop
+
+
+def _rule_settings(adaptive: Adaptive | bool, max_concurrent: int) -> Adaptive:
+    if adaptive is True:
+        return Adaptive(max_concurrent=max_concurrent)
+    if not isinstance(adaptive, Adaptive):
+        raise TypeError(f"adaptive must be True, an Adaptive or None, got {adaptive!r}")
+    return adaptive
 
 
 def _shifted(loop: asyncio.AbstractEventLoop, offset: float) -> float:

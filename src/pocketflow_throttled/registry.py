@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import warnings
 from threading import RLock
-from typing import Any, TypedDict, Unpack
+from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 
 from .rate_limiter import RateLimiter
+
+if TYPE_CHECKING:
+    from .aimd import Adaptive
 
 
 class LimiterSettings(TypedDict, total=False):
@@ -14,9 +17,10 @@ class LimiterSettings(TypedDict, total=False):
 
     max_tokens_per_window: int | None
     max_burst: int | None
+    adaptive: Adaptive | bool | None
 
 
-_SETTINGS = ("max_concurrent", "max_per_window", "window_seconds", "max_tokens_per_window", "max_burst")
+_SETTINGS = ("max_concurrent", "max_per_window", "window_seconds", "max_tokens_per_window", "max_burst", "adaptive")
 
 
 class _LimiterRegistry:
@@ -60,6 +64,7 @@ class _LimiterRegistry:
         """
         _check_name(name)
         limiter = RateLimiter(max_concurrent, max_per_window, window_seconds, **settings)
+        limiter.name = name
         with self._lock:
             if name in self._limiters and not replace:
                 raise ValueError(f"Limiter {name!r} already exists; pass replace=True, use get_or_create, or remove it first")
@@ -81,6 +86,9 @@ class _LimiterRegistry:
     def get_or_create(self, name: str, *args: Any, **settings: Any) -> RateLimiter:
         """Return the limiter of that name, made with these settings if there is none.
 
+        Raises:
+            ValueError: it exists and is fixed where an adaptive one is asked for, or the other way round.
+
         Warns:
             UserWarning: it exists, and a setting that was given differs from its own.
         """
@@ -88,8 +96,16 @@ class _LimiterRegistry:
             if name not in self._limiters:
                 return self.register(name, *args, **settings)
             limiter = self._limiters[name]
+        asked = settings.get("adaptive")
+        if asked is not None and bool(asked) != (limiter.adaptive is not None):
+            is_, wanted = ("fixed", "adaptive") if asked else ("adaptive", "fixed")
+            raise ValueError(
+                f"Limiter {name!r} exists and is {is_}, so it cannot be {wanted} too; use another name or replace it"
+            )
         given = {**dict(zip(_SETTINGS, args, strict=False)), **settings}
-        differ = {key: value for key, value in given.items() if key in _SETTINGS and getattr(limiter, key) != value}
+        if limiter.adaptive is not None:  # its size moves, and True asks for no settings
+            given = {key: value for key, value in given.items() if key != "max_concurrent" and value is not True}
+        differ = {key: value for key, value in given.items() if key in _SETTINGS and getattr(limiter, key) != (value or None)}
         if differ:
             kept = {key: getattr(limiter, key) for key in differ}
             warnings.warn(f"Limiter {name!r} exists with {kept}; {differ} is not applied", stacklevel=2)
