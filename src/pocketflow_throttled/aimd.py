@@ -179,14 +179,18 @@ class AdaptiveRule:
 
     def started(self, now: float, level: int) -> None:
         """Take note of a start, the `level`-th call under way."""
-        self.rate.started(now)
+        rate = self.rate
+        if rate.count is None:
+            rate.starts.append(now)
+        else:
+            rate.started(now)
         if self._cycle is None:
             self._cycle = now
         if self._closing is not None:
             self._trial = now
             self.opens_at = now + 1.5 * (self._refusal_time or 0.0) + _FIRST_GAP
             return
-        self.opens_at = self.rate.opens_at(now)
+        self.opens_at = now if rate.count is None else rate.opens_at(now)
         if level > self._proven:
             self.opens_at = max(self.opens_at, now + self._spacing() / (1 + self._unproven_starts))
             self._unproven_starts = min(self._unproven_starts + 1, _MOST_AT_ONCE)
@@ -212,7 +216,8 @@ class AdaptiveRule:
         took = now - started
         self._latency = took if self._latency is None else self._latency + 0.1 * (took - self._latency)
         self.rate.latency = self._latency
-        self.rate.succeeded(started)
+        if self.rate.is_probing:
+            self.rate.succeeded(started)
         if self._closing is not None:
             if self._trial is None or started < self._trial:
                 return
@@ -222,7 +227,8 @@ class AdaptiveRule:
             return
         self.streak += 1
         self._proven = max(self._proven, level)
-        self._confirm_probe(started, level)
+        if self.ceiling is not None and level > self.ceiling:
+            self._confirm_probe(started, level)
         if in_use:
             self._grow(now)
 

@@ -37,7 +37,7 @@ class Batch:
     Args:
         source: an iterable or async iterable of items, read lazily; None: no items.
         limiter: whose permits the items need.
-        tokens: tells what an item, given with its index, costs; it may refuse one by raising.
+        tokens: tells what an item, given with its index, costs; it may refuse one by raising. None: nothing, and any is good.
         call: handles an item with its permit, and says `permit.sent = True` before anything is sent. The permit may be given
             back and taken anew meanwhile; at the end the batch gives it back.
         collect: tells whether an exception takes its item's place; else it ends the batch.
@@ -51,7 +51,7 @@ class Batch:
         source: Iterable[Any] | AsyncIterable[Any] | None,
         *,
         limiter: RateLimiter,
-        tokens: Callable[[int, Any], int],
+        tokens: Callable[[int, Any], int] | None,
         call: Callable[[Any, Permit], Coroutine[Any, Any, Any]],
         collect: Callable[[Exception], bool],
     ) -> None:
@@ -99,14 +99,13 @@ class Batch:
         return self._results
 
     async def _feed(self, loop: asyncio.AbstractEventLoop) -> None:
-        source = self._source
+        source, limiter, tokens, live, results = self._source, self._limiter, self._tokens, self._live, self._results
         if isinstance(source, AsyncIterable):
             items = aiter(source)
             try:
                 async for item in items:
-                    permit = self._reserve(item)
-                    if self._is_full() or not permit.take():
-                        await self._admit(permit)
+                    permit = Permit(limiter, 0 if tokens is None else tokens(len(results), item))
+                    await self._admit(permit)
                     self._launch(loop, item, permit)
             finally:
                 if inspect.isasyncgen(items):
@@ -115,23 +114,16 @@ class Batch:
             iterator = iter(source)
             try:
                 for item in iterator:
-                    permit = self._reserve(item)
-                    if self._is_full() or not permit.take():
+                    permit = Permit(limiter, 0 if tokens is None else tokens(len(results), item))
+                    if len(live) >= _LIVE_PER_SLOT * limiter._max_concurrent or not permit.take():
                         await self._admit(permit)
                     self._launch(loop, item, permit)
             finally:
                 if inspect.isgenerator(iterator):
                     iterator.close()
 
-    def _reserve(self, item: Any) -> Permit:
-        return Permit(self._limiter, self._tokens(len(self._results), item))
-
-    def _is_full(self) -> bool:
-        """Whether as many are under way as may be, those that wait for a retry and hold no permit included."""
-        return len(self._live) >= _LIVE_PER_SLOT * self._limiter.max_concurrent
-
     async def _admit(self, permit: Permit) -> None:
-        while self._is_full():
+        while len(self._live) >= _LIVE_PER_SLOT * self._limiter.max_concurrent:
             self._room = asyncio.get_running_loop().create_future()
             await self._room
         if not permit.take():
@@ -148,7 +140,11 @@ class Batch:
 
     def _ended(self, task: asyncio.Task[Any]) -> None:
         index, item, permit = self._live.pop(task)
-        error: BaseException | None = asyncio.CancelledError() if task.cancelled() else task.exception()
+        error: BaseException | None
+        try:
+            error = task.exception()
+        except asyncio.CancelledError as cancelled:
+            error = cancelled
         if error is None:
             self._results[index] = task.result()
         elif isinstance(error, Exception) and self._collect(error):

@@ -74,6 +74,21 @@ class Budget:
             and (tokens == 0 or self.tokens is None or self.tokens.fits(now, tokens))
         )
 
+    def admit(self, now: float) -> bool:
+        """Stamp a request without tokens if it may start at `now`, and return whether it may: `fits` and `book` in one."""
+        requests = self.requests
+        if requests is None:
+            return True
+        times = requests.times
+        if len(times) >= requests.limit and not requests.fits(now):
+            return False
+        if self._bursts is not None:
+            if not self._bursts.fits(now):
+                return False
+            self._bursts.times.append(now)
+        times.append(now)
+        return True
+
     def opens_at(self, now: float) -> float:
         """Return when the window opens that is in the way, of a request that does not fit at `now`."""
         if self.requests is not None and not self.requests.fits(now):

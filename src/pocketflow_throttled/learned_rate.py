@@ -59,6 +59,7 @@ class LearnedRate:
     Attributes:
         count: starts allowed in any one window; 1 for a pace; None: no limit is known.
         seconds: length of the window, or between two starts.
+        starts: when the last 2,000 calls started that were not refused.
         latency: seconds that a call takes, kept up to date by the rule.
         is_unexplained: whether no rate was found that explains the last refusals.
     """
@@ -69,13 +70,13 @@ class LearnedRate:
         self.latency = 0.0
         self.is_unexplained = False
         self._is_window = False
-        self._starts: deque[float] = deque(maxlen=2000)  # of calls that were not refused
+        self.starts: deque[float] = deque(maxlen=2000)  # of calls that were not refused
         self._refusals: deque[float] = deque(maxlen=12)
         self._ends: deque[float] = deque(maxlen=8)  # of the stretches in which all that was allowed was used
         self._unexplained = 0
         self._due: float | None = None
         self._held_back = False
-        self._starts_held_back = 0
+        self._held_back_starts = 0
         self._changed = 0.0
         # upward probes, of a pace ...
         self._good_seconds = 0.0
@@ -93,12 +94,12 @@ class LearnedRate:
 
     def started(self, now: float) -> None:
         """Stamp a start, and probe upwards when the rate has held enough of them back."""
-        if self._due is not None and self._starts:
-            waited = self._due - self._starts[-1]
+        if self._due is not None and self.starts:
+            waited = self._due - self.starts[-1]
             self._held_back = now - self._due <= 0.1 * waited + 1e-4  # a later one was held back by something else
-            self._starts_held_back += self._held_back
+            self._held_back_starts += self._held_back
             self._due = None
-        self._starts.append(now)
+        self.starts.append(now)
         if self._trying is not None and self._tried is None:
             self._tried = now
         if self.count is not None:
@@ -110,7 +111,7 @@ class LearnedRate:
     def forget(self, stamp: float) -> None:
         """Take back the stamp of a call that was refused or never sent."""
         with suppress(ValueError):
-            self._starts.remove(stamp)
+            self.starts.remove(stamp)
 
     def succeeded(self, started: float) -> None:
         """Take note that a call was served: a shorter window that it tried is the right one."""
@@ -129,7 +130,7 @@ class LearnedRate:
         self.count, self._good_count = self._good_count, None
         self._after = 4 * max(_WINDOW_STARTS, self.count, self._after)
         self._step = _WINDOW_STEP
-        self._starts_held_back = 0
+        self._held_back_starts = 0
         return True
 
     def refused(self, started: float) -> None:
@@ -140,9 +141,9 @@ class LearnedRate:
 
     def opens_at(self, now: float) -> float:
         """Return when the next start is allowed, given those there were."""
-        if self.count is None or len(self._starts) < self.count:
+        if self.count is None or len(self.starts) < self.count:
             return now
-        first = self._starts[-self.count]
+        first = self.starts[-self.count]
         at = first + self.seconds
         if at <= now:
             self._held_back = False
@@ -153,6 +154,11 @@ class LearnedRate:
             at = max(now, first + self._trying)
         self._due = at
         return at
+
+    @property
+    def is_probing(self) -> bool:
+        """Whether a start has tried a shorter window."""
+        return self._tried is not None
 
     @property
     def gap(self) -> float:
@@ -191,7 +197,7 @@ class LearnedRate:
         if closing.is_rate and shut > closing.since and shut - closing.since >= 0.1 * (closing.since - cycle):
             # Long closed: the length lies between the last refusal and the first admission, counted from the cycle's first call.
             # What was still refused long after the last start needs a window longer than that.
-            newest = max((start for start in self._starts if start <= closing.since), default=0.0)
+            newest = max((start for start in self.starts if start <= closing.since), default=0.0)
             longest = now - cycle
             refusals = [refusal for refusal in self._refusals if refusal >= closing.since]
             usual = [length for length in USUAL_WINDOWS if shut - newest < length <= longest * 1.001]
@@ -200,7 +206,7 @@ class LearnedRate:
                 is_exact = found[0] != longest or closing.hinted_until >= closing.last
                 self._hold_window(*found, too_short=None if is_exact else closing.last - cycle)
                 return True
-        usual = [length for length in USUAL_WINDOWS if length <= (now - self._starts[0]) * 1.001] if self._starts else []
+        usual = [length for length in USUAL_WINDOWS if length <= (now - self.starts[0]) * 1.001] if self.starts else []
         found = self._best_window(usual, self._refusals, _EXACT) if len(self._refusals) >= 2 else None
         if found is None and len(self._refusals) >= 4:
             found = self._best_window([length for length in usual if length <= _SHORT_WINDOW], self._refusals, _BLURRED)
@@ -209,7 +215,7 @@ class LearnedRate:
         return found is not None
 
     def _best_window(self, lengths: list[float], refusals: deque[float] | list[float], blur: float) -> tuple[float, int] | None:
-        starts = list(self._starts)
+        starts = list(self.starts)
         best: tuple[float, float, int] | None = None
         for seconds in lengths:
             least = min(bisect_right(starts, refusal) - bisect_right(starts, refusal - seconds) for refusal in refusals)
@@ -229,7 +235,7 @@ class LearnedRate:
             self._changed = until
             self._step = max(0.02, self._step / 8)
             self._after = min(2 * self._after, 100)
-            self._starts_held_back = 0
+            self._held_back_starts = 0
             return
         # Long enough to count ten, or a single start more or less makes the pace.
         since = next(
@@ -237,11 +243,11 @@ class LearnedRate:
         )
         is_first = since is None
         if since is None:
-            since = self._starts[0] if self._starts else until
+            since = self.starts[0] if self.starts else until
         if until <= since:
             return
         rate = overall = (self._between(since, until) + 1) / (until - since)
-        span = max(2 * (self.latency or 1.0), until - self._starts[-10] if len(self._starts) >= 10 else until - since)
+        span = max(2 * (self.latency or 1.0), until - self.starts[-10] if len(self.starts) >= 10 else until - since)
         recent = (self._between(until - span, until) + 1) / span if span < until - since else overall
         # What was admitted on the whole may be less than is allowed, what was admitted last was more: between the two.
         rate = 0.8 * recent if is_first else (overall * recent) ** 0.5
@@ -275,15 +281,15 @@ class LearnedRate:
         self.count, self.seconds, self._is_window = count, seconds, is_window
         self._good_seconds = seconds
         self._good_count = self._trying = self._tried = None
-        self._starts_held_back = 0
-        self._changed = self._starts[-1] if self._starts else 0.0
+        self._held_back_starts = 0
+        self._changed = self.starts[-1] if self.starts else 0.0
 
     # --- upward probes
 
     def _probe_pace(self, now: float) -> None:
-        if self._starts_held_back < self._after or now < self._changed + 2 * self.latency:
+        if self._held_back_starts < self._after or now < self._changed + 2 * self.latency:
             return
-        self._starts_held_back = 0
+        self._held_back_starts = 0
         if self._is_in_use(now):
             self._changed = now
             self._good_seconds = self.seconds
@@ -292,9 +298,9 @@ class LearnedRate:
 
     def _probe_count(self) -> None:
         assert self.count is not None
-        if self._starts_held_back < max(_WINDOW_STARTS, self.count, self._after):
+        if self._held_back_starts < max(_WINDOW_STARTS, self.count, self._after):
             return
-        self._starts_held_back = 0
+        self._held_back_starts = 0
         if self._good_count is None:
             self._good_count = self.count
             self.count += max(1, int(self._step * self.count))
@@ -318,7 +324,7 @@ class LearnedRate:
 
     def _between(self, since: float, until: float) -> int:
         count = 0
-        for start in reversed(self._starts):
+        for start in reversed(self.starts):
             if start <= since:
                 break
             count += start <= until

@@ -158,7 +158,7 @@ class Throttled:
         items: Any,
         *,
         call: Callable[[Any], Coroutine[Any, Any, Any]],
-        tokens: Callable[[int, Any], int],
+        tokens: Callable[[int, Any], int] | None,
     ) -> list[Any]:
         """Run `call` for every item under the limiter, and return the results in order; `tokens` may refuse an item."""
         self._check_settings()
@@ -178,7 +178,8 @@ class Throttled:
         """Call until there is a result, the retries are used up, or the API has refused for too long."""
         retry = refusals = 0
         first_refused = 0.0
-        self.cur_retry = 0
+        if _retry.get():  # that of an item whose call runs this batch
+            _retry.set(0)
         while True:
             permit.sent = True
             try:
@@ -205,15 +206,17 @@ class Throttled:
                 if not permit.take():
                     await permit.wait()
             else:
-                permit.release()
+                state = self._state
+                state.completed += 1
+                if permit.tokens:
+                    self._settle(item, result, permit)
                 is_clean = retry + refusals == 0
+                state.streak += is_clean
                 permit.succeeded(clean=is_clean)
-                self._state.completed += 1
-                self._state.streak += is_clean
-                return self._settled(item, result, permit)
+                return result
 
-    def _settled(self, item: Any, result: Any, permit: Permit) -> Any:  # noqa: ARG002  (for those that count tokens)
-        return result
+    def _settle(self, item: Any, result: Any, permit: Permit) -> None:
+        """Correct what a call was thought to cost; for those that count tokens."""
 
     def _refused(self, permit: Permit, exc: Exception, refusals: int, refused_for: float) -> Exception | None:
         """Pause and count; return what to give up with, or None to send the item again."""

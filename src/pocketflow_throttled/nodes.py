@@ -98,14 +98,11 @@ class ThrottledParallelBatchNode(Throttled, AsyncParallelBatchNode):
     def _call(self, item: Any) -> Any:
         return self.exec_async(item)  # looked up for every item: tracers replace it on the instance
 
-    def _tokens_of(self, index: int, item: Any) -> int:  # noqa: ARG002
-        return 0
-
     async def _give_up(self, item: Any, error: Exception) -> Any:
         return await self.exec_fallback_async(item, error)
 
     async def _exec(self, items: Iterable[Any] | AsyncIterable[Any] | None) -> list[Any]:
-        return await self._run_batch(items, call=self._call, tokens=self._tokens_of)
+        return await self._run_batch(items, call=self._call, tokens=None)
 
 
 class AdaptiveNodeSettings(NodeSettings, total=False):

@@ -25,16 +25,17 @@ class Permit:
         sent: whether its request was sent, so that stamp and tokens stay spent.
     """
 
-    __slots__ = ("_future", "_level", "_spend", "_stamp", "held", "limiter", "sent", "tokens")
+    # Class attributes as defaults: a permit is made for every request, and most need none of them changed.
+    held = False
+    sent = False
+    _stamp: float | None = None  # when it was granted
+    _level = 0  # how many were under way then, itself included
+    _spend: Spend | None = None
+    _future: asyncio.Future[None] | None = None
 
     def __init__(self, limiter: RateLimiter, tokens: int) -> None:
         self.limiter = limiter
         self.tokens = tokens
-        self.held = self.sent = False
-        self._stamp: float | None = None  # when it was granted
-        self._level = 0  # how many were under way then, itself included
-        self._spend: Spend | None = None
-        self._future: asyncio.Future[None] | None = None
 
     async def __aenter__(self) -> Self:
         if self._stamp is not None or self._future is not None:
@@ -55,14 +56,16 @@ class Permit:
     def take(self) -> bool:
         """Take the permit if nobody waits and there is room now. Never waits."""
         limiter = self.limiter
-        with limiter._lock:
+        lock = limiter._lock
+        lock.acquire()
+        try:
             if limiter._queue:
                 limiter._wake()  # waiters of a loop that was closed must not be in the way
-            now = limiter._now()
-            if limiter._queue or not limiter._fits(now, self.tokens):
+            if limiter._active >= limiter._max_concurrent or limiter._queue:
                 return False
-            limiter._book(self, now)
-            return True
+            return limiter._grant(self, limiter._now())
+        finally:
+            lock.release()
 
     async def wait(self) -> None:
         """Wait in the limiter's queue for the permit. When cancelled, nothing of it stays behind."""
@@ -77,12 +80,18 @@ class Permit:
 
     def release(self) -> None:
         """Give the slot back after the request was sent; its stamp and tokens stay in their windows."""
+        if not self.held:
+            return
         limiter = self.limiter
-        with limiter._lock:
-            if self.held:
-                self.held = False
-                limiter._active -= 1
+        lock = limiter._lock
+        lock.acquire()
+        try:
+            self.held = False
+            limiter._active -= 1
+            if limiter._queue:
                 limiter._wake()
+        finally:
+            lock.release()
 
     def give_back_unsent(self) -> None:
         """Give back slot, stamp and tokens of a request that was never sent, or leave the queue."""
@@ -110,14 +119,15 @@ class Permit:
                 limiter._wake()
 
     def succeeded(self, *, clean: bool = True) -> None:
-        """Tell an adaptive limiter that the request was served; a fixed one takes no notice.
+        """Give the slot back after the API served the request, and let an adaptive limiter learn from it.
 
         Args:
             clean: whether it was served at the first attempt. One that took a retry is no evidence of room.
         """
-        limiter = self.limiter
-        if limiter._rule is not None:
-            limiter._learn(self, served=True, clean=clean)
+        if self.limiter._rule is None:
+            self.release()
+        else:
+            self.limiter._learn(self, served=True, clean=clean)
 
     def refused(self, pause: float, *, hinted: bool = True) -> None:
         """Tell the limiter that the API refused the request, which is still to be released.

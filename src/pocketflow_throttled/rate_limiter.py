@@ -27,7 +27,7 @@ logger = logging.getLogger("pocketflow_throttled")
 
 # Clocks of loops in one process agree to a few milliseconds; one that is further behind starts from another zero.
 _CLOCK_SKEW = 1.0
-# A timer may fire a rounding error early: within this its time has come.
+# A timer may fire a rounding error early. A server that counts as exactly would refuse, so this much later is early enough.
 _ROUNDING = 1e-6
 # One that fires earlier than that (uvloop counts in milliseconds) is set again no closer than this, so it does not spin.
 _TICK = 1e-3
@@ -106,18 +106,23 @@ class RateLimiter:
             loop = self._loop
             if self._thread != get_ident() or loop is None or not loop.is_running():
                 self._running_loop()
-            now = self._clock()
-            if self._queue or not self._fits(now, 0):
-                permit = Permit(self, 0)
-            else:
-                self._active += 1
-                self._budget.book(now, 0)
-                if self._rule is not None:
-                    self._rule.started(now, self._active)
-                return
+            if self._active < self._max_concurrent and not self._queue:
+                now = self._clock()
+                rule = self._rule
+                if now >= self._paused_until and (rule is None or rule.may_start(now)) and self._budget.admit(now):
+                    self._active += 1
+                    if rule is not None:
+                        rule.started(now, self._active)
+                    return
+            permit = Permit(self, 0)
+            future = self._enqueue(permit)
         finally:
             lock.release()
-        await permit.wait()
+        try:
+            await future
+        except BaseException:
+            permit.give_back_unsent()
+            raise
 
     async def __aexit__(self, *exc_info: object) -> None:
         lock = self._lock
@@ -345,14 +350,6 @@ class RateLimiter:
 
     # --- inside: every method below is called with the lock held --------------------------
 
-    def _fits(self, now: float, tokens: int) -> bool:
-        return (
-            self._active < self._max_concurrent
-            and now >= self._paused_until
-            and (self._rule is None or self._rule.may_start(now))
-            and self._budget.fits(now, tokens)
-        )
-
     def _opens_at(self, now: float) -> float | None:
         """When time alone may let the head in, or None if it must wait for a slot."""
         if self._active >= self._max_concurrent:
@@ -363,16 +360,27 @@ class RateLimiter:
             return self._rule.opens_at
         return self._budget.opens_at(now)
 
-    def _book(self, permit: Permit, now: float) -> None:
+    def _grant(self, permit: Permit, now: float) -> bool:
+        """Book slot, stamp and tokens for a permit, if all of it is to be had `now`; else nothing."""
+        rule = self._rule
+        if self._active >= self._max_concurrent or now < self._paused_until or not (rule is None or rule.may_start(now)):
+            return False
+        if not permit.tokens:
+            if not self._budget.admit(now):
+                return False
+        elif self._budget.fits(now, permit.tokens):
+            permit._spend = self._budget.book(now, permit.tokens)
+        else:
+            return False
         self._active += 1
         permit.held = True
         permit._stamp = now
-        permit._spend = self._budget.book(now, permit.tokens)
-        if self._rule is not None:
+        if rule is not None:
             permit._level = self._active
             if self._active >= self._max_concurrent:
                 self._last_full = now
-            self._rule.started(now, self._active)
+            rule.started(now, self._active)
+        return True
 
     def _unstamp(self, permit: Permit) -> None:
         if permit._stamp is None:
@@ -382,22 +390,27 @@ class RateLimiter:
             self._rule.unsent(permit._stamp)
 
     def _learn(self, permit: Permit, *, served: bool, clean: bool = False, hint: float | None = None) -> None:
-        rule = self._rule
+        rule, stamp = self._rule, permit._stamp
+        if rule is None or stamp is None:
+            return
         with self._lock:
-            if rule is None or permit._stamp is None:
-                return
             now = self._now()
+            old = self._max_concurrent
             if served:
-                in_use = self._active + 1 >= self._max_concurrent or self._last_full >= permit._stamp
-                rule.succeeded(now, permit._stamp, permit._level, in_use=in_use, clean=clean)
+                in_use = self._active >= old or self._last_full >= stamp
+                rule.succeeded(now, stamp, permit._level, in_use=in_use, clean=clean)
             else:
-                rule.refused(now, permit._stamp, permit._level, hint)
-            old, self._max_concurrent = self._max_concurrent, rule.limit
-            if rule.limit > old:
+                rule.refused(now, stamp, permit._level, hint)
+            new = self._max_concurrent = rule.limit
+            if new > old:
                 self._last_full = -math.inf  # it is in use only when filled again
-            self._wake()
-        if rule.limit != old:
-            logger.info("%s: %d at once, was %d (%s)", self.name or "RateLimiter", rule.limit, old, rule.history[-1].reason)
+            if served and permit.held:
+                permit.held = False
+                self._active -= 1
+            if self._queue:
+                self._wake()
+        if new != old:
+            logger.info("%s: %d at once, was %d (%s)", self.name or "RateLimiter", new, old, rule.history[-1].reason)
 
     def _enqueue(self, permit: Permit) -> asyncio.Future[None]:
         loop = self._running_loop()
@@ -418,23 +431,22 @@ class RateLimiter:
             self._wake_again = True
             return
         queue = self._queue
-        if not queue:
+        if not queue or self._active >= self._max_concurrent:
             return
         self._waking = True
         try:
             here = self._running_loop()
             if now is None:
                 now = self._clock()
-            while queue:
+            while queue and self._active < self._max_concurrent:
                 head = next(iter(queue))
                 future = head._future
                 assert future is not None
                 loop = future.get_loop()
                 if future.done() or (loop is not here and loop.is_closed()):
                     queue.pop(head, None)
-                elif self._fits(now, head.tokens):
-                    queue.pop(head, None)
-                    self._book(head, now)
+                elif self._grant(head, now):
+                    del queue[head]
                     if loop is here:
                         future.set_result(None)
                     elif not _call_in(loop, _deliver, future):
@@ -474,10 +486,8 @@ class RateLimiter:
             if self._timer is not None and self._timer[1:] == (loop, when):
                 self._timer = None
             now = self._clock()
-            if now < when <= now + _ROUNDING:
-                now = when
-            elif now < when and self._timer is None:
-                late = now + max(when - now, _TICK)
+            if now < when and self._timer is None:
+                late = when + _ROUNDING if when <= now + _ROUNDING else now + max(when - now, _TICK)
                 offset = self._offsets.get(loop, 0.0)
                 self._timer = (loop.call_at(late - offset, self._on_timer, when), loop, when)
                 return

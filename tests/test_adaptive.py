@@ -1,0 +1,499 @@
+"""What adaptive nodes, flows and limiters promise, in virtual time, on both of PocketFlow's sources."""
+
+import asyncio
+import logging
+import math
+import random
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pocketflow import AsyncNode
+
+from pocketflow_throttled import (
+    Adaptive,
+    AdaptiveThrottledBatchFlow,
+    AdaptiveThrottledNode,
+    FlowPresets,
+    LimiterRegistry,
+    RateLimiter,
+    RateLimitHit,
+    SimulatedAPI,
+    ThrottledParallelBatchNode,
+    run_virtual,
+)
+from pocketflow_throttled.aimd import AdaptiveRule
+
+from .test_nodes import Batch, now
+
+pytestmark = pytest.mark.usefixtures("any_pocketflow")
+
+
+class Adapting(Batch, AdaptiveThrottledNode):
+    """Batch, on the adaptive class."""
+
+
+def run(node: Any, items: Any) -> Any:
+    shared = {"items": items}
+    run_virtual(node.run_async(shared))
+    return shared["results"]
+
+
+# --- the rule
+
+
+def serve(rule: AdaptiveRule, count: int, *, at: float = 1.0, clean: bool = True, in_use: bool = True) -> None:
+    for _ in range(count):
+        rule.succeeded(at, at - 0.5, rule.limit, in_use=in_use, clean=clean)
+
+
+def test_32_at_once_of_which_16_are_refused_together_leave_16() -> None:
+    rule = AdaptiveRule(Adaptive(initial_concurrent=32, max_concurrent=64))
+    for level in range(1, 33):
+        rule.started(0.0, level)
+    for level in range(17, 33):
+        rule.refused(0.1, 0.0, level)
+    assert rule.limit == 16
+    assert rule.refusals == 16
+
+
+def test_a_limit_of_1_recovers_with_the_default_factors() -> None:
+    rule = AdaptiveRule(Adaptive(initial_concurrent=1, max_concurrent=20))
+    serve(rule, 10)
+    assert rule.limit == 2
+    serve(rule, 10)
+    assert rule.limit == 3
+
+
+def test_successes_in_a_row_raise_by_the_factor_and_never_above_the_maximum() -> None:
+    rule = AdaptiveRule(Adaptive(initial_concurrent=10, max_concurrent=13, recovery_threshold=4, recovery_factor=1.2))
+    serve(rule, 3)
+    assert rule.limit == 10
+    serve(rule, 1)
+    assert rule.limit == 12
+    serve(rule, 4)
+    assert rule.limit == 13
+
+
+def test_only_a_limit_that_is_in_use_grows() -> None:
+    rule = AdaptiveRule(Adaptive(initial_concurrent=10))
+    serve(rule, 100, in_use=False)
+    assert rule.limit == 10
+    assert rule.streak == 100
+
+
+def test_a_success_that_took_a_retry_is_no_evidence_of_room() -> None:
+    rule = AdaptiveRule(Adaptive(initial_concurrent=10))
+    serve(rule, 100, clean=False)
+    assert rule.limit == 10
+
+
+def test_the_limit_never_falls_below_the_minimum() -> None:
+    rule = AdaptiveRule(Adaptive(initial_concurrent=8, min_concurrent=3))
+    for time in range(1, 10):
+        rule.started(float(time), 1)
+        rule.refused(time + 0.5, float(time), 1)
+    assert rule.limit == 3
+
+
+def test_a_refusal_cuts_by_the_backoff_factor() -> None:
+    rule = AdaptiveRule(Adaptive(initial_concurrent=20, backoff_factor=0.8))
+    rule.started(0.0, 1)
+    rule.refused(0.1, 0.0, 1)
+    assert rule.limit == 16
+
+
+def test_a_refused_probe_beyond_a_known_ceiling_only_ends_the_probe() -> None:
+    rule = AdaptiveRule(Adaptive(initial_concurrent=9, max_concurrent=50))
+    rule.started(0.0, 9)
+    rule.refused(0.1, 0.0, 9)  # eight others were under way: the ceiling
+    assert (rule.limit, rule.ceiling) == (4, 8)
+    time = 1.0
+    while rule.limit < 9:
+        time += 0.1
+        if rule.may_start(time):
+            rule.started(time, min(rule.limit, 8))
+            rule.succeeded(time + 0.05, time, min(rule.limit, 8), in_use=True, clean=True)
+        assert time < 100
+    rule.started(time + 1, 9)
+    rule.refused(time + 1.1, time + 1, 9)
+    assert (rule.limit, rule.ceiling) == (8, 8)
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.integers(0, 2**32), st.integers(1, 5), st.integers(0, 20), st.floats(0.05, 0.95), st.floats(1.01, 4))
+def test_the_limit_stays_within_its_bounds_whatever_happens(seed: int, least: int, more: int, cut: float, growth: float) -> None:
+    chance = random.Random(seed)
+    rule = AdaptiveRule(Adaptive(None, least, least + more, cut, chance.randint(1, 5), growth))
+    under_way: list[tuple[float, int]] = []
+    time = 0.0
+    for _ in range(300):
+        time += chance.choice([0.0, 0.01, 1.0])
+        if chance.random() < 0.5 and rule.may_start(time):
+            under_way.append((time, len(under_way) + 1))
+            rule.started(*under_way[-1])
+        elif under_way:
+            started, level = under_way.pop(chance.randrange(len(under_way)))
+            if chance.random() < 0.3:
+                rule.refused(time, started, level, chance.choice([None, None, 0.0, 2.0]))
+            elif chance.random() < 0.2:
+                rule.unsent(started)
+            else:
+                rule.succeeded(time, started, level, in_use=chance.random() < 0.7, clean=chance.random() < 0.9)
+        assert least <= rule.limit <= least + more
+        assert math.isfinite(rule.opens_at) or rule.opens_at == -math.inf
+
+
+# --- the node
+
+
+def test_a_batch_of_500_on_an_api_that_takes_8_started_at_32_ends_in_order() -> None:
+    api = SimulatedAPI(max_concurrent=8, latency=lambda item: 0.5 + item % 7 / 10)
+    node = Adapting(api.call, initial_concurrent=32, max_concurrent=64)
+    assert run(node, range(500)) == list(range(500))
+    assert node.current_concurrent in (8, 9)
+    assert node.stats["total_rate_limits"] == api.refused < 35
+    assert node.stats["total_successes"] == 500
+
+
+@pytest.mark.parametrize(
+    "api",
+    [
+        {"max_concurrent": 4},
+        {"max_per_window": 30, "window_seconds": 60.0},
+        {"max_per_window": 30, "window_seconds": 60.0, "retry_after": False},
+        {"max_per_window": 20, "window_seconds": 10.0, "algorithm": "token_bucket", "retry_after": False},
+        {"max_per_window": 20, "window_seconds": 10.0, "algorithm": "fixed_window"},
+        {"max_concurrent": 6, "max_per_window": 60, "network_delay": 0.1, "refusal_latency": 0.2},
+    ],
+    ids=str,
+)
+def test_an_api_whose_limits_nobody_knows_loses_nothing_and_refuses_little(api: dict[str, Any]) -> None:
+    server = SimulatedAPI(latency=1.0, **api)
+    node = Adapting(server.call, max_concurrent=50)
+    assert run(node, range(300)) == list(range(300))
+    assert server.served == 300
+    assert server.refused <= 24
+
+
+def test_a_static_limit_on_top_is_never_exceeded() -> None:
+    api = SimulatedAPI(max_per_window=30, latency=0.1)
+    node = Adapting(api.call, max_concurrent=50, max_per_minute=30)
+    assert run(node, range(90)) == list(range(90))
+    assert api.refused == 0
+
+
+def test_retry_after_pauses_the_limiter_and_the_limit_is_cut_once() -> None:
+    starts: list[float] = []
+
+    async def call(item: int) -> int:
+        starts.append(now())
+        if len(starts) <= 4:
+            await asyncio.sleep(0.5)
+            raise RateLimitHit("slow down", retry_after=20)
+        return item
+
+    node = Adapting(call, initial_concurrent=4)
+    assert run(node, range(12)) == list(range(12))
+    assert min(starts[4:]) >= 20
+    assert [change.new for change in node.history][0] == 2
+
+
+def test_other_errors_are_no_evidence_either_way() -> None:
+    async def call(item: int) -> int:
+        await asyncio.sleep(1)
+        raise ValueError(item)
+
+    node = Adapting(call, on_error="collect", initial_concurrent=8)
+    run(node, range(100))
+    assert node.current_concurrent == 8
+    assert node.history == []
+
+
+def test_an_item_refused_for_too_long_goes_to_the_fallback_and_a_warning_names_the_node_once(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    class Refused(Adapting):
+        async def exec_fallback_async(self, item: int, exc: Exception) -> str:
+            return str(exc)
+
+    async def call(_: int) -> None:
+        raise RateLimitHit("no")
+
+    with caplog.at_level(logging.WARNING):
+        messages = run(Refused(call, rate_limit_timeout=100), range(5))
+    assert all("refused" in message and "rate_limit_timeout is 100 s" in message for message in messages)
+    assert [record.getMessage().split()[0] for record in caplog.records] == ["Refused"]
+
+
+def test_each_change_is_logged_and_kept_with_its_time_and_reason(caplog: pytest.LogCaptureFixture) -> None:
+    api = SimulatedAPI(max_concurrent=3, latency=1.0)
+    node = Adapting(api.call, initial_concurrent=6)
+    with caplog.at_level(logging.INFO):
+        run(node, range(30))
+    changes = node.history
+    assert [change.new for change in changes] == [change.old for change in changes[1:]] + [node.current_concurrent]
+    assert changes[0][1:] == (6, 3, "refused")
+    assert len(caplog.records) == len(changes)
+
+
+def test_stats_and_limit_can_be_read_on_the_users_own_node_while_it_runs() -> None:
+    api = SimulatedAPI(max_concurrent=2, latency=1.0)
+    node = Adapting(api.call, initial_concurrent=8)
+    seen = []
+
+    class Many(AdaptiveThrottledBatchFlow):
+        async def prep_async(self, shared: Any) -> list[dict[str, int]]:
+            return [{"number": 1}]
+
+    async def main() -> None:
+        task = asyncio.create_task(Many(start=node).run_async({"items": range(20)}))
+        await asyncio.sleep(5)
+        seen.append((node.current_concurrent, node.stats["total_successes"]))
+        await task
+
+    run_virtual(main())
+    assert seen[0][0] <= 4
+    assert 0 < seen[0][1] < 20
+    assert node.stats["total_successes"] == 20
+
+
+def test_reset_adaptive_state_begins_again() -> None:
+    api = SimulatedAPI(max_concurrent=2, latency=1.0)
+    node = Adapting(api.call, initial_concurrent=8)
+    run(node, range(20))
+    node.reset_adaptive_state()
+    assert node.current_concurrent == 8
+    stats = node.stats
+    assert [stats[key] for key in ("total_successes", "total_rate_limits", "consecutive_successes")] == [0, 0, 0]
+
+
+def test_a_default_start_is_brought_into_the_bounds_and_a_given_one_must_lie_within() -> None:
+    async def call(_: Any) -> None: ...
+
+    assert Adapting(call, max_concurrent=3).current_concurrent == 3
+    assert Adapting(call, min_concurrent=7).current_concurrent == 7
+    with pytest.raises(ValueError, match=r"initial_concurrent must be within 1\.\.3 .*got 4"):
+        Adapting(call, initial_concurrent=4, max_concurrent=3)
+    with pytest.raises(ValueError, match="initial_concurrent"):
+        type("Bad", (Adapting,), {"initial_concurrent": 30})(call)
+    with pytest.raises(ValueError, match=r"min_concurrent must be at most max_concurrent=20, got 21"):
+        Adapting(call, min_concurrent=21)
+
+
+COUNTS = [0, -1, 1.5, math.nan, math.inf, "5", True]
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        *[(name, value) for name in ("initial_concurrent", "min_concurrent", "recovery_threshold") for value in COUNTS],
+        *[("min_concurrent", None), ("recovery_threshold", None)],
+        *[("backoff_factor", value) for value in (0, 1, -0.5, 2, math.nan, math.inf, "0.5", True, None)],
+        *[("recovery_factor", value) for value in (0, 1, 0.9, math.nan, math.inf, "1.2", True, None)],
+        *[("propagate_rate_limit", value) for value in (1, "yes", None)],
+    ],
+)
+def test_bad_settings_are_refused_with_name_and_value(name: str, value: Any) -> None:
+    async def call(_: Any) -> None: ...
+
+    with pytest.raises((TypeError, ValueError), match=name) as caught:
+        Adapting(call, **{name: value})
+    assert repr(value) in str(caught.value)
+    if name.endswith("concurrent"):
+        with pytest.raises((TypeError, ValueError), match=f"{name}_flows"):
+            AdaptiveThrottledBatchFlow(**{f"{name}_flows": value})
+
+
+# --- one rule per limiter
+
+
+def test_a_shared_adaptive_limiter_moves_for_all_its_users() -> None:
+    api = SimulatedAPI(max_concurrent=4, latency=1.0)
+    limiter = LimiterRegistry.register("api", max_concurrent=20, adaptive=True)
+    one, two = Adapting(api.call, shared_limiter="api"), Adapting(api.call, shared_limiter="api")
+
+    async def main() -> None:
+        await asyncio.gather(one.run_async({"items": range(60)}), two.run_async({"items": range(60)}))
+
+    run_virtual(main())
+    assert one.current_concurrent == two.current_concurrent == limiter.max_concurrent <= 5
+    assert api.served == 120
+
+
+def test_a_fixed_node_on_an_adaptive_limiter_moves_it_too() -> None:
+    api = SimulatedAPI(max_concurrent=2, latency=1.0)
+    limiter = RateLimiter(adaptive=Adaptive(initial_concurrent=8))
+
+    class Fixed(Batch, ThrottledParallelBatchNode):
+        pass
+
+    assert run(Fixed(api.call, shared_limiter=limiter), range(30)) == list(range(30))
+    assert limiter.max_concurrent <= 4
+
+
+def test_an_adaptive_node_on_a_fixed_limiter_is_an_error_that_says_so() -> None:
+    LimiterRegistry.register("fixed")
+
+    async def call(_: Any) -> None: ...
+
+    with pytest.raises(ValueError, match=r"shared_limiter 'fixed' is fixed: register it with adaptive=True"):
+        run(Adapting(call, shared_limiter="fixed"), [1])
+
+
+def test_fixed_and_adaptive_under_one_name_is_an_error_that_says_so() -> None:
+    LimiterRegistry.register("fixed")
+    LimiterRegistry.register("moving", adaptive=True)
+    with pytest.raises(ValueError, match="'fixed' exists and is fixed"):
+        LimiterRegistry.get_or_create("fixed", adaptive=True)
+    with pytest.raises(ValueError, match="'moving' exists and is adaptive"):
+        LimiterRegistry.get_or_create("moving", adaptive=False)
+    assert LimiterRegistry.get_or_create("moving", adaptive=True) is LimiterRegistry.get("moving")
+
+
+def test_a_limiter_cannot_leave_the_bounds_of_its_rule() -> None:
+    limiter = RateLimiter(max_concurrent=10, adaptive=True)
+    limiter.max_concurrent = 10
+    with pytest.raises(ValueError, match=r"within 1\.\.10"):
+        limiter.max_concurrent = 11
+
+
+# --- refusals that leave a node, and flows
+
+
+class Propagating(Adapting):
+    propagate_rate_limit = True
+    on_error = "collect"
+
+    async def exec_fallback_async(self, item: Any, exc: Exception) -> str:
+        return "fallback"
+
+
+def test_a_node_that_propagates_raises_at_the_first_refusal_past_on_error_and_the_fallback() -> None:
+    class TooManyRequestsError(Exception):
+        status_code = 429
+        retry_after = 7.0
+
+    error = TooManyRequestsError("slow down")
+
+    async def call(_: int) -> None:
+        raise error
+
+    node = Propagating(call, 5, initial_concurrent=8)
+    with pytest.raises(RateLimitHit) as caught:
+        run(node, range(3))
+    hit = caught.value
+    assert (hit.retry_after, hit.source, hit.__cause__) == (7.0, "Propagating", error)
+    assert node.current_concurrent == 4
+
+
+class Instances(AdaptiveThrottledBatchFlow):
+    count = 20
+
+    async def prep_async(self, shared: Any) -> Any:
+        return [{"number": number} for number in range(self.count)]
+
+    async def post_async(self, shared: Any, prep_res: Any, exec_res_list: list[Any]) -> None:
+        shared["actions"] = exec_res_list
+
+
+class Calls(AsyncNode):
+    def __init__(self, call: Any) -> None:
+        super().__init__()
+        self.call = call
+
+    async def exec_async(self, _: Any) -> Any:
+        return await self.call(self.params["number"])
+
+    async def post_async(self, shared: Any, prep_res: Any, exec_res: Any) -> Any:
+        return exec_res
+
+
+def test_a_flow_told_to_wait_30_seconds_starts_nothing_for_30_seconds_and_runs_the_instance_again() -> None:
+    starts: list[float] = []
+
+    async def call(number: int) -> str:
+        starts.append(now())
+        is_first = len(starts) == 5
+        await asyncio.sleep(1)
+        if is_first:
+            raise RateLimitHit("slow down", retry_after=30)
+        return f"done {number}"
+
+    flow, shared = Instances(start=Calls(call), initial_concurrent_flows=5, max_flow_retries=1), {}
+    run_virtual(flow.run_async(shared))
+    assert shared["actions"] == [f"done {number}" for number in range(20)]
+    assert [start for start in starts if 1.2 < start < 31] == []
+    assert flow.stats["total_rate_limits"] == 1
+    assert flow.stats["failed_flows"] == 0
+    assert flow.history[0][1:3] == (5, 2)
+
+
+def test_without_flow_retries_a_refused_instance_stands_in_the_list_as_it_was() -> None:
+    hit = RateLimitHit("slow down", retry_after=3)
+
+    async def call(number: int) -> int:
+        if number == 4:
+            raise hit
+        return number
+
+    flow, shared = Instances(start=Calls(call)), {}
+    run_virtual(flow.run_async(shared))
+    assert shared["actions"] == [0, 1, 2, 3, hit, *range(5, 20)]
+    assert str(hit) == "slow down"
+    stats = flow.stats
+    assert (stats["completed_flows"], stats["failed_flows"], stats["total_rate_limits"]) == (19, 1, 1)
+
+
+def test_a_propagating_node_drives_its_flow() -> None:
+    api = SimulatedAPI(max_concurrent=3, latency=1.0)
+
+    class Node(Propagating):
+        async def prep_async(self, shared: Any) -> list[int]:
+            return [self.params["number"]]
+
+        async def post_async(self, shared: Any, prep_res: Any, exec_res_list: list[Any]) -> Any:
+            return exec_res_list[0]
+
+    flow, shared = Instances(start=Node(api.call), initial_concurrent_flows=10, max_flow_retries=20), {}
+    run_virtual(flow.run_async(shared))
+    assert shared["actions"] == list(range(20))
+    assert flow.current_concurrent_flows <= 4
+
+
+def test_an_adaptive_flow_adapts_and_shows_it() -> None:
+    flow = Instances(start=Calls(SimulatedAPI(latency=1.0).call), **FlowPresets.ADAPTIVE_MODERATE)
+    flow.count = 200
+    shared: dict[str, Any] = {}
+    run_virtual(flow.run_async(shared))
+    assert shared["actions"] == list(range(200))
+    assert flow.current_concurrent_flows == flow.stats["current_concurrent_flows"] == 20
+    assert flow.stats["max_concurrent_flows"] == 20
+    flow.reset_adaptive_state()
+    assert flow.current_concurrent_flows == 5
+    assert flow.stats["completed_flows"] == 0
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(0, 2**32))
+def test_nothing_leaks_whenever_an_adaptive_batch_is_cancelled(seed: int) -> None:
+    chance = random.Random(seed)
+
+    async def call(item: int) -> int:
+        await asyncio.sleep(chance.choice([0, 0.5, 2]))
+        if chance.random() < 0.3:
+            raise RateLimitHit(retry_after=chance.choice([None, None, 0, 3]))
+        return item
+
+    async def main() -> None:
+        node = Adapting(call, initial_concurrent=4, max_concurrent=8, on_error="collect")
+        task = asyncio.create_task(node.run_async({"items": range(40)}))
+        await asyncio.sleep(chance.choice([0, 0, 1, 5, 20]))
+        task.cancel()
+        await asyncio.wait([task])
+        assert len(asyncio.all_tasks()) == 1
+        assert (node.limiter.active, node.limiter.waiting) == (0, 0)
+        assert await asyncio.wait_for(node.run_async({"items": []}), 1000) is None
+
+    run_virtual(main())
