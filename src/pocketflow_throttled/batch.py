@@ -37,7 +37,7 @@ class Batch:
     Args:
         source: an iterable or async iterable of items, read lazily; None: no items.
         limiter: whose permits the items need.
-        tokens: tells what an item, given with its index, costs; it may refuse one by raising. None: nothing, and any is good.
+        tokens: tells what an item, given with its index, costs; it may refuse one by raising.
         call: handles an item with its permit, and says `permit.sent = True` before anything is sent. The permit may be given
             back and taken anew meanwhile; at the end the batch gives it back.
         collect: tells whether an exception takes its item's place; else it ends the batch.
@@ -51,7 +51,7 @@ class Batch:
         source: Iterable[Any] | AsyncIterable[Any] | None,
         *,
         limiter: RateLimiter,
-        tokens: Callable[[int, Any], int] | None,
+        tokens: Callable[[int, Any], int],
         call: Callable[[Any, Permit], Coroutine[Any, Any, Any]],
         collect: Callable[[Exception], bool],
     ) -> None:
@@ -104,7 +104,7 @@ class Batch:
             items = aiter(source)
             try:
                 async for item in items:
-                    permit = Permit(limiter, 0 if tokens is None else tokens(len(results), item))
+                    permit = Permit(limiter, tokens(len(results), item))
                     await self._admit(permit)
                     self._launch(loop, item, permit)
             finally:
@@ -114,7 +114,7 @@ class Batch:
             iterator = iter(source)
             try:
                 for item in iterator:
-                    permit = Permit(limiter, 0 if tokens is None else tokens(len(results), item))
+                    permit = Permit(limiter, tokens(len(results), item))
                     if len(live) >= _LIVE_PER_SLOT * limiter._max_concurrent or not permit.take():
                         await self._admit(permit)
                     self._launch(loop, item, permit)

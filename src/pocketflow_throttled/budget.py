@@ -5,7 +5,12 @@ Pure: `now` is an argument, in seconds. It knows neither slots nor who waits.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from .window import SlidingWindow, Spend, TokenWindow
+
+if TYPE_CHECKING:
+    from .headers import Kind
 
 
 class Budget:
@@ -122,6 +127,16 @@ class Budget:
             return self.tokens.add(stamp, tokens)
         self.tokens.correct(spend, tokens)
         return spend
+
+    def take_away(self, kind: Kind, now: float, remaining: int, reset: float | None) -> None:
+        """Count what others have used: the server says that only so many are left, until the `reset` in so many seconds."""
+        window = self.requests if kind == "requests" else self.tokens
+        if window is None:
+            return
+        missing = window.limit - window.used(now) - remaining
+        if missing > 0:
+            whole_again = self.seconds if reset is None else min(reset, self.seconds)
+            window.insert(now + whole_again - self.seconds, missing)
 
     def clear(self) -> None:
         """Forget every start and every spend."""

@@ -190,7 +190,7 @@ class AdaptiveThrottledBatchFlow(AdaptiveThrottled, ThrottledAsyncParallelBatchF
         return {**limits, "adaptive": self._adaptive()}
 
 
-def _check_params(index: int, params: Any) -> int:
+def _check_params(_: RateLimiter, index: int, params: Any) -> int:
     if not isinstance(params, dict):
         raise TypeError(f"parameter set {index} must be a dict, got {shown(params)}")
     return 0

@@ -43,17 +43,40 @@ scope: ContextVar[dict[State, RateLimiter] | None] = ContextVar("scope", default
 class State:
     """What all copies of one node share: PocketFlow copies a node each time a flow runs it."""
 
-    __slots__ = ("completed", "failed", "gave_up", "latest", "limiter", "refused", "streak")
+    __slots__ = (
+        "completed",
+        "failed",
+        "gave_up",
+        "latest",
+        "limiter",
+        "refused",
+        "streak",
+        "token_counts",
+        "token_ratio",
+        "tokens_estimated",
+        "tokens_used",
+    )
 
     def __init__(self) -> None:
         self.limiter: RateLimiter | None = None
         self.latest: RateLimiter | None = None  # in use in the last run, perhaps that of a flow's instance
         self.gave_up = False
+        self.token_ratio = 1.0  # of what calls cost to what was estimated
+        self.token_counts = 0
         self.reset_counts()
+
+    def learn_tokens(self, estimated: int, used: int) -> None:
+        """Count what a call cost, and by how much estimates are wrong."""
+        self.tokens_estimated += estimated
+        self.tokens_used += used
+        if estimated:
+            self.token_counts = min(self.token_counts + 1, 10)
+            self.token_ratio += (used / estimated - self.token_ratio) / self.token_counts
 
     def reset_counts(self) -> None:
         """Set every count to zero."""
         self.completed = self.failed = self.refused = self.streak = 0
+        self.tokens_estimated = self.tokens_used = 0
 
     def __copy__(self) -> Self:
         return self
@@ -72,9 +95,9 @@ def check_setting(name: str, value: Any) -> None:
             raise TypeError(f"shared_limiter must be a registered name, a RateLimiter or None, got {value!r}")
     elif name in ("rate_limit_timeout", "wait"):
         check_seconds(name, value, positive=False)
-    elif name == "max_flow_retries":
+    elif name in ("max_flow_retries", "max_output_tokens"):
         check_count(name, value, least=0)
-    elif name in ("max_per_minute", "max_burst", "max_flows_per_minute"):
+    elif name in ("max_per_minute", "max_tokens_per_minute", "max_burst", "max_flows_per_minute"):
         check_optional_count(name, value)
     elif name == "propagate_rate_limit":
         if not isinstance(value, bool):
@@ -147,7 +170,7 @@ class Throttled:
             else:
                 limiters[self._state] = limiter
         for name, value in limits.items():
-            if getattr(limiter, name) != value:
+            if limiter._setting(name) != value:
                 setattr(limiter, name, value)
         return limiter
 
@@ -158,7 +181,7 @@ class Throttled:
         items: Any,
         *,
         call: Callable[[Any], Coroutine[Any, Any, Any]],
-        tokens: Callable[[int, Any], int] | None,
+        tokens: Callable[[RateLimiter, int, Any], int],
     ) -> list[Any]:
         """Run `call` for every item under the limiter, and return the results in order; `tokens` may refuse an item."""
         self._check_settings()
@@ -166,7 +189,7 @@ class Throttled:
         return await Batch(
             items,
             limiter=limiter,
-            tokens=tokens,
+            tokens=partial(tokens, limiter),
             call=partial(self._attempts, call),
             collect=self._collects,
         ).run()
@@ -208,7 +231,7 @@ class Throttled:
             else:
                 state = self._state
                 state.completed += 1
-                if permit.tokens:
+                if permit.limiter._budget.tokens is not None:
                     self._settle(item, result, permit)
                 is_clean = retry + refusals == 0
                 state.streak += is_clean
@@ -223,6 +246,7 @@ class Throttled:
         self._state.refused += 1
         self._state.streak = 0
         refusal = signals.read_error(exc)
+        permit.limiter._observe(signals.headers_of(exc), max(0.0, self.rate_limit_timeout - refused_for))
         if refusal is not None and refusal.final:  # it says nothing of the other items
             return _explained(exc, f"not sent again: {refusal.reason}")
         hint = self.retry_after(exc)

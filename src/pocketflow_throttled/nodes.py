@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 
 from pocketflow import AsyncParallelBatchNode
 
+from . import tokens
+from .batch import shown
 from .exceptions import RateLimitHit
 from .mixins import AdaptiveThrottled, Throttled
+from .validation import check_count
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterable, Iterable
@@ -21,6 +25,8 @@ class NodeSettings(TypedDict, total=False):
 
     max_concurrent: int
     max_per_minute: int | None
+    max_tokens_per_minute: int | None
+    max_output_tokens: int
     max_burst: int | None
     shared_limiter: str | RateLimiter | None
     on_error: str
@@ -35,6 +41,9 @@ class ThrottledParallelBatchNode(Throttled, AsyncParallelBatchNode):
         wait: seconds between two attempts; no slot is held meanwhile.
         max_concurrent: calls at once.
         max_per_minute: calls in any 60 seconds; None: no limit.
+        max_tokens_per_minute: tokens in any 60 seconds, by `estimate_tokens` before a call and `count_tokens` after it; None: no
+            limit. An item larger than that runs alone.
+        max_output_tokens: tokens that an answer may have, added to the estimate.
         max_burst: also space the calls: at most so many in any `max_burst / max_per_minute` minutes.
         shared_limiter: a registered name or a RateLimiter to use instead of one's own.
         on_error: "raise": the first error cancels the rest and is raised; "collect": it takes its item's place.
@@ -61,6 +70,8 @@ class ThrottledParallelBatchNode(Throttled, AsyncParallelBatchNode):
 
     max_concurrent: int = 5
     max_per_minute: int | None = None
+    max_tokens_per_minute: int | None = None
+    max_output_tokens: int = 0
     max_burst: int | None = None
     on_error = "raise"
 
@@ -85,24 +96,61 @@ class ThrottledParallelBatchNode(Throttled, AsyncParallelBatchNode):
         """The counts over all copies and runs of this node, and the live numbers of its limiter."""
         state = self._state
         counts = {"completed": state.completed, "failed": state.failed, "refused": state.refused}
-        return {**self._limiter().stats, "max_per_minute": self.max_per_minute, **counts}
+        spent = {"tokens_estimated": state.tokens_estimated, "tokens_used": state.tokens_used}
+        return {**self._limiter().stats, "max_per_minute": self.max_per_minute, **counts, **spent}
 
     def _limits(self) -> dict[str, Any]:
         return {
             "max_concurrent": self.max_concurrent,
             "max_per_window": self.max_per_minute,
-            "max_tokens_per_window": None,
+            "max_tokens_per_window": self.max_tokens_per_minute,
             "max_burst": self.max_burst,
         }
 
     def _call(self, item: Any) -> Any:
         return self.exec_async(item)  # looked up for every item: tracers replace it on the instance
 
+    def estimate_tokens(self, item: Any) -> int:
+        """Return what an item will cost in tokens. Override it for items of another kind.
+
+        By default 4 characters are a token, in a str, a chat message or a list of these, and `max_output_tokens` is added.
+        An estimate that is wrong by a factor is corrected by it, as soon as the first calls have told what they cost.
+        """
+        return tokens.estimate(item) + self.max_output_tokens
+
+    def count_tokens(self, item: Any, result: Any) -> int | None:  # noqa: ARG002  (for those that override it)
+        """Return what a call has cost in tokens; None: the estimate stands. Override it if `exec_async` returns no `usage`.
+
+        By default the `usage` of an OpenAI, Anthropic or Gemini answer is read, and counted as that provider does.
+        """
+        return tokens.used(result)
+
+    def _tokens_of(self, limiter: RateLimiter, index: int, item: Any) -> int:
+        if limiter._budget.tokens is None:
+            return 0
+        try:
+            estimated = check_count("estimate_tokens", self.estimate_tokens(item), least=0)
+        except (TypeError, ValueError) as error:
+            error.add_note(f"for item {index}: {shown(item)}")
+            raise
+        return math.ceil(estimated * self._state.token_ratio)
+
+    def _settle(self, item: Any, result: Any, permit: Permit) -> None:
+        estimated = self.estimate_tokens(item)
+        counted = self.count_tokens(item, result)
+        if counted is None:
+            self._state.tokens_estimated += estimated
+            self._state.tokens_used += estimated
+        else:
+            self._state.learn_tokens(estimated, check_count("count_tokens", counted, least=0))
+            if counted != permit.tokens:
+                permit.settle(counted)
+
     async def _give_up(self, item: Any, error: Exception) -> Any:
         return await self.exec_fallback_async(item, error)
 
     async def _exec(self, items: Iterable[Any] | AsyncIterable[Any] | None) -> list[Any]:
-        return await self._run_batch(items, call=self._call, tokens=None)
+        return await self._run_batch(items, call=self._call, tokens=self._tokens_of)
 
 
 class AdaptiveNodeSettings(NodeSettings, total=False):

@@ -25,15 +25,20 @@ class Source:
 
 @dataclass(frozen=True, slots=True)
 class RateLimitConfig:
-    """Settings of a throttled node: calls at once, and calls a minute (None: no limit)."""
+    """Settings of a throttled node: calls at once, calls and tokens a minute (None: no limit)."""
 
     max_concurrent: int
     max_per_minute: int | None
     description: str = ""
+    max_tokens_per_minute: int | None = None
 
     def to_dict(self) -> dict[str, int]:
         """Return the settings that are limits, without a key for None."""
-        settings = {"max_concurrent": self.max_concurrent, "max_per_minute": self.max_per_minute}
+        settings = {
+            "max_concurrent": self.max_concurrent,
+            "max_per_minute": self.max_per_minute,
+            "max_tokens_per_minute": self.max_tokens_per_minute,
+        }
         return {name: value for name, value in settings.items() if value is not None}
 
 
@@ -100,6 +105,29 @@ _PROVIDERS: dict[str, tuple[int, str, str, str]] = {
     "openrouter_free": (20, "openrouter.ai/docs/api-reference/limits", _READ, ":free models"),
 }
 
+# Tokens a minute, where the provider publishes them. Of Anthropic and Google it is the limit of input tokens.
+_TOKENS: dict[str, int] = {
+    "openai_tier1": 500_000,
+    "openai_tier2": 1_000_000,
+    "openai_tier3": 2_000_000,
+    "openai_tier4": 4_000_000,
+    "openai_tier5": 40_000_000,
+    "openai_build": 1_000_000,
+    "openai_launch": 4_000_000,
+    "openai_grow": 40_000_000,
+    "anthropic_build_tier1": 30_000,
+    "anthropic_build_tier2": 450_000,
+    "anthropic_build_tier3": 800_000,
+    "anthropic_build_tier4": 2_000_000,
+    "anthropic_start": 2_000_000,
+    "anthropic_build": 5_000_000,
+    "anthropic_scale": 10_000_000,
+    "google_free": 1_000_000,
+    "google_pay_as_you_go": 4_000_000,
+    "mistral_free": 500_000,
+    "groq_free": 6_000,
+}
+
 # name: (at once, a minute, description): no provider's, a choice of ours.
 _OURS: dict[str, tuple[int, int | None, str]] = {
     "mistral_standard": (10, 300, "Mistral with a plan: a careful start, as its limits differ by account"),
@@ -116,10 +144,12 @@ _OURS: dict[str, tuple[int, int | None, str]] = {
 
 
 def _configs() -> dict[str, RateLimitConfig]:
-    provided = {
-        name: RateLimitConfig(concurrency(rate), rate, f"{rate} requests a minute: {model} ({source}, {date})")
-        for name, (rate, source, date, model) in _PROVIDERS.items()
-    }
+    provided = {}
+    for name, (rate, source, date, model) in _PROVIDERS.items():
+        tokens = _TOKENS.get(name)
+        kind = "input tokens" if source in (_ANTHROPIC, _GOOGLE) else "tokens"
+        limits = f"{rate} requests" if tokens is None else f"{rate} requests and {tokens:,} {kind}"
+        provided[name] = RateLimitConfig(concurrency(rate), rate, f"{limits} a minute: {model} ({source}, {date})", tokens)
     return {**provided, **{name: RateLimitConfig(*values) for name, values in _OURS.items()}}
 
 
@@ -184,7 +214,7 @@ class Presets:
     def get(cls, name: str) -> dict[str, Any]:
         """Return a new dict of the settings, by name in any case. Raises KeyError that lists the known."""
         config = cls.CONFIGS[_lookup(name, cls.CONFIGS)]
-        return {"max_concurrent": config.max_concurrent, "max_per_minute": config.max_per_minute}
+        return {"max_concurrent": config.max_concurrent, "max_per_minute": None, **config.to_dict()}
 
     @classmethod
     def list_presets(cls) -> dict[str, str]:

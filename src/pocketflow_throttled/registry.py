@@ -105,7 +105,7 @@ class _LimiterRegistry:
         given = {**dict(zip(_SETTINGS, args, strict=False)), **settings}
         if limiter.adaptive is not None:  # its size moves, and True asks for no settings
             given = {key: value for key, value in given.items() if key != "max_concurrent" and value is not True}
-        differ = {key: value for key, value in given.items() if key in _SETTINGS and getattr(limiter, key) != (value or None)}
+        differ = {key: value for key, value in given.items() if key in _SETTINGS and limiter._setting(key) != (value or None)}
         if differ:
             kept = {key: getattr(limiter, key) for key in differ}
             warnings.warn(f"Limiter {name!r} exists with {kept}; {differ} is not applied", stacklevel=2)

@@ -1,7 +1,7 @@
 """What an exception says: whether the call was refused, for how long, and whether for good.
 
-Pure: no clock but the wall clock that dates in headers need, no I/O, and no SDK imported. SDKs build on different HTTP
-clients, so their exceptions are known by attributes and by class names, wherever they stand along `__cause__`.
+Pure, and with no SDK imported. SDKs build on different HTTP clients, so their exceptions are known by attributes and by class
+names, wherever they stand along `__cause__`. Whatever a server sent, nothing here raises.
 """
 
 from __future__ import annotations
@@ -9,10 +9,9 @@ from __future__ import annotations
 import math
 import re
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Any
 
+from . import headers
 from .exceptions import RateLimitHit
 
 if TYPE_CHECKING:
@@ -20,20 +19,22 @@ if TYPE_CHECKING:
 
 _CAUSES = 10  # as deep as anyone wraps; a cycle ends here too
 _TEXT = 2000  # of a message, in characters
+_DEPTH = 6  # of a body
 
 _STATUSES = range(100, 600)
-_REFUSED_STATUSES = (429, 529)  # 529 is Anthropic's "overloaded"
-_UNAVAILABLE = 503
+_REFUSED, _OVERLOADED, _UNAVAILABLE, _TOO_LARGE, _PAYMENT = 429, 529, 503, 413, 402
 _REFUSED_NAMES = frozenset({"RateLimitError", "TooManyRequestsError", "TooManyRequests", "RateLimitHit", "ResourceExhausted"})
 _REFUSED_TEXT = re.compile(
     r"\brate[ _-]?limit(?:s|ed|ing)?\b|\bquota exceeded\b|\btoo many requests\b"
     r"|(?:\bstatus(?:[ _]code)?|\berror(?:[ _]code)?|\bhttp(?:/[\d.]+)?)[ :=]{1,3}429\b|^429\b(?!\s+\w+s\b)",
     re.IGNORECASE,
 )
-_HINT = re.compile(r"\b(?:try again|retry) (?:in|after) ((?:\d+(?:\.\d+)?(?:ms|s|m|h|d)){1,5})\b", re.IGNORECASE)
-_DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)", re.IGNORECASE)
-_WHOLE_DURATION = re.compile(r"(?:\d+(?:\.\d+)?(?:ms|s|m|h|d)){1,5}", re.IGNORECASE)
-_UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+_OVERLOADED_TYPE = "overloaded_error"  # Anthropic's: in mid-stream, with status 200; litellm passes it on as a 500
+_HINT = re.compile(
+    r"\b(?:try again|retry(?:ing)?|wait) (?:in|after|for)? ?((?:\d{1,9}(?:\.\d{1,9})?(?:ms|s|m|h|d)){1,5})\b"
+    r"|\b(?:try again|retry(?:ing)?|wait) (?:in|after|for)? ?(\d{1,9}(?:\.\d{1,9})?) ?sec(?:ond)?s?\b",
+    re.IGNORECASE,
+)
 
 # platform.openai.com/docs/guides/rate-limits and docs.anthropic.com/en/api/rate-limits, November 2026.
 _FINAL_CODES = frozenset(
@@ -45,6 +46,12 @@ _FINAL_CODES = frozenset(
         "organization_usage_limit_exceeded",
         "enforced_spend_limit_reached",
     }
+)
+# ai.google.dev/gemini-api/docs/rate-limits and console.groq.com/docs/rate-limits, November 2026.
+_FINAL_TEXTS = (
+    (re.compile(r"PerDay|\bper[ -]day\b|\((?:RPD|TPD)\)"), "a quota per day is used up"),
+    (re.compile(r"\blimit: ?0\b"), "the limit is 0"),
+    (re.compile(r"\brequest too large\b", re.IGNORECASE), "the request can never fit the limit"),
 )
 
 
@@ -75,12 +82,7 @@ def read_error(exc: BaseException) -> Refusal | None:
         >>> read_error(ValueError("order 1429")) is None
         True
     """
-    for error in _causes(exc):
-        hint = _hint(error)
-        if _is_refusal(error, hint):
-            final = next((code for code in _codes(error) if code in _FINAL_CODES), None)
-            return Refusal(hint, final is not None, final or _text(error) or type(error).__name__)
-    return None
+    return next((refusal for error in _causes(exc) if (refusal := _read(error)) is not None), None)
 
 
 def is_rate_limit_error(exc: BaseException) -> bool:
@@ -94,62 +96,89 @@ def retry_after(exc: BaseException) -> float | None:
     return None if refusal is None else refusal.retry_after
 
 
-def parse_wait(value: object, now: datetime | None = None) -> float | None:
-    """Return a Retry-After or a duration in seconds, or None if it cannot be read as one.
-
-    Args:
-        value: seconds, a sum such as "6m0s", or an HTTP date.
-        now: wall-clock time a date is counted from; None: the present.
-
-    Example:
-        >>> parse_wait("30"), parse_wait("6m0s"), parse_wait("12ms"), parse_wait("soon"), parse_wait(-1)
-        (30.0, 360.0, 0.012, None, None)
-    """
-    if isinstance(value, bool) or not isinstance(value, int | float | str):
-        return None
-    try:
-        seconds = float(value)
-    except (ValueError, OverflowError):
-        seconds = _seconds_of_text(str(value)[:100].strip(), now)
-    return seconds if math.isfinite(seconds) and seconds >= 0 else None
-
-
-def _seconds_of_text(text: str, now: datetime | None) -> float:
-    if _WHOLE_DURATION.fullmatch(text):
-        return sum(float(number) * _UNITS[unit.lower()] for number, unit in _DURATION.findall(text))
-    try:
-        date = parsedate_to_datetime(text)
-        if date.tzinfo is None:
-            date = date.replace(tzinfo=UTC)
-        return max(0.0, (date - (now or datetime.now(UTC))).total_seconds())
-    except (ValueError, TypeError, IndexError, OverflowError):
-        return math.nan
-
-
-def _is_refusal(error: BaseException, hint: float | None) -> bool:
+def _read(error: BaseException) -> Refusal | None:
     if isinstance(error, RateLimitHit):
-        return True
+        return Refusal(_seconds(error.retry_after), final=False, reason=_text(error) or type(error).__name__)
     status = _status(error)
-    if status is not None:
-        return status in _REFUSED_STATUSES or (status == _UNAVAILABLE and hint is not None)
-    if any(cls.__name__ in _REFUSED_NAMES for cls in type(error).__mro__):
+    codes = set(_codes(error))
+    fields = _headers(error)
+    hint = _hint(error, fields)
+    if status == _TOO_LARGE and "rate_limit_exceeded" in codes:  # Groq's
+        return Refusal(None, final=True, reason="the request can never fit the limit")
+    if not _is_refusal(error, status, codes, hint):
+        return None
+    final = _final_reason(error, codes, fields)
+    return Refusal(hint, final is not None, final or _text(error) or type(error).__name__)
+
+
+def _seconds(value: object) -> float | None:
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    return float(value) if is_number and math.isfinite(value) and value >= 0 else None  # type: ignore[arg-type,operator]
+
+
+def _is_refusal(error: BaseException, status: int | None, codes: set[str], hint: float | None) -> bool:
+    if status is None:
+        if any(cls.__name__ in _REFUSED_NAMES for cls in type(error).__mro__):
+            return True
+        return _OVERLOADED_TYPE in codes or _REFUSED_TEXT.search(_text(error)) is not None
+    if status in (_REFUSED, _OVERLOADED):
         return True
-    return _REFUSED_TEXT.search(_text(error)) is not None
+    if status == _UNAVAILABLE:
+        return hint is not None
+    if status == _PAYMENT:  # OpenRouter's, of calls under way
+        return "in_flight_budget_exhausted" in codes or "in_flight_budget_exhausted" in _text(error)
+    is_overloaded = _OVERLOADED_TYPE in codes or _OVERLOADED_TYPE in _text(error)
+    return is_overloaded and (status < 300 or status >= 500)
 
 
-def _hint(error: BaseException) -> float | None:
-    if isinstance(error, RateLimitHit):
-        return parse_wait(error.retry_after)
-    headers = _headers(error)
-    milliseconds = parse_wait(headers.get("retry-after-ms"))
-    if milliseconds is not None:
-        return milliseconds / 1000
-    for value in (headers.get("retry-after"), _get(error, "retry_after")):
-        wait = parse_wait(value)
-        if wait is not None:
-            return wait
-    said = _HINT.search(_text(error))
-    return parse_wait(said[1]) if said else None
+def _final_reason(error: BaseException, codes: set[str], fields: dict[str, str]) -> str | None:
+    for code in sorted(codes & _FINAL_CODES):
+        return code
+    if fields.get("x-ratelimit-limit-req-minute", "").strip() == "0":  # Mistral's
+        return "the limit is 0"
+    texts = [_text(error), *_strings(_body(error))]
+    for pattern, reason in _FINAL_TEXTS:
+        if any(pattern.search(text) for text in texts):
+            return reason
+    return None
+
+
+def _hint(error: BaseException, fields: dict[str, str]) -> float | None:
+    wait = headers.retry_after(fields)
+    if wait is None:
+        wait = headers.parse_wait(_get(error, "retry_after"))
+    if wait is None:
+        wait = _retry_info(_body(error))
+    if wait is None and (said := _HINT.search(_text(error))):
+        wait = headers.parse_wait(said[1] or said[2])
+    if wait is None:
+        resets = [quota.reset for quota in headers.read_quotas(fields) if quota.remaining == 0 and quota.reset is not None]
+        wait = max(resets, default=None)
+    return wait
+
+
+def _retry_info(body: object, depth: int = _DEPTH) -> float | None:
+    """Return the delay of a google.rpc.RetryInfo, wherever it stands in a body."""
+    if depth == 0:
+        return None
+    parts: list[object] = []
+    if isinstance(body, dict):
+        delay = body.get("retryDelay")
+        if delay is not None:
+            return headers.parse_wait(delay)
+        parts = list(body.values())
+    elif isinstance(body, list | tuple):
+        parts = list(body)
+    waits = (_retry_info(part, depth - 1) for part in parts[:100])
+    return next((wait for wait in waits if wait is not None), None)
+
+
+def _strings(body: object, depth: int = _DEPTH) -> Iterator[str]:
+    if isinstance(body, str):
+        yield body[:_TEXT]
+    elif depth and isinstance(body, dict | list | tuple):
+        for part in list(body.values() if isinstance(body, dict) else body)[:100]:
+            yield from _strings(part, depth - 1)
 
 
 def _causes(exc: BaseException) -> Iterator[BaseException]:
@@ -180,21 +209,32 @@ def _status(error: BaseException) -> int | None:
     return None
 
 
-def _headers(error: BaseException) -> dict[str, object]:
-    for headers in (_get(_get(error, "response"), "headers"), _get(error, "headers")):
-        try:
-            found = {str(name).lower(): value for name, value in headers.items()}
-        except Exception:  # noqa: BLE001, S112  (no headers, or none that can be read)
-            continue
+def _headers(error: BaseException) -> dict[str, str]:
+    for source in (_get(_get(error, "response"), "headers"), _get(error, "headers"), _get(error, "litellm_response_headers")):
+        found = headers.lowered(source) if source is not None else {}
         if found:
             return found
     return {}
 
 
+def headers_of(exc: BaseException) -> dict[str, str]:
+    """Return the headers, with lower-case names, of the response that an exception or one of its causes carries."""
+    return next((found for error in _causes(exc) if (found := _headers(error))), {})
+
+
+def _body(error: BaseException) -> object:
+    """Return the body of an error, where an SDK keeps it; google-genai calls it `details`."""
+    for name in ("body", "details"):
+        body = _get(error, name)
+        if isinstance(body, dict | list | tuple):
+            return body
+    return None
+
+
 def _codes(error: BaseException) -> Iterator[str]:
     body = _get(error, "body")
     inner = body.get("error", body) if isinstance(body, dict) else None
-    for source in (error, inner):
+    for source in (error, body, inner):
         for name in ("code", "type", "error_code"):
             value = source.get(name) if isinstance(source, dict) else _get(source, name)
             if isinstance(value, str):
@@ -204,5 +244,5 @@ def _codes(error: BaseException) -> Iterator[str]:
 def _text(error: BaseException) -> str:
     try:
         return str(error)[:_TEXT]
-    except Exception:  # noqa: BLE001  (as above)
+    except Exception:  # noqa: BLE001  (an exception that cannot be read says nothing)
         return ""

@@ -50,6 +50,10 @@ class SlidingWindow:
         """Stamp a start."""
         self.times.append(now)
 
+    def insert(self, stamp: float, count: int) -> None:
+        """Stamp `count` starts of others, at a time that may lie before the last stamp."""
+        self.times = deque(sorted((*self.times, *(stamp for _ in range(count)))))
+
     def remove(self, stamp: float) -> None:
         """Take back the stamp of a start that was never sent."""
         with suppress(ValueError):  # it may have left the window already
@@ -122,6 +126,11 @@ class TokenWindow:
         self.spends.append(spend)
         self._total += cost
         return spend
+
+    def insert(self, time: float, cost: int) -> None:
+        """Book tokens of others, at a time that may lie before the last entry."""
+        self._total += cost
+        self.spends = deque(sorted((*self.spends, Spend(time, cost)), key=lambda spend: spend.time))
 
     def correct(self, spend: Spend, cost: int) -> None:
         """Set what a booked request really cost; without effect once it has left the window."""

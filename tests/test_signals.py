@@ -1,0 +1,366 @@
+"""What signals and headers read: every provider's dialect, and nothing that raises or waits for ever."""
+
+import email.message
+import math
+import time
+from datetime import UTC, datetime
+from typing import Any
+
+import anthropic
+import httpx
+import httpx2
+import openai
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pocketflow_throttled import RateLimitHit, SimulatedAPI, run_virtual
+from pocketflow_throttled.headers import Quota, lowered, parse_wait, read_quotas
+from pocketflow_throttled.headers import retry_after as header_wait
+from pocketflow_throttled.signals import headers_of, is_rate_limit_error, read_error, retry_after
+
+
+def sdk_error(sdk: Any, kind: str, status: int, body: Any = None, headers: dict[str, str] | None = None) -> Exception:
+    """Return an error as the openai or anthropic SDK raises it."""
+    client = httpx2 if "httpx2" in str(sdk.APIStatusError.__init__.__annotations__.get("response", "")) else None
+    for http in (client, httpx2, httpx):
+        if http is None:
+            continue
+        request = http.Request("POST", "https://api.example/v1")
+        response = http.Response(status, headers=headers or {}, request=request, json=body or {})
+        break
+    message = f"Error code: {status} - {body}"
+    return getattr(sdk, kind)(message, response=response, body=(body or {}).get("error", body))
+
+
+class ClientError(Exception):
+    """google-genai's."""
+
+    def __init__(self, code: int, body: dict[str, Any], response: Any = None) -> None:
+        error = body.get("error", {})
+        self.code, self.status, self.message = code, error.get("status"), error.get("message")
+        self.details, self.response = body, response
+        super().__init__(f"{code} {self.status}. {body}")
+
+
+class SDKError(Exception):
+    """mistralai's."""
+
+    def __init__(self, message: str, status_code: int, headers: Any) -> None:
+        super().__init__(message)
+        self.status_code, self.headers = status_code, headers
+
+
+class TooManyRequestsError(Exception):
+    """cohere's."""
+
+    def __init__(self, headers: Any = None) -> None:
+        super().__init__("headers: None, status_code: 429, body: too many tokens")
+        self.status_code, self.headers = 429, headers
+
+
+class RateLimitError(Exception):
+    """litellm's, and others' that say no more than their name."""
+
+
+def gemini(quota: str = "GenerateRequestsPerMinutePerProjectPerModel", delay: str | None = "53s", extra: str = "") -> ClientError:
+    details: list[dict[str, Any]] = [
+        {"@type": "type.googleapis.com/google.rpc.QuotaFailure", "violations": [{"quotaId": quota}]},
+    ]
+    if delay:
+        details.append({"@type": "type.googleapis.com/google.rpc.RetryInfo", "retryDelay": delay})
+    message = f"You exceeded your current quota. {extra}"
+    return ClientError(429, {"error": {"code": 429, "status": "RESOURCE_EXHAUSTED", "message": message, "details": details}})
+
+
+def wrapped(error: Exception) -> Exception:
+    try:
+        try:
+            raise error
+        except Exception as cause:
+            raise RuntimeError("call failed") from cause
+    except RuntimeError as outer:
+        return outer
+
+
+REFUSED: list[tuple[Exception, float | None]] = [
+    (sdk_error(openai, "RateLimitError", 429, headers={"retry-after": "7"}), 7.0),
+    (sdk_error(openai, "RateLimitError", 429, headers={"retry-after": "7", "retry-after-ms": "6500"}), 6.5),
+    (sdk_error(openai, "RateLimitError", 429, {"error": {"code": "slow_down", "message": "slow"}}), None),
+    (sdk_error(openai, "RateLimitError", 429, {"error": {"message": "Please try again in 665ms."}}), 0.665),
+    (sdk_error(openai, "RateLimitError", 429, {"error": {"message": "Please try again in 6m0s."}}), 360.0),
+    (sdk_error(openai, "RateLimitError", 429, {"error": {"message": "Please try again in 20 seconds."}}), 20.0),
+    (
+        sdk_error(
+            openai,
+            "RateLimitError",
+            429,
+            headers={
+                "x-ratelimit-remaining-requests": "10",
+                "x-ratelimit-reset-requests": "1h",
+                "x-ratelimit-remaining-tokens": "0",
+                "x-ratelimit-reset-tokens": "12.5s",
+            },
+        ),
+        12.5,
+    ),
+    (sdk_error(anthropic, "RateLimitError", 429, {"error": {"type": "rate_limit_error"}}, {"retry-after": "2"}), 2.0),
+    (sdk_error(anthropic, "RateLimitError", 429, {"error": {"error_code": "ramp_limit_exceeded"}}), None),
+    (sdk_error(anthropic, "APIStatusError", 529, {"error": {"type": "overloaded_error"}}), None),
+    (sdk_error(anthropic, "APIStatusError", 200, {"error": {"type": "overloaded_error"}}), None),
+    (sdk_error(openai, "InternalServerError", 503, headers={"Retry-After": "4"}), 4.0),
+    (sdk_error(openai, "InternalServerError", 500, {"error": {"message": "AnthropicError overloaded_error"}}), None),
+    (sdk_error(openai, "APIStatusError", 402, {"error": {"code": "in_flight_budget_exhausted"}}, {"retry-after": "9"}), 9.0),
+    (gemini(), 53.0),
+    (gemini(delay="57.238747106s"), 57.238747106),
+    (gemini(delay=None), None),
+    (SDKError("API error occurred: Status 429", 429, httpx.Headers({"Retry-After": "1"})), 1.0),
+    (SDKError("API error occurred", 429, {"x-ratelimit-limit-req-minute": "60"}), None),
+    (TooManyRequestsError(), None),
+    (TooManyRequestsError({"retry-after": "3"}), 3.0),
+    (RateLimitError("no"), None),
+    (RateLimitHit("slow down", retry_after=2.5), 2.5),
+    (Exception("429 Too Many Requests"), None),
+    (Exception("API quota exceeded"), None),
+    (Exception("Rate limit reached, retry after 3s"), 3.0),
+    (Exception("Error code: 429"), None),
+    (Exception("HTTP 429"), None),
+    (ValueError("too many requests"), None),
+    (httpx.HTTPStatusError("no", request=httpx.Request("GET", "http://x"), response=httpx.Response(429)), None),
+]
+
+
+@pytest.mark.parametrize(("error", "wait"), REFUSED, ids=lambda value: f"{value!r:.60}")
+def test_a_refusal_is_known_in_every_dialect_with_its_wait(error: Exception, wait: float | None) -> None:
+    for exc in (error, wrapped(error)):
+        refusal = read_error(exc)
+        assert refusal is not None
+        assert not refusal.final
+        assert refusal.retry_after == wait == retry_after(exc)
+
+
+NOT_REFUSED: list[BaseException] = [
+    Exception("order 1429"),
+    Exception("item 4290 not found"),
+    Exception("429 items were read"),
+    Exception("the rate was limited by nothing"),
+    ValueError("bad"),
+    sdk_error(openai, "BadRequestError", 400, {"error": {"message": "rate limit must be a number"}}),
+    sdk_error(openai, "AuthenticationError", 401, {"error": {"message": "too many requests with this key"}}),
+    sdk_error(openai, "InternalServerError", 500, {"error": {"message": "rate limit service down"}}),
+    sdk_error(openai, "InternalServerError", 503),
+    sdk_error(openai, "APIStatusError", 402, {"error": {"message": "pay"}}),
+    sdk_error(openai, "APIStatusError", 413, {"error": {"message": "payload too large"}}),
+    openai.APITimeoutError(request=httpx2.Request("POST", "https://x")),
+    TimeoutError(),
+    KeyError("model-429"),
+]
+
+
+@pytest.mark.parametrize("error", NOT_REFUSED, ids=lambda value: f"{value!r:.60}")
+def test_what_is_no_refusal_is_none_of_our_business(error: Exception) -> None:
+    assert read_error(error) is None
+    assert not is_rate_limit_error(error)
+
+
+FINAL: list[Exception] = [
+    *[
+        sdk_error(openai, "RateLimitError", 429, {"error": {"code": code, "message": "quota"}}, {"retry-after": "1"})
+        for code in (
+            "insufficient_quota",
+            "credit_balance_exhausted",
+            "organization_spend_limit_exceeded",
+            "project_spend_limit_exceeded",
+            "organization_usage_limit_exceeded",
+        )
+    ],
+    sdk_error(anthropic, "RateLimitError", 429, {"error": {"type": "x", "error_code": "enforced_spend_limit_reached"}}),
+    SDKError("no", 429, {"x-ratelimit-limit-req-minute": "0"}),
+    gemini("GenerateRequestsPerDayPerProjectPerModel-FreeTier"),
+    gemini(extra="* Quota exceeded for metric: x, limit: 0"),
+    sdk_error(openai, "APIStatusError", 413, {"error": {"code": "rate_limit_exceeded", "message": "Request too large"}}),
+    sdk_error(openai, "RateLimitError", 429, {"error": {"code": "rate_limit_exceeded", "message": "Request too large for gpt"}}),
+    sdk_error(openai, "RateLimitError", 429, {"error": {"message": "Rate limit reached on tokens per day (TPD)"}}),
+]
+
+
+@pytest.mark.parametrize("error", FINAL, ids=lambda value: f"{value!r:.60}")
+def test_a_final_refusal_is_known_and_says_why(error: Exception) -> None:
+    for exc in (error, wrapped(error)):
+        refusal = read_error(exc)
+        assert refusal is not None
+        assert refusal.final
+        assert refusal.reason
+
+
+def test_a_simulated_refusal_reads_like_a_real_one() -> None:
+    async def main() -> Exception:
+        api = SimulatedAPI(max_per_window=1, window_seconds=10.0)
+        await api.call()
+        with pytest.raises(Exception) as caught:
+            await api.call()
+        return caught.value
+
+    assert retry_after(run_virtual(main())) == 10.0
+
+
+def test_headers_are_found_wherever_an_sdk_keeps_them() -> None:
+    assert headers_of(wrapped(TooManyRequestsError({"X-A": "1"}))) == {"x-a": "1"}
+    assert headers_of(sdk_error(openai, "RateLimitError", 429, headers={"X-A": "1"}))["x-a"] == "1"
+    assert headers_of(ValueError()) == {}
+    message = email.message.Message()
+    message["Retry-After"] = "5"
+    assert lowered(message) == {"retry-after": "5"}
+    assert lowered({b"Retry-After": b"5"}) == {"retry-after": "5"}
+
+
+NOW = datetime(2026, 11, 24, 12, tzinfo=UTC)
+
+
+@pytest.mark.parametrize(
+    ("value", "seconds"),
+    [
+        ("0", 0.0),
+        ("1.5", 1.5),
+        (3, 3.0),
+        ("12ms", 0.012),
+        ("1s", 1.0),
+        ("6m0s", 360.0),
+        ("2m59.56s", 179.56),
+        ("1h", 3600.0),
+        ("1d", 86400.0),
+        ("57.238747106s", 57.238747106),
+        ("2026-11-24T12:01:00Z", 60.0),
+        ("2026-11-24T11:00:00Z", 0.0),
+        ("Tue, 24 Nov 2026 12:00:30 GMT", 30.0),
+        (str(int(NOW.timestamp()) + 7), 7.0),
+        (str((int(NOW.timestamp()) + 7) * 1000), 7.0),
+        *[
+            (value, None)
+            for value in ("", "soon", "-1", "nan", "inf", "-inf", "1e400", -3, True, None, [], "5 apples", "9" * 5000)
+        ],
+    ],
+)
+def test_every_format_of_a_time_is_read_and_nonsense_is_no_information(value: Any, seconds: float | None) -> None:
+    assert parse_wait(value, now=NOW) == (None if seconds is None else pytest.approx(seconds))
+
+
+def test_a_date_is_counted_from_the_servers_clock() -> None:
+    fields = {"date": "Tue, 24 Nov 2020 12:00:00 GMT", "retry-after": "Tue, 24 Nov 2020 12:00:30 GMT"}
+    assert header_wait(fields) == 30.0
+    fields = {
+        "date": "Tue, 24 Nov 2020 12:00:00 GMT",
+        "anthropic-ratelimit-requests-limit": "50",
+        "anthropic-ratelimit-requests-remaining": "0",
+        "anthropic-ratelimit-requests-reset": "2020-11-24T12:00:05Z",
+    }
+    assert read_quotas(fields) == (Quota("requests", 50, 0, 5.0),)
+
+
+@pytest.mark.parametrize(
+    ("fields", "quotas"),
+    [
+        (
+            {
+                "x-ratelimit-limit-requests": "500",
+                "x-ratelimit-remaining-requests": "499",
+                "x-ratelimit-reset-requests": "120ms",
+                "x-ratelimit-limit-tokens": "30000",
+                "x-ratelimit-remaining-tokens": "29000",
+                "x-ratelimit-reset-tokens": "2s",
+            },
+            (Quota("requests", 500, 499, 0.12), Quota("tokens", 30000, 29000, 2.0)),
+        ),
+        ({"x-ratelimit-limit-requests": "0", "x-ratelimit-remaining-requests": "-1"}, ()),
+        (
+            {
+                "anthropic-ratelimit-tokens-limit": "100",
+                "anthropic-ratelimit-tokens-remaining": "90",
+                "anthropic-ratelimit-input-tokens-limit": "50",
+                "anthropic-ratelimit-input-tokens-remaining": "10",
+                "anthropic-ratelimit-output-tokens-limit": "20",
+                "anthropic-ratelimit-output-tokens-remaining": "1",
+            },
+            (Quota("tokens", 50, 10),),
+        ),
+        (
+            {"x-ratelimit-limit-req-minute": "60", "x-ratelimit-remaining-req-minute": "58"},
+            (Quota("requests", 60, 58, None, 60.0),),
+        ),
+        (
+            {"x-ratelimit-limit": "20", "x-ratelimit-remaining": "0", "x-ratelimit-reset": "5"},
+            (Quota("requests", 20, 0, 5.0),),
+        ),
+        (
+            {"ratelimit": '"api";r=0;t=55', "ratelimit-policy": '"api";q=500;w=300'},
+            (Quota("requests", 500, 0, 55.0, 300.0),),
+        ),
+        ({"ratelimit-limit": "10", "ratelimit-remaining": "9", "ratelimit-reset": "3"}, (Quota("requests", 10, 9, 3.0),)),
+        ({"x-ratelimit-remaining-requests": "nan", "x-ratelimit-limit-requests": "many"}, ()),
+    ],
+)
+def test_every_providers_quotas_are_read(fields: dict[str, str], quotas: tuple[Quota, ...]) -> None:
+    assert read_quotas(fields) == quotas
+
+
+TEXT = st.text(max_size=50) | st.sampled_from(
+    ["0", "-1", "1e309", "nan", "6m0s", "2026-11-24T12:00:00Z", "1" * 400, "\x00", "1,2"]
+)
+NAMES = st.sampled_from(
+    [
+        "retry-after",
+        "retry-after-ms",
+        "date",
+        "ratelimit",
+        "ratelimit-policy",
+        "x-ratelimit-reset",
+        "x-ratelimit-remaining",
+        *[f"x-ratelimit-{part}-{kind}" for part in ("limit", "remaining", "reset") for kind in ("requests", "tokens")],
+        *[
+            f"anthropic-ratelimit-{kind}-{part}"
+            for part in ("limit", "remaining", "reset")
+            for kind in ("requests", "input-tokens")
+        ],
+    ]
+)
+BODIES = st.recursive(
+    st.none() | st.booleans() | st.floats() | st.integers() | TEXT,
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.sampled_from(["error", "code", "type", "retryDelay"]), inner),
+    max_leaves=20,
+)
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.dictionaries(NAMES, TEXT), BODIES, TEXT, st.sampled_from([None, 200, 402, 413, 429, 500, 503, 529, "429", 4.29, True]))
+def test_nothing_a_server_sends_raises_or_waits_for_ever(fields: dict[str, str], body: Any, message: str, status: Any) -> None:
+    error = SDKError(message, status, fields)
+    error.body = error.details = body  # type: ignore[attr-defined]
+    refusal = read_error(error)
+    wait = retry_after(error)
+    assert wait is None or (wait >= 0 and math.isfinite(wait))
+    assert refusal is None or isinstance(refusal.reason, str)
+    for quota in read_quotas(lowered(fields)):
+        assert quota.limit is None or quota.limit >= 1
+        assert quota.remaining is None or quota.remaining >= 0
+        assert quota.reset is None or (quota.reset >= 0 and math.isfinite(quota.reset))
+
+
+def test_an_exception_that_cannot_be_read_says_nothing() -> None:
+    class HostileError(Exception):
+        def __str__(self) -> str:
+            raise RuntimeError
+
+        def __getattr__(self, name: str) -> Any:
+            raise RuntimeError
+
+    first, second = HostileError(), HostileError()
+    first.__cause__, second.__cause__ = second, first
+    assert read_error(first) is None
+    assert headers_of(first) == {}
+
+
+def test_long_texts_are_read_in_no_time() -> None:
+    before = time.process_time()
+    for text in ("rate limit " * 10**5, "1" * 10**6, "try again in " * 10**5, "1m" * 10**6):
+        read_error(SDKError(text, 429, {"retry-after": text, "ratelimit": text, "x-ratelimit-limit": text}))
+    assert time.process_time() - before < 60  # a catastrophic pattern takes years
