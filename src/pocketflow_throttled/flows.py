@@ -69,7 +69,7 @@ class ThrottledAsyncParallelBatchFlow(Throttled, AsyncParallelBatchFlow):
     @property
     def flow_limiter(self) -> RateLimiter:
         """The limiter of the instances."""
-        return self._limiter()
+        return self._limiter_in_use()
 
     def reset_flow_limiter(self) -> None:
         """Forget the windows and the pause of the limiter, and set the counts to zero."""
@@ -80,7 +80,7 @@ class ThrottledAsyncParallelBatchFlow(Throttled, AsyncParallelBatchFlow):
     def stats(self) -> dict[str, Any]:
         """The settings, the counts over all copies and runs of this flow, and the live numbers of its limiter."""
         return {
-            **self._limiter().stats,
+            **self._limiter_in_use().stats,
             "max_concurrent_flows": self.max_concurrent_flows,
             "max_flows_per_minute": self.max_flows_per_minute,
             "completed_flows": self._state.completed,

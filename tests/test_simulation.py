@@ -1,0 +1,142 @@
+"""What SimulatedAPI and virtual time promise."""
+
+import asyncio
+import time
+from typing import Any
+
+import pytest
+
+from pocketflow_throttled import SimulatedAPI, VirtualTimeLoop, run_virtual
+
+
+def outcomes(api: SimulatedAPI, arrivals: list[float], *, tokens: int = 0) -> list[Any]:
+    """Send one request at each of these times and return what became of each: the item, or the hint it was refused with."""
+
+    async def one(at: float) -> Any:
+        await asyncio.sleep(at)
+        try:
+            return await api.call(at, tokens=tokens)
+        except Exception as error:
+            return error.response.headers.get("retry-after", "refused")
+
+    async def main() -> list[Any]:
+        return await asyncio.gather(*map(one, arrivals))
+
+    return run_virtual(main())
+
+
+def test_a_day_passes_in_no_time_and_in_order() -> None:
+    before = time.process_time()
+
+    async def main() -> list[float]:
+        loop = asyncio.get_running_loop()
+        times = []
+        for hours in (1, 5, 18):
+            await asyncio.sleep(hours * 3600)
+            times.append(loop.time())
+        return times
+
+    assert run_virtual(main()) == [3600, 6 * 3600, 24 * 3600]
+    assert time.process_time() - before < 60
+
+
+def test_virtual_time_waits_for_threads() -> None:
+    async def main() -> int:
+        return await asyncio.to_thread(lambda: 42)
+
+    assert run_virtual(main()) == 42
+    assert VirtualTimeLoop.__mro__[1] is asyncio.SelectorEventLoop
+
+
+def test_more_at_once_than_allowed_are_refused_without_a_hint() -> None:
+    api = SimulatedAPI(max_concurrent=2, latency=1.0)
+    assert outcomes(api, [0, 0.1, 0.2, 1.05]) == [0, 0.1, "refused", 1.05]
+    assert (api.served, api.refused, api.peak_concurrent, api.in_flight) == (3, 1, 2, 0)
+
+
+def test_a_limit_may_change_with_time() -> None:
+    api = SimulatedAPI(max_concurrent=lambda now: 1 if now < 10 else None, latency=1.0)
+    assert outcomes(api, [0, 0.5, 10, 10, 10]) == [0, "refused", 10, 10, 10]
+
+
+def test_a_sliding_window_admits_its_limit_in_any_window() -> None:
+    api = SimulatedAPI(max_per_window=2, window_seconds=10.0)
+    assert outcomes(api, [0, 6, 8, 10.1, 15]) == [0, 6, "2.000", 10.1, "1.000"]
+    assert api.worst_window == 2
+
+
+def test_a_fixed_window_admits_twice_its_limit_across_its_boundary() -> None:
+    api = SimulatedAPI(max_per_window=2, window_seconds=10.0, algorithm="fixed_window")
+    assert outcomes(api, [0, 9, 9.5, 10.1, 10.2, 10.3]) == [0, 9, "0.500", 10.1, 10.2, "9.700"]
+    assert api.worst_window == 3
+
+
+def test_a_token_bucket_refills_continuously() -> None:
+    api = SimulatedAPI(max_per_window=2, window_seconds=10.0, algorithm="token_bucket")
+    assert outcomes(api, [0, 0, 0, 5.1, 6]) == [0, 0, "5.000", 5.1, "4.000"]
+
+
+@pytest.mark.parametrize("algorithm", ["sliding_window", "token_bucket", "fixed_window"])
+def test_tokens_are_limited_too(algorithm: Any) -> None:
+    api = SimulatedAPI(max_tokens_per_window=100, window_seconds=10.0, algorithm=algorithm)
+    assert outcomes(api, [0, 0.1, 0.2], tokens=40)[:2] == [0, 0.1]
+    assert api.refused == 1
+
+
+def test_hints_may_be_withheld() -> None:
+    api = SimulatedAPI(max_per_window=1, retry_after=False)
+    assert outcomes(api, [0, 1]) == [0, "refused"]
+
+
+def test_requests_answers_and_refusals_take_their_time() -> None:
+    api = SimulatedAPI(max_concurrent=1, latency=lambda item: 2.0, network_delay=0.5, refusal_latency=lambda: 0.25)
+
+    async def main() -> list[float]:
+        loop = asyncio.get_running_loop()
+
+        async def one() -> float:
+            try:
+                await api("x", reply="y")
+            except Exception:
+                pass
+            return loop.time()
+
+        return list(await asyncio.gather(one(), one()))
+
+    assert run_virtual(main()) == [3.0, 1.25]
+
+
+def test_errors_are_made_as_asked() -> None:
+    api = SimulatedAPI(max_concurrent=1, latency=1.0, error=lambda reason, hint: RuntimeError(reason))
+
+    async def main() -> None:
+        with pytest.raises(RuntimeError, match="1 requests under way, 1 allowed"):
+            await asyncio.gather(api.call(), api.call())
+        await asyncio.sleep(2)
+
+    run_virtual(main())
+    assert repr(api) == "<SimulatedAPI served=1 refused=1 in_flight=0 peak_concurrent=1 worst_window=1>"
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("max_concurrent", 0),
+        ("max_per_window", 1.5),
+        ("max_tokens_per_window", "5"),
+        ("window_seconds", -1),
+        ("latency", float("nan")),
+        ("network_delay", -1),
+        ("refusal_latency", "x"),
+        ("algorithm", "magic"),
+    ],
+)
+def test_bad_settings_are_refused_with_name_and_value(name: str, value: Any) -> None:
+    with pytest.raises((TypeError, ValueError), match=name) as caught:
+        SimulatedAPI(**{name: value})
+    assert repr(value) in str(caught.value)
+
+
+def test_bad_tokens_are_refused() -> None:
+    with pytest.raises(ValueError, match="tokens must be at least 0, got -1"):
+        run_virtual(SimulatedAPI().call(tokens=-1))
