@@ -81,10 +81,11 @@ def main():
     if not document.strip():
         raise SetupError(f"{args.input} is empty")
     mock = make_mock(max_concurrent=3, max_per_window=60) if args.provider == "mock" else None
-    call_llm = make_call_llm(args.provider, mock)
+    node = Translate(max_retries=3, wait=1)
+    call_llm = make_call_llm(args.provider, mock, node.limiter)
     asked = f"{len(args.languages)} languages, {LIMITS['max_concurrent']} at once and {LIMITS['max_per_minute']} a minute"
     print(f"Asking {args.provider} for {asked}.")
-    translations, seconds = translate(Translate(max_retries=3, wait=1), call_llm, document, args.languages)
+    translations, seconds = translate(node, call_llm, document, args.languages)
     failed = report("Throttled", translations, seconds, mock)
     for language, text in translations.items():
         if isinstance(text, str):

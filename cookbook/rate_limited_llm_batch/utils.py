@@ -25,8 +25,11 @@ def make_mock(max_concurrent, max_per_window, window_seconds=60.0):
     )
 
 
-def make_call_llm(provider, mock=None):
-    """Return `call_llm(prompt)`, an async function, for a provider; SetupError says what is missing."""
+def make_call_llm(provider, mock=None, limiter=None):
+    """Return `call_llm(prompt)`, an async function, for a provider; SetupError says what is missing.
+
+    The limiter, if given, observes the headers of every response: what the API says is left counts.
+    """
     if provider == "mock":
         return lambda prompt: mock.call(prompt, reply=_mock_answer(prompt))
     _load_dotenv()
@@ -34,15 +37,20 @@ def make_call_llm(provider, mock=None):
     if not os.environ.get(variable):
         raise SetupError(f"{variable} is not set: export it, put it into a .env file, or use --provider mock")
     try:
-        return _openai() if provider == "openai" else _anthropic()
+        return _openai(limiter) if provider == "openai" else _anthropic(limiter)
     except ImportError as error:
         raise SetupError(f"the package {error.name!r} is missing: pip install 'pocketflow-throttled[{provider}]'") from error
 
 
-def _openai():
-    from openai import AsyncOpenAI  # noqa: PLC0415  (optional)
+def _hooks(limiter):
+    return {} if limiter is None else {"response": [limiter.observe_response]}
 
-    client = AsyncOpenAI(max_retries=0)  # the SDK's own retries would be calls that no limiter counts
+
+def _openai(limiter):
+    from openai import AsyncOpenAI, DefaultAsyncHttpxClient  # noqa: PLC0415  (optional)
+
+    # The SDK's own retries would be calls that no limiter counts.
+    client = AsyncOpenAI(max_retries=0, http_client=DefaultAsyncHttpxClient(event_hooks=_hooks(limiter)))
 
     async def call_llm(prompt):
         model = os.environ.get("OPENAI_MODEL", MODELS["openai"])
@@ -52,10 +60,10 @@ def _openai():
     return call_llm
 
 
-def _anthropic():
-    from anthropic import AsyncAnthropic  # noqa: PLC0415  (optional)
+def _anthropic(limiter):
+    from anthropic import AsyncAnthropic, DefaultAsyncHttpxClient  # noqa: PLC0415  (optional)
 
-    client = AsyncAnthropic(max_retries=0)
+    client = AsyncAnthropic(max_retries=0, http_client=DefaultAsyncHttpxClient(event_hooks=_hooks(limiter)))
 
     async def call_llm(prompt):
         model = os.environ.get("ANTHROPIC_MODEL", MODELS["anthropic"])

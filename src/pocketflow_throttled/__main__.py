@@ -27,13 +27,13 @@ def _presets() -> None:
 
 def _simulate(arguments: argparse.Namespace) -> None:
     found = forecast(Presets.get(arguments.preset), items=arguments.items, latency=arguments.latency, tokens=arguments.tokens)
-    print(f"{arguments.items:,} items of {arguments.latency:g} s take {_time(found.seconds)} with {arguments.preset.upper()}.")
+    took = _time(found.seconds)
+    print(f"{arguments.items:,} items of {arguments.latency:g} s take {took} with {arguments.preset.upper()}.")
     if found.limited_by is None:
         print("No limit holds them back: each call takes its time.")
     else:
-        print(
-            f"Limited by {found.limited_by}: without it, {_time(found.seconds_without)}. To be faster, {_RAISE[found.limited_by]}."
-        )
+        without = _time(found.seconds_without)
+        print(f"Limited by {found.limited_by}: without it, {without}. To be faster, {_RAISE[found.limited_by]}.")
 
 
 def _time(seconds: float) -> str:

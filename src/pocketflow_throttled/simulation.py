@@ -18,7 +18,10 @@ _T = TypeVar("_T")
 
 
 class VirtualTimeLoop(asyncio.SelectorEventLoop):
-    """An event loop whose clock starts at 0.0 and jumps to the next timer instead of waiting for it."""
+    """An event loop whose clock starts at 0.0 and jumps to the next timer instead of waiting for it.
+
+    Threads and sockets take real time, in which the clock does not wait for them if a timer is set.
+    """
 
     def __init__(self) -> None:
         super().__init__()
@@ -39,6 +42,10 @@ class VirtualTimeLoop(asyncio.SelectorEventLoop):
     def time(self) -> float:
         """Return the virtual time in seconds."""
         return self._now
+
+    async def shutdown_default_executor(self, timeout: float | None = None) -> None:  # noqa: ARG002, ASYNC109
+        """Wait for the threads of `asyncio.to_thread`, however long: a time-out would be over at once."""
+        await super().shutdown_default_executor()
 
 
 def run_virtual(main: Coroutine[Any, Any, _T]) -> _T:
