@@ -25,6 +25,9 @@ from .validation import check_count, check_factor
 
 _RAREST_PROBE = 80  # successes between two probes: a refused call in eighty is what watching for a rising cap may cost
 _HISTORY = 1000
+_DISPROVED = 2  # ceilings that turned out to be none: what refuses is no cap
+
+
 # Before any refusal was seen, nobody knows how long one takes: guesses, in seconds and in latencies.
 _FIRST_SPACING, _SPACING_OF_LATENCY = 0.02, 1 / 200
 _MOST_AT_ONCE = 15  # starts beyond proven ground in the time of one refusal, once as many went well
@@ -147,6 +150,7 @@ class AdaptiveRule:
         self._before = _Before(0, 0, None)
         self._trial: float | None = None
         self._return_fast = False
+        self._disproved = 0.0
 
     def forget_times(self) -> None:
         """Forget the pauses and the learned rate; the limit of calls at once stays."""
@@ -220,6 +224,8 @@ class AdaptiveRule:
             self.rate.succeeded(started)
         if self._closing is not None:
             if self._trial is None or started < self._trial:
+                if self._closing.tries == 1 and in_use and self._closing.hinted_until == 0.0 and self.limit < self._target:
+                    self._change(now, self.limit + 1, "return to what was proven")
                 return
             self._reopen(self._trial)
             self.opens_at = self.rate.opens_at(now)
@@ -287,6 +293,7 @@ class AdaptiveRule:
         if self._step > 2:  # twice in a row: it is no ceiling any more
             self.ceiling = None
             self._step = 1
+            self._disproved += 1
 
     # --- down
 
@@ -300,6 +307,7 @@ class AdaptiveRule:
         assert self.ceiling is not None
         self._last_cut = now
         self._step = 1
+        self._disproved = max(0.0, self._disproved - 0.5)
         self._probe_after = min(2 * self._probe_after, _RAREST_PROBE)
         self._proven = min(self._proven, level - 1)
         self._change(now, self.ceiling, "probe refused")
@@ -314,7 +322,9 @@ class AdaptiveRule:
         closing.last = started
         if hint is not None:
             closing.hinted_until = started + hint
-        closing.is_rate = closing.is_rate or others == 0 or hint is not None or closing.tries >= 4
+        closing.is_rate = (
+            closing.is_rate or others == 0 or hint is not None or closing.tries >= 4 or self._disproved >= _DISPROVED
+        )
         self.rate.refused(started)
         new = max(self.settings.min_concurrent, int(self.limit * self.settings.backoff_factor))
         self.ceiling = self._target = max(others, new)

@@ -11,9 +11,9 @@ from typing import Any
 
 from aiohttp import web
 
-# Two requests may come closer together than they were sent: the network and the loop take what they take. The server counts
-# in a window this much shorter than the limiter's, in seconds.
-JITTER = 0.1
+# Two requests may come closer together than they were sent: server and client share one loop and one core, which take up to
+# a few tenths of a second for a burst of twenty. So the server counts in a window that much shorter than the limiter's.
+JITTER = 0.5
 
 
 @dataclass

@@ -95,34 +95,34 @@ def right(answers: list[Any], asked: list[str]) -> bool:
 
 @pytest.mark.parametrize("client", CLIENTS)
 def test_300_items_at_a_limit_tighter_than_the_batch_are_answered_in_order_and_none_is_refused(client: str) -> None:
-    provider = Provider(max_concurrent=20, max_per_window=100, window_seconds=1.0)
-    node = Asking(shared_limiter=RateLimiter(20, 100, 1.0))
+    provider = Provider(max_concurrent=20, max_per_window=100, window_seconds=2.0)
+    node = Asking(shared_limiter=RateLimiter(20, 100, 2.0))
     asked = questions(300)
     start = time.monotonic()
     assert right(asyncio.run(run(provider, node, asked, client, warm=True)), asked)
     assert (provider.served, provider.refused) == (300, 0)
     assert provider.peak_concurrent <= 20
-    assert time.monotonic() - start >= 2.0 - 0.1  # three windows
+    assert time.monotonic() - start >= 4.0  # three windows
 
 
 @pytest.mark.parametrize("client", CLIENTS)
-def test_300_items_keep_to_a_limit_of_tokens(client: str) -> None:
-    provider = Provider(max_tokens_per_window=1000, window_seconds=1.0)
-    node = Asking(shared_limiter=RateLimiter(20, None, 1.0, max_tokens_per_window=1000))
-    asked = questions(300, 40)
+def test_items_keep_to_a_limit_of_tokens(client: str) -> None:
+    provider = Provider(max_tokens_per_window=1200, window_seconds=2.0)
+    node = Asking(shared_limiter=RateLimiter(20, None, 2.0, max_tokens_per_window=1200))
+    asked = questions(150, 40)
     assert right(asyncio.run(run(provider, node, asked, client, warm=True)), asked)
-    assert (provider.served, provider.refused) == (300, 0)
-    assert node.stats["tokens_estimated"] == node.stats["tokens_used"] == 3000
+    assert (provider.served, provider.refused) == (150, 0)
+    assert node.stats["tokens_estimated"] == node.stats["tokens_used"] == 1500
 
 
 @pytest.mark.parametrize("client", CLIENTS)
 @pytest.mark.parametrize("settings", [{}, {"skew": 3600.0}, {"garbage": True}], ids=str)
 def test_limits_nobody_set_are_learned_from_the_headers(client: str, settings: dict[str, Any]) -> None:
-    provider = Provider(max_per_window=100, window_seconds=1.0, **settings)
-    limiter = RateLimiter(10, None, 1.0)
-    asked = questions(250)
+    provider = Provider(max_per_window=100, window_seconds=2.0, **settings)
+    limiter = RateLimiter(10, None, 2.0)
+    asked = questions(150)
     assert right(asyncio.run(run(provider, Asking(shared_limiter=limiter), asked, client, hook=limiter)), asked)
-    assert provider.served == 250
+    assert provider.served == 150
     if not provider.garbage:
         assert limiter.max_per_window == 100
         assert provider.refused <= 10
