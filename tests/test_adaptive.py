@@ -497,3 +497,22 @@ def test_nothing_leaks_whenever_an_adaptive_batch_is_cancelled(seed: int) -> Non
         assert await asyncio.wait_for(node.run_async({"items": []}), 1000) is None
 
     run_virtual(main())
+
+
+@pytest.mark.parametrize("hint", [None, 5.0])
+@pytest.mark.parametrize("base", [Batch, Adapting])
+def test_an_api_that_is_down_is_not_waited_for_by_each_item_anew(base: Any, hint: float | None) -> None:
+    class Down(base):
+        async def exec_fallback_async(self, item: int, exc: Exception) -> str:
+            return str(exc)
+
+    async def call(_: int) -> None:
+        raise RateLimitHit("no", retry_after=hint)
+
+    async def main() -> float:
+        shared = {"items": range(500)}
+        await Down(call, rate_limit_timeout=600).run_async(shared)
+        assert all("rate_limit_timeout is 600 s" in message for message in shared["results"])
+        return now()
+
+    assert 600 <= run_virtual(main()) < 700

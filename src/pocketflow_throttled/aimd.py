@@ -33,6 +33,7 @@ _FIRST_SPACING, _SPACING_OF_LATENCY = 0.02, 1 / 200
 _MOST_AT_ONCE = 15  # starts beyond proven ground in the time of one refusal, once as many went well
 _FIRST_GAP, _GAP_OF_LATENCY = 0.01, 0.05  # before the first try after a refusal without a hint
 _GAP_GROWTH = 3.0
+_LONGEST_GAP = 60.0
 _GAP_OF_CYCLE = 0.35  # a closed window is tried again after this share of the time since it opened, so few tries find the end
 
 
@@ -238,7 +239,7 @@ class AdaptiveRule:
         if in_use:
             self._grow(now)
 
-    def refused(self, now: float, started: float, level: int, hint: float | None = None) -> None:
+    def refused(self, now: float, started: float, level: int, hint: float | None = None, at_most: float = math.inf) -> None:
         """Take note of a call that was refused.
 
         Args:
@@ -246,6 +247,7 @@ class AdaptiveRule:
             started: when it started.
             level: how many were under way then, itself included.
             hint: seconds for which the API asked to wait; None: it did not say.
+            at_most: seconds to wait if it did not.
         """
         self.refusals += 1
         self.streak = self._earned = self._unproven_starts = 0
@@ -262,7 +264,7 @@ class AdaptiveRule:
             if self._is_probe(level):
                 self._end_probe(now, level)
                 return
-        self._cut(now, started, level, hint)
+        self._cut(now, started, level, hint, at_most)
 
     # --- up
 
@@ -312,7 +314,7 @@ class AdaptiveRule:
         self._proven = min(self._proven, level - 1)
         self._change(now, self.ceiling, "probe refused")
 
-    def _cut(self, now: float, started: float, level: int, hint: float | None) -> None:
+    def _cut(self, now: float, started: float, level: int, hint: float | None, at_most: float) -> None:
         others = level - 1
         closing = self._closing
         if closing is None:
@@ -334,7 +336,7 @@ class AdaptiveRule:
         self._trial = None
         self._last_cut = now
         self._change(now, new, "refused")
-        self.opens_at = now + (self._gap(now, closing.tries) if hint is None else hint)
+        self.opens_at = now + (min(self._gap(now, closing.tries), at_most) if hint is None else hint)
 
     def _reopen(self, at: float) -> None:
         """Blame what explains the refusals, now that calls are admitted again since the one that started at `at`."""
@@ -365,6 +367,7 @@ class AdaptiveRule:
             0.9, 1.1
         )
         if tries > 2:
+            gap = min(gap, _LONGEST_GAP)
             for seconds in USUAL_WINDOWS:
                 end = self._cycle + 1.005 * seconds
                 if now < end < now + 1.5 * gap:

@@ -40,6 +40,15 @@ _retry: ContextVar[int] = ContextVar("cur_retry", default=0)
 scope: ContextVar[dict[State, RateLimiter] | None] = ContextVar("scope", default=None)
 
 
+class _Drought:
+    """Since when a batch has had nothing but refusals. An API that is down is not waited for by each item anew."""
+
+    __slots__ = ("since",)
+
+    def __init__(self) -> None:
+        self.since = math.inf
+
+
 class State:
     """What all copies of one node share: PocketFlow copies a node each time a flow runs it."""
 
@@ -197,17 +206,19 @@ class Throttled:
             items,
             limiter=limiter,
             tokens=partial(tokens, limiter),
-            call=partial(self._attempts, call),
+            call=partial(self._attempts, call, _Drought()),
             collect=self._collects,
         ).run()
 
     def _collects(self, error: Exception) -> bool:  # noqa: ARG002  (for those that tell one error from another)
         return self.on_error == "collect"
 
-    async def _attempts(self, call: Callable[[Any], Coroutine[Any, Any, Any]], item: Any, permit: Permit) -> Any:
+    async def _attempts(
+        self, call: Callable[[Any], Coroutine[Any, Any, Any]], drought: _Drought, item: Any, permit: Permit
+    ) -> Any:
         """Call until there is a result, the retries are used up, or the API has refused for too long."""
         retry = refusals = 0
-        first_refused = 0.0
+        first_refused = math.inf
         if _retry.get():  # that of an item whose call runs this batch
             _retry.set(0)
         while True:
@@ -218,8 +229,9 @@ class Throttled:
                 if self.is_rate_limit_error(exc):
                     now = asyncio.get_running_loop().time()
                     refusals += 1
-                    first_refused = now if refusals == 1 else first_refused
-                    error = self._refused(permit, exc, refusals, now - first_refused)
+                    first_refused = min(first_refused, now)
+                    drought.since = min(drought.since, now)
+                    error = self._refused(permit, exc, refusals, now - min(first_refused, drought.since))
                     # Only after the limiter paused, or the next call would start into the refusal.
                     permit.release()
                 else:
@@ -238,6 +250,7 @@ class Throttled:
             else:
                 state = self._state
                 state.completed += 1
+                drought.since = math.inf
                 if permit.limiter._budget.tokens is not None:
                     self._settle(item, result, permit)
                 is_clean = retry + refusals == 0
@@ -258,7 +271,8 @@ class Throttled:
             return _explained(exc, f"not sent again: {refusal.reason}")
         hint = self.retry_after(exc)
         known = hint is not None and math.isfinite(hint) and hint >= 0
-        permit.refused(self._pause(hint if known else None, refusals, self.rate_limit_timeout - refused_for), hinted=known)
+        left = max(0.0, self.rate_limit_timeout - refused_for)
+        permit.refused(self._pause(hint if known else None, refusals, left), hinted=known, at_most=left)
         reason = self._reason_to_give_up(refusals, refused_for)
         return None if reason is None else _explained(exc, reason)
 

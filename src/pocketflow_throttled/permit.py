@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Self
 
 from .validation import check_count
@@ -129,15 +130,16 @@ class Permit:
         else:
             self.limiter._learn(self, served=True, clean=clean)
 
-    def refused(self, pause: float, *, hinted: bool = True) -> None:
+    def refused(self, pause: float, *, hinted: bool = True, at_most: float = math.inf) -> None:
         """Tell the limiter that the API refused the request, which is still to be released.
 
         Args:
             pause: seconds for which the limiter grants nothing.
-            hinted: whether the API asked for that pause. If not, an adaptive limiter finds the time for itself.
+            hinted: whether the API asked for that pause. If not, an adaptive limiter finds the time for itself ...
+            at_most: ... of so many seconds.
         """
         limiter = self.limiter
         if limiter._rule is not None:
-            limiter._learn(self, served=False, hint=pause if hinted else None)
+            limiter._learn(self, served=False, hint=pause if hinted else None, at_most=at_most)
         if hinted or limiter._rule is None:
             limiter.pause(pause)

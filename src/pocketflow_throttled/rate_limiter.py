@@ -460,7 +460,9 @@ class RateLimiter:
         if self._rule is not None:
             self._rule.unsent(permit._stamp)
 
-    def _learn(self, permit: Permit, *, served: bool, clean: bool = False, hint: float | None = None) -> None:
+    def _learn(
+        self, permit: Permit, *, served: bool, clean: bool = False, hint: float | None = None, at_most: float = math.inf
+    ) -> None:
         rule, stamp = self._rule, permit._stamp
         if rule is None or stamp is None:
             return
@@ -471,7 +473,7 @@ class RateLimiter:
                 in_use = self._active >= old or self._last_full >= stamp
                 rule.succeeded(now, stamp, permit._level, in_use=in_use, clean=clean)
             else:
-                rule.refused(now, stamp, permit._level, hint)
+                rule.refused(now, stamp, permit._level, hint, at_most)
             new = self._max_concurrent = rule.limit
             if new > old:
                 self._last_full = -math.inf  # it is in use only when filled again
