@@ -152,10 +152,11 @@ class Batch:
         else:
             self._fail(error, f"in item {index}: {shown(item)}")
         # Only now, when an error has cancelled the rest: whom this wakes would start one call more.
-        if permit.sent:
-            permit.release()
-        else:  # cancelled before its first step
-            permit.give_back_unsent()
+        if permit.held:
+            if permit.sent:
+                permit.release()
+            else:  # cancelled before its first step
+                permit.give_back_unsent()
         if self._room is not None and not self._room.done():
             self._room.set_result(None)
         if not self._live:

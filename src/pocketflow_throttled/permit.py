@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from threading import get_ident
 from typing import TYPE_CHECKING, Self
 
 from .validation import check_count
@@ -64,7 +65,10 @@ class Permit:
                 limiter._wake()  # waiters of a loop that was closed must not be in the way
             if limiter._active >= limiter._max_concurrent or limiter._queue:
                 return False
-            return limiter._grant(self, limiter._now())
+            loop = limiter._loop
+            if limiter._thread != get_ident() or loop is None or not loop.is_running():
+                limiter._running_loop()
+            return limiter._grant(self, limiter._clock())
         finally:
             lock.release()
 
