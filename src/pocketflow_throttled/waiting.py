@@ -1,0 +1,251 @@
+"""Waiting: the queue in front of a limiter, and the clock it is worked off by. All waiting happens here.
+
+Whoever gives room back books it for the head of the queue, and only then wakes it, so nobody is woken in vain and nobody
+overtakes. One timer, on the loop of the waiter at the head, covers what only time can open.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+from collections import OrderedDict
+from functools import partial
+from threading import RLock, get_ident
+from typing import TYPE_CHECKING
+from weakref import WeakKeyDictionary
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from .aimd import AdaptiveRule
+    from .budget import Budget
+    from .permit import Permit
+
+logger = logging.getLogger("pocketflow_throttled")
+
+# Clocks of loops in one process agree to a few milliseconds; one that is further behind starts from another zero.
+_CLOCK_SKEW = 1.0
+# A timer may fire a rounding error early. A server that counts as exactly would refuse, so this much later is early enough.
+_ROUNDING = 1e-6
+# One that fires earlier than that (uvloop counts in milliseconds) is set again no closer than this, so it does not spin.
+_TICK = 1e-3
+
+
+class Waiting:
+    """Permits that wait for a slot, the windows, a pause and a rule, first come, first served.
+
+    Args:
+        max_concurrent: slots.
+        budget: the windows.
+        rule: what moves the slots with what an API refuses and serves; None: nothing does.
+    """
+
+    def __init__(self, max_concurrent: int, budget: Budget, rule: AdaptiveRule | None) -> None:
+        self.name: str | None = None  # for the log
+        self._max_concurrent = max_concurrent if rule is None else rule.limit
+        self._budget = budget
+        self._rule = rule
+        self._lock = RLock()  # re-entrant: a collected coroutine may release inside a locked section
+        self._active = 0
+        self._queue: OrderedDict[Permit, None] = OrderedDict()
+        self._paused_until = -math.inf
+        self._last_full = -math.inf
+        self._waking = False
+        self._wake_again = False
+        self._timer: tuple[asyncio.TimerHandle, asyncio.AbstractEventLoop, float] | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._thread = 0
+        self._clock: Callable[[], float] = lambda: 0.0
+        self._offsets: WeakKeyDictionary[asyncio.AbstractEventLoop, float] = WeakKeyDictionary()
+
+    def _opens_at(self, now: float) -> float | None:
+        """When time alone may let the head in, or None if it must wait for a slot."""
+        if self._active >= self._max_concurrent:
+            return None
+        if now < self._paused_until:
+            return self._paused_until
+        if self._rule is not None and now < self._rule.opens_at:
+            return self._rule.opens_at
+        return self._budget.opens_at(now)
+
+    def _grant(self, permit: Permit, now: float) -> bool:
+        """Book slot, stamp and tokens for a permit, if all of it is to be had `now`; else nothing."""
+        rule = self._rule
+        if self._active >= self._max_concurrent or now < self._paused_until or not (rule is None or rule.may_start(now)):
+            return False
+        if not permit.tokens:
+            if not self._budget.admit(now):
+                return False
+        elif self._budget.fits(now, permit.tokens):
+            permit._spend = self._budget.book(now, permit.tokens)
+        else:
+            return False
+        self._active += 1
+        permit.held = True
+        permit._stamp = now
+        if rule is not None:
+            permit._level = self._active
+            if self._active >= self._max_concurrent:
+                self._last_full = now
+            rule.started(now, self._active)
+        return True
+
+    def _unstamp(self, permit: Permit) -> None:
+        if permit._stamp is None:
+            return
+        self._budget.take_back(permit._stamp, permit._spend)
+        if self._rule is not None:
+            self._rule.unsent(permit._stamp)
+
+    def _learn(
+        self, permit: Permit, *, served: bool, clean: bool = False, hint: float | None = None, at_most: float = math.inf
+    ) -> None:
+        rule, stamp = self._rule, permit._stamp
+        if rule is None or stamp is None:
+            return
+        with self._lock:
+            now = self._now()
+            old = self._max_concurrent
+            if served:
+                in_use = self._active >= old or self._last_full >= stamp
+                rule.succeeded(now, stamp, permit._level, in_use=in_use, clean=clean)
+            else:
+                rule.refused(now, stamp, permit._level, hint, at_most)
+            new = self._max_concurrent = rule.limit
+            if new > old:
+                self._last_full = -math.inf  # it is in use only when filled again
+            if served and permit.held:
+                permit.held = False
+                self._active -= 1
+            if self._queue:
+                self._wake()
+        if new != old:
+            logger.info("%s: %d at once, was %d (%s)", self.name or "RateLimiter", new, old, rule.history[-1].reason)
+
+    def _enqueue(self, permit: Permit) -> asyncio.Future[None]:
+        loop = self._running_loop()
+        if loop is None:
+            raise RuntimeError("waiting needs a running event loop")
+        permit._future = future = loop.create_future()
+        queue = self._queue
+        queue[permit] = None
+        head = next(iter(queue))
+        # A head of this loop has its timer here, and a release will wake it. Any other may be new, or its loop closed.
+        if head is permit or (head._future is not None and head._future.get_loop() is not loop):
+            self._wake()
+        return future
+
+    def _wake(self, now: float | None = None) -> None:
+        """Book room for the head of the queue and wake it, as long as there is any; else see to its timer."""
+        if self._waking:  # called by the garbage collector, from within the loop below
+            self._wake_again = True
+            return
+        queue = self._queue
+        if not queue or self._active >= self._max_concurrent:
+            return
+        self._waking = True
+        try:
+            here = self._running_loop()
+            if now is None:
+                now = self._clock()
+            while queue and self._active < self._max_concurrent:
+                head = next(iter(queue))
+                future = head._future
+                assert future is not None
+                loop = future.get_loop()
+                if future.done() or (loop is not here and loop.is_closed()):
+                    queue.pop(head, None)
+                elif self._grant(head, now):
+                    del queue[head]
+                    if loop is here:
+                        future.set_result(None)
+                    elif not _call_in(loop, _deliver, future):
+                        self._active -= 1
+                        head.held = False
+                        self._unstamp(head)
+                elif self._wake_again:
+                    self._wake_again = False
+                else:
+                    self._set_timer(now, loop, here)
+                    break
+        finally:
+            self._waking = False
+
+    def _set_timer(self, now: float, loop: asyncio.AbstractEventLoop, here: asyncio.AbstractEventLoop | None) -> None:
+        when = self._opens_at(now)
+        if when is None:
+            return
+        if self._timer is not None:
+            handle, its_loop, its_when = self._timer
+            if its_loop is loop and its_when <= when:
+                return
+            if its_loop is here:
+                handle.cancel()
+            self._timer = None
+        if loop is not here:
+            _call_in(loop, self._on_timer, -math.inf)  # a timer is set in the thread of its loop
+            return
+        offset = self._offsets.get(loop, 0.0)
+        self._timer = (loop.call_at(when - offset, self._on_timer, when), loop, when)
+
+    def _on_timer(self, when: float) -> None:
+        with self._lock:
+            loop = self._running_loop()
+            if loop is None:
+                return
+            if self._timer is not None and self._timer[1:] == (loop, when):
+                self._timer = None
+            now = self._clock()
+            if now < when and self._timer is None:
+                late = when + _ROUNDING if when <= now + _ROUNDING else now + max(when - now, _TICK)
+                offset = self._offsets.get(loop, 0.0)
+                self._timer = (loop.call_at(late - offset, self._on_timer, when), loop, when)
+                return
+            self._wake(now)
+
+    def _now(self) -> float:
+        self._running_loop()  # outside a loop: the time of the last one
+        return self._clock()
+
+    def _running_loop(self) -> asyncio.AbstractEventLoop | None:
+        """Return the loop that runs in this thread, if any, and read its clock from now on.
+
+        The last one is remembered with its thread, since asking asyncio costs as much as all the rest of a request.
+
+        Loops of real time share a clock. One whose clock lies behind by more than skew (a virtual one, say) counts on from
+        the latest time seen, so that what was granted stays in its window.
+        """
+        loop = self._loop
+        if loop is not None and self._thread == get_ident() and loop.is_running():
+            return loop
+        try:
+            loop = asyncio.get_running_loop()
+        except RuntimeError:
+            return None
+        offset = self._offsets.get(loop)
+        if offset is None:
+            behind = self._clock() - loop.time()
+            offset = behind if behind > _CLOCK_SKEW else 0.0
+            self._offsets[loop] = offset
+        self._loop, self._thread = loop, get_ident()
+        self._clock = loop.time if offset == 0.0 else partial(_shifted, loop, offset)
+        return loop
+
+
+def _shifted(loop: asyncio.AbstractEventLoop, offset: float) -> float:
+    return loop.time() + offset
+
+
+def _deliver(future: asyncio.Future[None]) -> None:
+    if not future.done():
+        future.set_result(None)
+
+
+def _call_in(loop: asyncio.AbstractEventLoop, callback: Callable[..., object], argument: object) -> bool:
+    """Run `callback(argument)` in another thread's loop; False if that loop is closed."""
+    try:
+        loop.call_soon_threadsafe(callback, argument)
+    except RuntimeError:
+        return False
+    return True
