@@ -193,6 +193,21 @@ def test_at_none_left_it_pauses_until_the_reset() -> None:
     run_virtual(main())
 
 
+def test_what_it_has_counted_itself_reopens_as_its_own_log_says() -> None:
+    async def main() -> float:
+        limiter = RateLimiter(10, 4, 60.0)
+        for _ in range(4):
+            await limiter.acquire()
+            limiter.release()
+            await asyncio.sleep(5)
+        # All four are used. "Whole again" is a minute after the last; the first comes back a minute after the first.
+        observed(limiter, x_ratelimit_limit_requests="4", x_ratelimit_remaining_requests="0", x_ratelimit_reset_requests="55s")
+        await limiter.acquire()
+        return now()
+
+    assert run_virtual(main()) == pytest.approx(60, abs=1e-3)
+
+
 def test_a_limit_per_day_is_not_taken_for_one_a_minute() -> None:
     limiter = RateLimiter()
     observed(

@@ -115,8 +115,10 @@ class Batch:
             try:
                 for item in iterator:
                     permit = Permit(limiter, tokens(len(results), item))
-                    if len(live) >= _LIVE_PER_SLOT * limiter._max_concurrent or not permit.take():
+                    if len(live) >= _LIVE_PER_SLOT * limiter._max_concurrent:
                         await self._admit(permit)
+                    elif not permit.take():
+                        await permit.wait()
                     self._launch(loop, item, permit)
             finally:
                 if inspect.isgenerator(iterator):

@@ -128,6 +128,13 @@ class Budget:
         self.tokens.correct(spend, tokens)
         return spend
 
+    def has_used_up(self, kind: Kind, now: float, limit: int | None, reset: float | None) -> bool:
+        """Return whether all of a server's `limit` is counted here too, in a window as long as its `reset` says."""
+        window = self.requests if kind == "requests" else self.tokens
+        if window is None or window.limit != limit or (reset is not None and reset > 1.05 * self.seconds):
+            return False
+        return window.used(now) >= limit
+
     def take_away(self, kind: Kind, now: float, remaining: int, reset: float | None) -> None:
         """Count what others have used: the server says that only so many are left, until the `reset` in so many seconds."""
         window = self.requests if kind == "requests" else self.tokens

@@ -211,9 +211,11 @@ class RateLimiter(Waiting):
                     continue
                 if quota.limit is not None:
                     self._set_limit(quota.kind, quota.limit, quota.window)
+                # Where the limiter has counted the same, its own log knows better when there is room than "whole again" says.
+                is_counted = self._budget.has_used_up(quota.kind, now, quota.limit, quota.reset)
                 if quota.remaining is not None and (quota.window is None or quota.window == self._budget.seconds):
                     self._budget.take_away(quota.kind, now, quota.remaining, quota.reset)
-                if quota.remaining == 0:
+                if quota.remaining == 0 and not is_counted:
                     pauses.append(quota.reset)
             self._wake()
         pause = max((pause for pause in pauses if pause is not None), default=0.0)
