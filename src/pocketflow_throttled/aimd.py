@@ -230,6 +230,8 @@ class AdaptiveRule:
                 return
             self._reopen(self._trial)
             self.opens_at = self.rate.opens_at(now)
+        if self.opens_at > now and self.rate.count is None:  # spaced by a guess, before any call had told how long one takes
+            self.opens_at = min(self.opens_at, now + self._spacing())
         if not clean:
             return
         self.streak += 1

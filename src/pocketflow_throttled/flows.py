@@ -102,9 +102,9 @@ class ThrottledAsyncParallelBatchFlow(Throttled, AsyncParallelBatchFlow):
             params_list = []
         own = {**self.params}
 
-        async def call(params: dict[str, Any]) -> Any:
-            scope.set({})
-            return await self._orch_async(shared, {**own, **params})
+        def call(params: dict[str, Any]) -> Any:
+            scope.set({})  # called in the instance's own task, and so in its own context
+            return self._orch_async(shared, {**own, **params})
 
         actions = await self._run_batch(params_list, call=call, tokens=_check_params)
         return await self.post_async(shared, params_list, actions)
