@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 
 from pocketflow import AsyncParallelBatchFlow
 
+from .adaptive import AdaptiveThrottled
 from .batch import shown
-from .mixins import AdaptiveThrottled, Throttled, logger, scope
+from .mixins import Throttled, logger, scope
 
 if TYPE_CHECKING:
     from .permit import Permit

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 from pocketflow import AsyncParallelBatchNode
 
 from . import tokens
+from .adaptive import AdaptiveThrottled
 from .batch import shown
 from .exceptions import RateLimitHit
-from .mixins import AdaptiveThrottled, Throttled
+from .mixins import Throttled
 from .validation import check_count
 
 if TYPE_CHECKING:
