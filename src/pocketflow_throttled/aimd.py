@@ -23,8 +23,10 @@ from typing import NamedTuple
 from .learned_rate import USUAL_WINDOWS, Closing, LearnedRate
 from .validation import check_count, check_factor
 
-_RAREST_PROBE = 80  # successes between two probes: a refused call in eighty is what watching for a rising cap may cost
+_RAREST_PROBE = 120  # successes between two probes: a refused call in eighty is what watching for a rising cap may cost
 _HISTORY = 1000
+_CONFIRMED = 10  # starts beyond a ceiling, none refused, that lift it
+_DOUBTED = 3  # successes before a new ceiling is tried for the first time: a burst may have been refused, not a level
 _DISPROVED = 2  # ceilings that turned out to be none: what refuses is no cap
 
 
@@ -33,6 +35,8 @@ _FIRST_SPACING, _SPACING_OF_LATENCY = 0.02, 1 / 200
 _MOST_AT_ONCE = 15  # starts beyond proven ground in the time of one refusal, once as many went well
 _FIRST_GAP, _GAP_OF_LATENCY = 0.01, 0.05  # before the first try after a refusal without a hint
 _GAP_GROWTH = 3.0
+_REFILL = 8.0  # times as fast as calls end, are slots filled once a limit is known
+_TICK = 1e-3  # seconds; what is closer together than that is not worth a timer
 _LONGEST_GAP = 60.0
 _GAP_OF_CYCLE = 0.35  # a closed window is tried again after this share of the time since it opened, so few tries find the end
 
@@ -150,6 +154,10 @@ class AdaptiveRule:
         self._closing: Closing | None = None
         self._before = _Before(0, 0, None)
         self._trial: float | None = None
+        self._trial_due = 0.0  # when it was allowed; it may have waited for a slot since
+        self._beyond_since: float | None = None
+        self._climbed = 0  # probes that went well since bursts are held back
+        self._is_cap = False  # whether it was refused beyond the ceiling without a burst too
         self._return_fast = False
         self._disproved = 0.0
 
@@ -184,21 +192,24 @@ class AdaptiveRule:
 
     def started(self, now: float, level: int) -> None:
         """Take note of a start, the `level`-th call under way."""
-        rate = self.rate
-        if rate.count is None:
-            rate.starts.append(now)
-        else:
-            rate.started(now)
         if self._cycle is None:
             self._cycle = now
+        self.rate.started(now)
         if self._closing is not None:
             self._trial = now
+            self._trial_due = min(now, max(self._closing.last, self.opens_at))
             self.opens_at = now + 1.5 * (self._refusal_time or 0.0) + _FIRST_GAP
             return
-        self.opens_at = now if rate.count is None else rate.opens_at(now)
+        self.opens_at = self.rate.opens_at(now)
         if level > self._proven:
             self.opens_at = max(self.opens_at, now + self._spacing() / (1 + self._unproven_starts))
             self._unproven_starts = min(self._unproven_starts + 1, _MOST_AT_ONCE)
+        if self.ceiling is not None:
+            if level > self.ceiling:
+                self._beyond_ceiling(now)
+            refill = self._latency / (_REFILL * self.limit) if self._latency else 0.0
+            if refill > _TICK:  # not all at once: who arrives when is up to the network, and a burst is refused at any level
+                self.opens_at = max(self.opens_at, now + refill)
 
     def unsent(self, stamp: float) -> None:
         """Take back a start whose call was never sent."""
@@ -221,8 +232,7 @@ class AdaptiveRule:
         took = now - started
         self._latency = took if self._latency is None else self._latency + 0.1 * (took - self._latency)
         self.rate.latency = self._latency
-        if self.rate.is_probing:
-            self.rate.succeeded(started)
+        self.rate.succeeded(started)
         if self._closing is not None:
             if self._trial is None or started < self._trial:
                 if self._closing.tries == 1 and in_use and self._closing.hinted_until == 0.0 and self.limit < self._target:
@@ -236,8 +246,6 @@ class AdaptiveRule:
             return
         self.streak += 1
         self._proven = max(self._proven, level)
-        if self.ceiling is not None and level > self.ceiling:
-            self._confirm_probe(started, level)
         if in_use:
             self._grow(now)
 
@@ -256,16 +264,15 @@ class AdaptiveRule:
         self.rate.forget(started)
         took = now - started
         self._refusal_time = took if self._refusal_time is None else max(took, 0.9 * self._refusal_time + 0.1 * took)
+        self.rate.refusal_time = self._refusal_time
         if started <= self._last_cut:
             return
-        if self._closing is None:
-            if self.rate.ends_probe(started):
-                self._last_cut = now
-                self.opens_at = max(self.rate.opens_at(now), now + (hint or 0.0))
-                return
-            if self._is_probe(level):
-                self._end_probe(now, level)
-                return
+        if self._closing is None and (
+            (self._climbed and self.rate.absorbs(started)) or self._ends_probe(now, level) or self.rate.absorbs(started)
+        ):
+            self._last_cut = now
+            self.opens_at = max(self.rate.opens_at(now), now + (self._first_gap() if hint is None else hint))
+            return
         self._cut(now, started, level, hint, at_most)
 
     # --- up
@@ -281,40 +288,43 @@ class AdaptiveRule:
         if self.ceiling is None:
             if self._earned >= settings.recovery_threshold:
                 self._change(now, max(self.limit + 1, int(self.limit * settings.recovery_factor)), "successes in a row")
+        elif self._beyond >= _CONFIRMED and self.limit > self.ceiling:
+            self.ceiling = self._target = self.limit  # it was none: the next step is twice as large, and at once
+            self._step *= 2
+            self._disproved += 1
+            self._climbed += 1
+            self.rate.widen((self.limit + self._step) / self.limit)
+            self._change(now, self.limit + self._step, "probe went well")
         elif self._earned >= self._probe_after and self.limit <= self.ceiling:
             self._change(now, max(self.ceiling, self.limit) + self._step, "probe")
 
-    def _confirm_probe(self, started: float, level: int) -> None:
-        if self.ceiling is None or not self.ceiling < level <= self.limit or started <= self._last_cut:
-            return
-        self._beyond += 1
-        if self._beyond < self.settings.recovery_threshold:  # one may slip through while another ends
-            return
-        self._beyond = 0
-        self.ceiling = self._target = self.limit
-        self._probe_after = self._earned = self.settings.recovery_threshold
-        self._step *= 2
-        if self._step > 2:  # twice in a row: it is no ceiling any more
-            self.ceiling = None
-            self._step = 1
-            self._disproved += 1
+    def _beyond_ceiling(self, now: float) -> None:
+        """Count the starts beyond the ceiling before which others were not refused for as long as a refusal takes."""
+        if self._beyond_since is None:
+            self._beyond_since = now
+        elif now > self._beyond_since + 1.5 * (self._refusal_time or 0.0):
+            self._beyond += 1
 
     # --- down
 
-    def _is_probe(self, level: int) -> bool:
-        if self.ceiling is None:
-            return False
+    def _ends_probe(self, now: float, level: int) -> bool:
+        """Return whether a refusal only ends a probe beyond the ceiling; it is taken back then."""
         # While one call probes, another may arrive before it and leave it, or itself, no room.
-        return level > self.ceiling or (self.limit > self.ceiling and level > 0.8 * self.ceiling)
-
-    def _end_probe(self, now: float, level: int) -> None:
-        assert self.ceiling is not None
-        self._last_cut = now
+        if self.ceiling is None or not (level > self.ceiling or (self.limit > self.ceiling and level > 0.8 * self.ceiling)):
+            return False
         self._step = 1
         self._disproved = max(0.0, self._disproved - 0.5)
-        self._probe_after = min(2 * self._probe_after, _RAREST_PROBE)
+        if not self.rate.is_smoothing and not self._is_cap:
+            self.rate.smooth(now)
+            self._climbed = 0
+        elif self.rate.is_smoothing:
+            self._is_cap = True
+            self.rate.roughen()
+        if self._is_cap or not self.rate.is_smoothing:
+            self._probe_after = min(max(2 * self.settings.recovery_threshold, 2 * self._probe_after), _RAREST_PROBE)
         self._proven = min(self._proven, level - 1)
         self._change(now, self.ceiling, "probe refused")
+        return True
 
     def _cut(self, now: float, started: float, level: int, hint: float | None, at_most: float) -> None:
         others = level - 1
@@ -330,11 +340,12 @@ class AdaptiveRule:
             closing.is_rate or others == 0 or hint is not None or closing.tries >= 4 or self._disproved >= _DISPROVED
         )
         self.rate.refused(started)
+        self._is_cap = False
         new = max(self.settings.min_concurrent, int(self.limit * self.settings.backoff_factor))
         self.ceiling = self._target = max(others, new)
         self._proven = min(self._proven, max(others, 1))
         self._step = 1
-        self._probe_after = 2 * self.settings.recovery_threshold
+        self._probe_after = _DOUBTED if self.ceiling != self._before.ceiling else 2 * self.settings.recovery_threshold
         self._trial = None
         self._last_cut = now
         self._change(now, new, "refused")
@@ -345,7 +356,7 @@ class AdaptiveRule:
         assert self._closing is not None
         assert self._cycle is not None
         closing, self._closing, self._trial = self._closing, None, None
-        self._return_fast = self.rate.explain(closing, self._cycle, at)
+        self._return_fast = self.rate.explain(closing, self._cycle, self._trial_due)
         if self._return_fast:
             self.ceiling, self._target, self._proven = self._before.ceiling, self._before.target, self._before.proven
             self._cycle = at
@@ -360,11 +371,15 @@ class AdaptiveRule:
             return self._refusal_time
         return _FIRST_SPACING if self._latency is None else min(_FIRST_SPACING, self._latency * _SPACING_OF_LATENCY)
 
+    def _first_gap(self) -> float:
+        return max(_FIRST_GAP, _GAP_OF_LATENCY * (self._latency or 0.0), self.rate.gap)
+
     def _gap(self, now: float, tries: int) -> float:
         """Seconds to the next try after a refusal without a hint: soon, then growing, and where windows usually end."""
-        gap = max(_FIRST_GAP, 1.5 * (self._refusal_time or 0.0), _GAP_OF_LATENCY * (self._latency or 0.0), self.rate.gap)
+        gap = self._first_gap()
         if tries == 1 or self._cycle is None:
             return gap
+        gap = max(gap, 1.5 * (self._refusal_time or 0.0))
         gap = min(gap * _GAP_GROWTH ** min(tries - 1, 50), max(gap, _GAP_OF_CYCLE * (now - self._cycle))) * random.uniform(
             0.9, 1.1
         )
@@ -379,6 +394,7 @@ class AdaptiveRule:
     def _change(self, now: float, new: int, reason: str) -> None:
         new = max(self.settings.min_concurrent, min(self.settings.max_concurrent, new))
         self._earned = self._beyond = 0
+        self._beyond_since = None
         if new != self.limit:
             self.history.append(Change(now, self.limit, new, reason))
             self.limit = new

@@ -6,32 +6,35 @@ there are two ways to know a rate:
 * a window: a number of starts and a time that explain every refusal and every admission there was. Held exactly.
 * a pace: one start in so many seconds, from what was admitted between two refusals. Held smoothly.
 
-Either is probed upwards, for limits rise too and an estimate may be low; a probe that is refused costs that call.
+Either is a belief, and low at first, since it was learned while the limit of calls at once still grew. So it is probed upwards:
+a step that was not refused is good and the next one twice as large; one that is refused costs that call, and ends the probe.
 """
 
 from __future__ import annotations
 
 import math
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections import deque
-from contextlib import suppress
 from dataclasses import dataclass
 
 # Providers count by the second, the minute and a few lengths between: tried before any odd length.
-USUAL_WINDOWS = (1.0, 2.0, 5.0, 10.0, 15.0, 20.0, 30.0, 60.0, 300.0)
+USUAL_WINDOWS = (5.0, 10.0, 15.0, 20.0, 30.0, 60.0, 300.0)
 # The server's window opens by its own clock, and calls do not all take the same time to reach it.
 _CLOCK_MARGIN = 1.005
-# How far the most that was admitted may exceed the least that was refused, and a window still explain both: the network blurs
-# a window of seconds more than one of a minute.
-_EXACT, _NEARLY, _BLURRED = 1.0, 1.02, 1.2
-_SHORT_WINDOW = 5.0
-_STEP = 0.1  # the first upward probe of a pace; halved each time the same pace is found again
-_PACE_STARTS = 15  # held back by a pace before it is probed; doubled likewise
-_WINDOW_STEP = 0.05
+# How far the most that was admitted may exceed the least that was refused, and a window still explain both.
+_EXACT, _NEARLY = 1.0, 1.02
+_LOGGED = 20_000  # starts
+_PACE_STEP, _LARGEST_PACE_STEP = 0.1, 0.15
+_PACE_STARTS = 12  # held back by a pace before the next step
 _WINDOW_STARTS = 30
-_IN_USE = 0.85  # share of a pace that is used when it, and nothing else, holds the starts back
+_RARER = 4  # times as many after a refused probe of a window
+_ENOUGH = 10  # starts to measure a pace by: a single one more or less must not make it
 _SMOOTHED = 4  # latencies over which throughput is averaged
 _ROOM = 1.15  # over that average: bursts are held back, the throughput is not
+_SLOWER = 1.03  # a pace that was refused after many starts
+_SLOWER_BY_FEW, _MOST_BY_FEW = 1.1, 1.5  # and after few
+_IN_USE = 0.85  # share of a pace that is used when it, and nothing else, holds the starts back
+_MOST_ABSORBED = 2  # refusals in a row that only correct a pace; after more of them, all is closed
 
 
 @dataclass(slots=True)
@@ -59,34 +62,40 @@ class LearnedRate:
     Attributes:
         count: starts allowed in any one window; 1 for a pace; None: no limit is known.
         seconds: length of the window, or between two starts.
-        starts: when the last 2,000 calls started that were not refused.
+        starts: when the last calls started that were not refused, the oldest first.
         latency: seconds that a call takes, kept up to date by the rule.
+        refusal_time: seconds that a refusal takes, kept up to date by the rule.
         is_unexplained: whether no rate was found that explains the last refusals.
     """
 
     def __init__(self) -> None:
         self.count: int | None = None
         self.seconds = 0.0
-        self.latency = 0.0
+        self.latency = self.refusal_time = 0.0
         self.is_unexplained = False
+        self.is_smoothing = False
+        self.starts: list[float] = []
         self._is_window = False
-        self.starts: deque[float] = deque(maxlen=2000)  # of calls that were not refused
         self._refusals: deque[float] = deque(maxlen=12)
         self._ends: deque[float] = deque(maxlen=8)  # of the stretches in which all that was allowed was used
         self._unexplained = 0
-        self._due: float | None = None
-        self._held_back = False
-        self._held_back_starts = 0
-        self._changed = 0.0
-        # upward probes, of a pace ...
-        self._good_seconds = 0.0
-        self._step = _STEP
-        self._after = _PACE_STARTS
+        self._absorbed = 0
+        self._absorbed_at = 0.0
         self._found_before = 0.0
         self._times_found = 0
-        # ... of a window's count, and of its length
-        self._good_count: int | None = None
+        self._due: float | None = None
+        # What is known to be admitted, and the probe beyond it.
+        self._good = (0, 0.0)
+        self._base = 0  # starts of a window, before any probe
+        self._is_sure = True  # whether these were all in one window
+        self._beyond_since: float | None = None
+        self._beyond = 0
+        self._held_back = 0
+        self._after = 0
+        self._step = 0.0
+        # A window's length that is in doubt.
         self._too_short = 0.0
+        self._is_usual = False
         self._trying: float | None = None
         self._tried: float | None = None
 
@@ -94,48 +103,76 @@ class LearnedRate:
 
     def started(self, now: float) -> None:
         """Stamp a start, and probe upwards when the rate has held enough of them back."""
-        if self._due is not None and self.starts:
-            waited = self._due - self.starts[-1]
-            self._held_back = now - self._due <= 0.1 * waited + 1e-4  # a later one was held back by something else
-            self._held_back_starts += self._held_back
-            self._due = None
+        is_held_back = self._due is not None and bool(self.starts) and now - self._due <= 0.1 * (now - self.starts[-1]) + 1e-4
+        self._due = None
+        is_beyond = self.is_probing and not self._is_good(now)
         self.starts.append(now)
+        if len(self.starts) > 2 * _LOGGED:
+            del self.starts[:_LOGGED]
         if self._trying is not None and self._tried is None:
             self._tried = now
-        if self.count is not None:
-            if self._is_window:
-                self._probe_count()
-            else:
-                self._probe_pace(now)
+        if self.count is None:
+            return
+        if is_beyond:
+            if self._beyond_since is None:
+                self._beyond_since = now
+            self._beyond += self._is_window or is_held_back
+            if now > self._beyond_since + 1.5 * self.refusal_time + 1e-3 and (self._is_window or self._beyond >= _PACE_STARTS):
+                self._accept(now)
+        elif is_held_back and not self.is_probing:
+            self._held_back += 1
+            if self._held_back >= self._after:
+                self._probe()
 
     def forget(self, stamp: float) -> None:
         """Take back the stamp of a call that was refused or never sent."""
-        with suppress(ValueError):
-            self.starts.remove(stamp)
+        at = bisect_left(self.starts, stamp)
+        if at < len(self.starts) and self.starts[at] == stamp:
+            del self.starts[at]
 
     def succeeded(self, started: float) -> None:
         """Take note that a call was served: a shorter window that it tried is the right one."""
+        if self._absorbed and started > self._absorbed_at:
+            self._absorbed = 0
         if self._tried is not None and self._trying is not None and started >= self._tried:
             self.seconds = self._trying
+            self._is_usual = False
+            self._good = (self._good[0], self.seconds)
             self._trying = self._tried = None
 
-    def ends_probe(self, started: float) -> bool:
-        """Return whether a refusal only ends a probe of this rate; it is taken back then."""
+    def absorbs(self, started: float) -> bool:
+        """Return whether a refusal only corrects this rate, which is done then; else it is news."""
         if self._tried is not None and self._trying is not None and started >= self._tried:
-            self._too_short = self._trying
+            self._too_short = self.seconds if self._is_usual else self._trying
             self._trying = self._tried = None
             return True
-        if self._good_count is None:
+        is_beyond = self.is_probing and (self._beyond > 0 or not self._is_good(started))
+        if self.count is None or self._absorbed >= _MOST_ABSORBED or not (is_beyond or self._is_in_use(started)):
             return False
-        self.count, self._good_count = self._good_count, None
-        self._after = 4 * max(_WINDOW_STARTS, self.count, self._after)
-        self._step = _WINDOW_STEP
-        self._held_back_starts = 0
+        self._absorbed += 1
+        self._absorbed_at = started
+        if self._is_window:
+            if not self._is_sure and self._good[0] > self._base:
+                return False
+            self._is_sure = True
+            # What was admitted beyond it may belong to the window after: one that is counted by the clock admits twice as much
+            # around its end. So back to what explained everything.
+            has_grown = self._good[0] > 1.1 * self._base
+            self._after = _WINDOW_STARTS if has_grown else _RARER * max(_WINDOW_STARTS, self._base, self._after)
+            self.count, self._step = self._base, 1
+            self._good = (self.count, self.seconds)
+            self._end_step()
+            return True
+        if is_beyond:
+            self.seconds = self._good[1]
+        self._find_pace(started)
+        self._ends.append(started)
         return True
 
     def refused(self, started: float) -> None:
         """Take note of a refusal that any rate must explain."""
         self._refusals.append(started)
+        self._absorbed = 0
 
     # --- what it allows
 
@@ -146,7 +183,6 @@ class LearnedRate:
         first = self.starts[-self.count]
         at = first + self.seconds
         if at <= now:
-            self._held_back = False
             return now
         doubt = self.seconds - self._too_short
         if self._is_window and self._tried is None and doubt > 0.04 * self.seconds and at - now > 0.05 * self.seconds:
@@ -156,9 +192,14 @@ class LearnedRate:
         return at
 
     @property
-    def is_probing(self) -> bool:
+    def is_trying(self) -> bool:
         """Whether a start has tried a shorter window."""
         return self._tried is not None
+
+    @property
+    def is_probing(self) -> bool:
+        """Whether more is allowed than is known to be good."""
+        return self.count is not None and (self.count, self.seconds) != self._good
 
     @property
     def gap(self) -> float:
@@ -179,15 +220,14 @@ class LearnedRate:
         self.is_unexplained = False
         if self._find_window(closing, cycle, now):
             pass
-        elif not closing.is_rate and not self._is_window and self._is_in_use(closing.since):
-            self._slow_down(now)
-        elif closing.is_rate or self._was_full(closing.since):
+        elif closing.is_rate or self._is_in_use(closing.since) or self._was_full(closing.since):
             self._find_pace(closing.since)
             is_rate = closing.is_rate
         else:
             self._unexplained += 1
             self.is_unexplained = True
-            self._smooth(closing.since)
+            if self._unexplained >= 2:
+                self.smooth(closing.since)
             is_rate = False
         self._ends.append(now if self._is_window and is_rate else closing.since)
         return is_rate
@@ -197,138 +237,162 @@ class LearnedRate:
         if closing.is_rate and shut > closing.since and shut - closing.since >= 0.1 * (closing.since - cycle):
             # Long closed: the length lies between the last refusal and the first admission, counted from the cycle's first call.
             # What was still refused long after the last start needs a window longer than that.
-            newest = max((start for start in self.starts if start <= closing.since), default=0.0)
+            newest = self.starts[at - 1] if (at := bisect_right(self.starts, shut)) else 0.0
             longest = now - cycle
-            refusals = [refusal for refusal in self._refusals if refusal >= closing.since]
+            # Not the first refusal: calls that started just after it were admitted, if they were faster on their way.
+            refusals = [*(refusal for refusal in self._refusals if refusal > closing.since), shut - 1e-6]
             usual = [length for length in USUAL_WINDOWS if shut - newest < length <= longest * 1.001]
             found = self._best_window([*usual, longest], refusals, _NEARLY)
-            if found is not None:
-                is_exact = found[0] != longest or closing.hinted_until >= closing.last
-                self._hold_window(*found, too_short=None if is_exact else closing.last - cycle)
+            if found is not None and found[0] >= USUAL_WINDOWS[0]:
+                is_exact = closing.hinted_until >= closing.last
+                # Closed longer than it was open: all of what was open lies in one window.
+                is_sure = shut - closing.since >= closing.since - cycle
+                self._hold_window(*found, is_sure=is_sure, too_short=None if is_exact else closing.last - cycle)
                 return True
-        usual = [length for length in USUAL_WINDOWS if length <= (now - self.starts[0]) * 1.001] if self.starts else []
-        found = self._best_window(usual, self._refusals, _EXACT) if len(self._refusals) >= 2 else None
-        if found is None and len(self._refusals) >= 4:
-            found = self._best_window([length for length in usual if length <= _SHORT_WINDOW], self._refusals, _BLURRED)
+        if len(self._refusals) < 2 or not self.starts:
+            return False
+        usual = [length for length in USUAL_WINDOWS if length <= (now - self.starts[0]) * 1.001]
+        found = self._best_window(usual, self._refusals, _EXACT)
         if found is not None:
-            self._hold_window(*found, too_short=None)
+            self._hold_window(*found, is_sure=False)
         return found is not None
 
     def _best_window(self, lengths: list[float], refusals: deque[float] | list[float], blur: float) -> tuple[float, int] | None:
-        starts = list(self.starts)
+        starts = self.starts
         best: tuple[float, float, int] | None = None
         for seconds in lengths:
             least = min(bisect_right(starts, refusal) - bisect_right(starts, refusal - seconds) for refusal in refusals)
-            misfit = _most(starts, seconds) / least if least else math.inf
+            most = _most(starts, seconds)
+            misfit = most / least if least else math.inf
             if misfit <= blur and (best is None or misfit < best[0]):
-                best = (misfit, seconds, least)
+                best = (misfit, seconds, max(least, most))
         return None if best is None else best[1:]
 
-    def _hold_window(self, seconds: float, count: int, *, too_short: float | None) -> None:
-        self._hold(count, seconds if too_short is not None else _CLOCK_MARGIN * seconds, is_window=True)
-        self._too_short = seconds if too_short is None else too_short
-        self._step, self._after = _WINDOW_STEP, 0
+    def _hold_window(self, seconds: float, count: int, *, is_sure: bool, too_short: float | None = None) -> None:
+        self._is_usual = seconds in USUAL_WINDOWS
+        self._hold(count, _CLOCK_MARGIN * seconds if self._is_usual else seconds, is_window=True)
+        self._too_short = self.seconds if too_short is None else too_short
+        self._base, self._is_sure = count, is_sure
+        self._step, self._after = 1, max(_WINDOW_STARTS, count) if is_sure else 1
 
     def _find_pace(self, until: float) -> None:
-        if self.count is not None and not self._is_window and self._held_back and self._good_seconds > self.seconds:
-            self.seconds = self._good_seconds  # an upward probe that failed
-            self._changed = until
-            self._step = max(0.02, self._step / 8)
-            self._after = min(2 * self._after, 100)
-            self._held_back_starts = 0
-            return
-        # Long enough to count ten, or a single start more or less makes the pace.
-        since = next(
-            (end for end in reversed(self._ends) if self._between(end, until) >= 10), self._ends[0] if self._ends else None
-        )
+        """Hold what was admitted between two refusals, until which all that is allowed was used."""
+        since = next((end for end in reversed(self._ends) if self._between(end, until) >= _ENOUGH), None)
         is_first = since is None
+        if since is None and self.count is not None:
+            self._slow_down(until)
+            return
+        if since is None and self._ends and self._between(self._ends[0], until) >= 2:
+            since = self._ends[0]
+            is_first = False
         if since is None:
             since = self.starts[0] if self.starts else until
+            if self._between(since, until) < _ENOUGH:
+                return
         if until <= since:
             return
         rate = overall = (self._between(since, until) + 1) / (until - since)
-        span = max(2 * (self.latency or 1.0), until - self.starts[-10] if len(self.starts) >= 10 else until - since)
+        span = max(2 * (self.latency or 1.0), until - self.starts[-_ENOUGH] if len(self.starts) >= _ENOUGH else until - since)
         recent = (self._between(until - span, until) + 1) / span if span < until - since else overall
         # What was admitted on the whole may be less than is allowed, what was admitted last was more: between the two.
         rate = 0.8 * recent if is_first else (overall * recent) ** 0.5
-        slower = 1.02 * self.seconds if self.count is not None and not self._is_window and self._held_back else 0.0
-        self._hold_pace(max(1 / rate, slower))
-
-    def _slow_down(self, now: float) -> None:
-        self.seconds = self._good_seconds if self._good_seconds > self.seconds else 1.05 * self.seconds
-        self._hold_pace(self.seconds)
-        self._changed = now
-
-    def _smooth(self, until: float) -> None:
-        """Hold bursts back, which a window of a second takes for too much, and nothing else."""
-        if self._unexplained < 2 or not self.latency or self._is_window:
-            return
-        span = _SMOOTHED * self.latency
-        average = self._between(until - span, until) / span
-        if average > 0 and (self.count is None or self.seconds < 1 / (_ROOM * average)):
-            self._hold(1, 1 / (_ROOM * average), is_window=False)
-            self._step, self._after = _STEP, _PACE_STARTS
-
-    def _hold_pace(self, seconds: float) -> None:
-        self._hold(1, seconds, is_window=False)
+        slower = _SLOWER * self.seconds if self.count is not None and not self._is_window else 0.0
+        seconds = max(1 / rate, slower)
         was_found = 0.85 * self._found_before < seconds < 1.18 * self._found_before
         self._times_found = min(self._times_found + 1, 3) if was_found else 0
         self._found_before = seconds
-        self._step = _STEP / 2**self._times_found
-        self._after = _PACE_STARTS * 2**self._times_found
+        self._hold_pace(seconds, 2**self._times_found)
+
+    def _slow_down(self, until: float) -> None:
+        """Correct a pace by a few starts: they are too few to measure one, and what was sent before them may still count."""
+        assert self.count is not None
+        known = self.seconds / self.count
+        since = self._ends[0] if self._ends else until
+        measured = (until - since) / (self._between(since, until) + 1)
+        self._hold_pace(max(_SLOWER_BY_FEW * known, min(measured, _MOST_BY_FEW * known)), 1)
+
+    def smooth(self, until: float) -> None:
+        """Hold back bursts, which a window of a second takes for too much, and nothing else."""
+        if not self.latency or self._is_window or len(self.starts) < 2:
+            return
+        span = min(_SMOOTHED * self.latency, until - self.starts[0])
+        average = self._between(until - span, until) / span if span > 0 else 0.0
+        if average > 0 and (self.count is None or self.seconds < 1 / (_ROOM * average)):
+            self._hold_pace(1 / (_ROOM * average), 1)
+            self.is_smoothing = True
+
+    def widen(self, factor: float) -> None:
+        """Let the pace that only smooths grow with the calls at once."""
+        if self.is_smoothing:
+            self._hold_pace(self.seconds / factor, 1)
+            self.is_smoothing = True
+
+    def roughen(self) -> None:
+        """Stop smoothing: it was refused without a burst too."""
+        if self.is_smoothing:
+            self.count = None
+            self.is_smoothing = False
+
+    def _hold_pace(self, seconds: float, certainty: int) -> None:
+        self._hold(1, seconds, is_window=False)
+        self._step, self._after = _PACE_STEP / certainty, _PACE_STARTS * certainty
 
     def _hold(self, count: int, seconds: float, *, is_window: bool) -> None:
         self.count, self.seconds, self._is_window = count, seconds, is_window
-        self._good_seconds = seconds
-        self._good_count = self._trying = self._tried = None
-        self._held_back_starts = 0
-        self._changed = self.starts[-1] if self.starts else 0.0
+        self._good = (count, seconds)
+        self.is_smoothing = False
+        self._trying = self._tried = None
+        self._end_step()
 
     # --- upward probes
 
-    def _probe_pace(self, now: float) -> None:
-        if self._held_back_starts < self._after or now < self._changed + 2 * self.latency:
-            return
-        self._held_back_starts = 0
-        if self._is_in_use(now):
-            self._changed = now
-            self._good_seconds = self.seconds
-            self.seconds /= 1 + self._step
-            self._step = min(2 * self._step, 1.0)
+    def _is_good(self, now: float) -> bool:
+        """Return whether what is known to be admitted allows a start at `now`, after those before it."""
+        count, seconds = self._good
+        before = bisect_right(self.starts, now)
+        return before < count or self.starts[before - count] + seconds <= now + 1e-9
 
-    def _probe_count(self) -> None:
+    def _probe(self) -> None:
         assert self.count is not None
-        if self._held_back_starts < max(_WINDOW_STARTS, self.count, self._after):
-            return
-        self._held_back_starts = 0
-        if self._good_count is None:
-            self._good_count = self.count
-            self.count += max(1, int(self._step * self.count))
-            self._step *= 2
-        else:  # a whole window of it was admitted
-            self._good_count = None
+        self._good = (self.count, self.seconds)
+        if self._is_window:
+            self.count += max(1, int(self._step))
+        else:
+            self.seconds /= 1 + self._step
+        self._end_step()
+
+    def _accept(self, now: float) -> None:
+        """Take a step that was not refused in the time a refusal takes for good, and try one twice as large."""
+        assert self.count is not None
+        if self._is_window:
+            known = self._between(now - self.seconds, now - 1.5 * self.refusal_time - 1e-3)
+            self.count = min(self.count, max(self._good[0], known))
+            self._step = min(2 * self._step, max(1, self.count // 10))
+        else:
+            self._step = min(2 * self._step, _LARGEST_PACE_STEP)
+        self._probe()
+
+    def _end_step(self) -> None:
+        self._held_back = self._beyond = 0
+        self._beyond_since = None
 
     # --- counting
 
     def _is_in_use(self, now: float) -> bool:
-        if self.count is None:
+        if self.count is None or self._is_window:
             return False
-        span = max(2 * self.latency, 10 * self.seconds / self.count)
-        return self._between(now - span, now) >= _IN_USE * span * self.count / self.seconds
+        span = max(2 * self.latency, 10 * self.seconds)
+        return self._between(now - span, now) >= _IN_USE * span / self.seconds
 
     def _was_full(self, until: float) -> bool:
         """Whether the stretch that a refusal ended is long enough to measure what is allowed."""
-        if not self._ends or self._unexplained < 2 or (self.count is not None and not self._held_back):
+        if not self._ends or self._unexplained < 2:
             return False
-        return until - self._ends[-1] > 2 * self.latency and self._between(self._ends[-1], until) >= 10
+        return until - self._ends[-1] > 2 * self.latency and self._between(self._ends[-1], until) >= _ENOUGH
 
     def _between(self, since: float, until: float) -> int:
-        count = 0
-        for start in reversed(self.starts):
-            if start <= since:
-                break
-            count += start <= until
-        return count
+        """Return how many starts there were after `since`, up to `until`."""
+        return bisect_right(self.starts, until) - bisect_right(self.starts, since)
 
 
 def _most(starts: list[float], seconds: float) -> int:
