@@ -22,6 +22,7 @@ class FlowSettings(TypedDict, total=False):
     max_flows_per_minute: int | None
     max_flow_retries: int
     on_error: str
+    rate_limit_timeout: float
 
 
 class ThrottledAsyncParallelBatchFlow(Throttled, AsyncParallelBatchFlow):
@@ -34,12 +35,13 @@ class ThrottledAsyncParallelBatchFlow(Throttled, AsyncParallelBatchFlow):
         max_flow_retries: how often a refused instance is run again from its start; its earlier nodes run again too.
         on_error: "collect": a failed instance is counted and logged, and its exception stands in the list; "raise": the
             first error cancels the rest and is raised.
+        rate_limit_timeout: seconds for which a refused instance is run again at most, and the longest pause.
 
     Raises:
         TypeError, ValueError: a setting is unknown or out of range; the message names it and its value.
 
-    Guarantees: each instance has limiters of its own for the nodes it runs, unless they name a `shared_limiter`. `post_async`
-    gets the list of the instances' last actions, in order.
+    Guarantees: each instance has limiters of its own for the nodes it runs, also when it is run again, unless they name a
+    `shared_limiter`. `post_async` gets the list of the instances' last actions, in order.
 
     Example:
         >>> import asyncio
@@ -61,7 +63,7 @@ class ThrottledAsyncParallelBatchFlow(Throttled, AsyncParallelBatchFlow):
     max_flow_retries: int = 0
     on_error = "collect"
 
-    _settings = (*Throttled._settings, *FlowSettings.__annotations__)
+    _settings = tuple(FlowSettings.__annotations__)
 
     def __init__(self, start: Any = None, **settings: Unpack[FlowSettings]) -> None:
         super().__init__(start)
@@ -117,6 +119,9 @@ class ThrottledAsyncParallelBatchFlow(Throttled, AsyncParallelBatchFlow):
         error = super()._refused(permit, exc, refusals, refused_for)
         return exc if error is None and refusals > self.max_flow_retries else error
 
+    def _most_attempts(self) -> int:
+        return 1  # what an instance did before it failed is not done twice, unless max_flow_retries says so
+
     async def _give_up(self, item: Any, error: Exception) -> Any:
         if self.on_error == "collect":
             logger.error("%s: instance %s failed: %r", type(self).__name__, shown(item), error)
@@ -168,7 +173,7 @@ class AdaptiveThrottledBatchFlow(AdaptiveThrottled, ThrottledAsyncParallelBatchF
     min_concurrent_flows: int = 1
     max_concurrent_flows: int = 20
 
-    _settings = (*Throttled._settings, *AdaptiveFlowSettings.__annotations__)
+    _settings = tuple(AdaptiveFlowSettings.__annotations__)
     _bounds = ("initial_concurrent_flows", "min_concurrent_flows", "max_concurrent_flows")
 
     def __init__(self, start: Any = None, **settings: Unpack[AdaptiveFlowSettings]) -> None:

@@ -1,7 +1,7 @@
 """What nodes and flows share: settings from class attributes, the limiter, the counts, and what one item goes through.
 
 An attempt is one call and takes one permit. A refusal (429 and its kin) is not one of the user's retries: the limiter pauses, and
-the item queues again. `Throttled` is written for anything that has `max_retries` and `wait`.
+the item queues again.
 """
 
 from __future__ import annotations
@@ -116,13 +116,12 @@ def check_setting(name: str, value: Any) -> None:
 class Throttled:
     """The machinery under nodes and flows. A subclass names its settings and what decides when an item failed."""
 
-    max_retries: int
     wait: float
     on_error: str
     shared_limiter: str | RateLimiter | None = None
     rate_limit_timeout: float = 600.0
 
-    _settings: tuple[str, ...] = ("on_error", "rate_limit_timeout", "max_retries", "wait")
+    _settings: tuple[str, ...]
     _state: State
 
     def _configure(self, settings: dict[str, Any]) -> None:
@@ -145,6 +144,10 @@ class Throttled:
         """Return the settings as RateLimiter takes them."""
         raise NotImplementedError
 
+    def _most_attempts(self) -> int:
+        """Return how often an item is tried whose call fails; refusals do not count."""
+        raise NotImplementedError
+
     async def _give_up(self, item: Any, error: Exception) -> Any:
         raise NotImplementedError
 
@@ -163,6 +166,7 @@ class Throttled:
     # --- the limiter
 
     def _limiter(self) -> RateLimiter:
+        self._check_settings()  # they may have changed, and the limiter would refuse them by names of its own
         if self.shared_limiter is not None:
             shared = self.shared_limiter
             return LimiterRegistry.get(shared) if isinstance(shared, str) else shared
@@ -176,9 +180,12 @@ class Throttled:
                 self._state.limiter = limiter
             else:
                 limiters[self._state] = limiter
-        for name, value in limits.items():
-            if limiter._setting(name) != value:
-                setattr(limiter, name, value)
+            return limiter
+        changed = {name: value for name, value in limits.items() if limiter._setting(name) != value}
+        if "max_burst" in changed:
+            limiter.max_burst = None  # the window cannot go before it
+        for name, value in changed.items():
+            setattr(limiter, name, value)
         return limiter
 
     def _limiter_in_use(self) -> RateLimiter:
@@ -235,7 +242,7 @@ class Throttled:
                 else:
                     permit.release()
                     retry += 1
-                    error = exc if retry >= self.max_retries else None
+                    error = exc if retry >= self._most_attempts() else None
                     if error is None:
                         self.cur_retry = retry
                         if self.wait > 0:

@@ -75,8 +75,9 @@ class ThrottledParallelBatchNode(Throttled, AsyncParallelBatchNode):
     max_output_tokens: int = 0
     max_burst: int | None = None
     on_error = "raise"
+    max_retries: int  # PocketFlow sets it
 
-    _settings = (*Throttled._settings, *NodeSettings.__annotations__)
+    _settings = ("max_retries", "wait", *NodeSettings.__annotations__)
 
     def __init__(self, max_retries: int = 1, wait: float = 0, **settings: Unpack[NodeSettings]) -> None:
         super().__init__(max_retries, wait)
@@ -99,6 +100,11 @@ class ThrottledParallelBatchNode(Throttled, AsyncParallelBatchNode):
         counts = {"completed": state.completed, "failed": state.failed, "refused": state.refused}
         spent = {"tokens_estimated": state.tokens_estimated, "tokens_used": state.tokens_used}
         return {**self._limiter_in_use().stats, "max_per_minute": self.max_per_minute, **counts, **spent}
+
+    def _check_settings(self) -> None:
+        super()._check_settings()
+        if self.max_burst is not None and self.max_per_minute is None:
+            raise ValueError(f"max_burst spaces the calls of max_per_minute, which is None; got max_burst={self.max_burst!r}")
 
     def _limits(self) -> dict[str, Any]:
         return {
@@ -146,6 +152,9 @@ class ThrottledParallelBatchNode(Throttled, AsyncParallelBatchNode):
             self._state.learn_tokens(estimated, check_count("count_tokens", counted, least=0))
             if counted != permit.tokens:
                 permit.settle(counted)
+
+    def _most_attempts(self) -> int:
+        return self.max_retries
 
     async def _give_up(self, item: Any, error: Exception) -> Any:
         return await self.exec_fallback_async(item, error)
@@ -206,7 +215,7 @@ class AdaptiveThrottledNode(AdaptiveThrottled, ThrottledParallelBatchNode):
     max_concurrent: int = 20
     propagate_rate_limit: bool = False
 
-    _settings = (*Throttled._settings, *AdaptiveNodeSettings.__annotations__)
+    _settings = ("max_retries", "wait", *AdaptiveNodeSettings.__annotations__)
     _bounds = ("initial_concurrent", "min_concurrent", "max_concurrent")
 
     def __init__(self, max_retries: int = 1, wait: float = 0, **settings: Unpack[AdaptiveNodeSettings]) -> None:
