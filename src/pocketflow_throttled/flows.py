@@ -11,6 +11,8 @@ from .batch import shown
 from .mixins import Throttled, logger, scope
 
 if TYPE_CHECKING:
+    from collections.abc import Coroutine
+
     from .permit import Permit
     from .rate_limiter import RateLimiter
 
@@ -106,11 +108,14 @@ class ThrottledAsyncParallelBatchFlow(Throttled, AsyncParallelBatchFlow):
         own = {**self.params}
 
         def call(params: dict[str, Any]) -> Any:
-            scope.set({})  # called in the instance's own task, and so in its own context
             return self._orch_async(shared, {**own, **params})
 
         actions = await self._run_batch(params_list, call=call, tokens=_check_params)
         return await self.post_async(shared, params_list, actions)
+
+    def _attempts(self, *item: Any) -> Coroutine[Any, Any, Any]:
+        scope.set({})  # once for an instance and all its attempts, in its own task and so in its own context
+        return super()._attempts(*item)
 
     async def post_async(self, shared: Any, prep_res: Any, exec_res_list: list[Any]) -> Any:
         """Override it to use the list of last actions; it stays silent, so that a batch flow works as a node of another flow."""

@@ -1,0 +1,212 @@
+"""Whose limiter is it: what copies, runs, instances and levels share, in virtual time, on both of PocketFlow's sources."""
+
+import asyncio
+import copy
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import pytest
+from pocketflow import AsyncFlow, AsyncNode, AsyncParallelBatchFlow
+
+from pocketflow_throttled import (
+    RateLimitHit,
+    SimulatedAPI,
+    ThrottledAsyncParallelBatchFlow,
+    ThrottledParallelBatchNode,
+    run_virtual,
+)
+
+from .test_nodes import now
+
+pytestmark = pytest.mark.usefixtures("any_pocketflow")
+
+
+class Calls(ThrottledParallelBatchNode):
+    """Awaits `call(user, item)` for every item."""
+
+    def __init__(self, call: Callable[[Any, Any], Any], items: Iterable[Any] = range(1), **settings: Any) -> None:
+        super().__init__(**settings)
+        self.call, self.items = call, items
+
+    async def prep_async(self, shared: Any) -> Any:
+        return self.items
+
+    async def exec_async(self, item: Any) -> Any:
+        return await self.call(self.params.get("user"), item)
+
+
+class Refuses(AsyncNode):
+    """Refuses an instance so many times, then lets it end."""
+
+    def __init__(self, times: int) -> None:
+        super().__init__()
+        self.refused: dict[Any, int] = {}
+        self.times = times
+
+    async def exec_async(self, _: Any) -> None:
+        user = self.params["user"]
+        self.refused[user] = self.refused.get(user, 0) + 1
+        if self.refused[user] <= self.times:
+            raise RateLimitHit("slow down", retry_after=1)
+
+
+class Users(ThrottledAsyncParallelBatchFlow):
+    def __init__(self, start: Any, users: Iterable[Any] = range(1), **settings: Any) -> None:
+        super().__init__(start, **settings)
+        self.users = users
+
+    async def prep_async(self, shared: Any) -> Any:
+        return [{"user": user} for user in self.users]
+
+
+class Starts(dict[Any, list[float]]):
+    """When calls started, by user."""
+
+    async def __call__(self, user: Any, _: Any) -> None:
+        self.setdefault(user, []).append(now())
+
+
+# --- an instance
+
+
+def test_an_instance_that_is_run_again_keeps_its_windows() -> None:
+    starts = Starts()
+    node = Calls(starts, range(2), max_per_minute=2)
+    node >> Refuses(times=2)
+    run_virtual(Users(node, max_flow_retries=2).run_async({}))
+    assert starts == {0: pytest.approx([0, 0, 60, 60, 120, 120], abs=0.01)}
+
+
+def test_every_instance_has_windows_of_its_own_also_when_it_is_run_again() -> None:
+    starts = Starts()
+    node = Calls(starts, range(2), max_per_minute=2)
+    node >> Refuses(times=1)
+    flow = Users(node, "AB", max_flow_retries=1)
+    run_virtual(flow.run_async({}))
+    assert starts == {user: pytest.approx([0, 0, 60, 60], abs=0.01) for user in "AB"}
+    assert flow.stats["completed_flows"] == 2
+
+
+def test_an_instance_of_a_nested_flow_that_is_run_again_keeps_its_windows() -> None:
+    starts = Starts()
+    node = Calls(starts, range(2), max_per_minute=2)
+    node >> Refuses(times=1)
+    run_virtual(Users(Users(node, "A", max_flow_retries=1)).run_async({}))
+    assert starts == {"A": pytest.approx([0, 0, 60, 60], abs=0.01)}
+
+
+def test_a_nested_flow_keeps_its_own_window_when_the_outer_instance_is_run_again() -> None:
+    starts = Starts()
+    inner = Users(Calls(starts), "AB", max_flows_per_minute=2)
+    inner >> Refuses(times=1)
+    run_virtual(Users(inner, max_flow_retries=1).run_async({}))
+    assert starts == {user: pytest.approx([0, 60], abs=0.01) for user in "AB"}
+
+
+def test_two_instances_do_not_share_the_limiter_of_a_nested_flow() -> None:
+    api = SimulatedAPI(latency=1.0)
+    inner = Users(Calls(lambda user, item: api.call(item)), range(4), max_concurrent_flows=2)
+    run_virtual(Users(inner, range(3)).run_async({}))
+    assert (api.served, api.peak_concurrent) == (12, 6)
+
+
+def test_what_an_instance_used_is_no_part_of_the_next_run() -> None:
+    starts = Starts()
+    flow = Users(Calls(starts, range(2), max_per_minute=2))
+
+    async def main() -> None:
+        await flow.run_async({})
+        await flow.run_async({})
+
+    run_virtual(main())
+    assert starts == {0: [0, 0, 0, 0]}
+
+
+def test_five_flows_of_three_calls_are_fifteen_calls_and_stats_add_up() -> None:
+    api = SimulatedAPI(latency=1.0)
+    node = Calls(lambda user, item: api.call(item), range(6), max_concurrent=3)
+    run_virtual(Users(node, range(5), max_concurrent_flows=5).run_async({}))
+    assert api.peak_concurrent == 15
+    assert node.stats["completed"] == 30
+
+
+def test_within_an_instance_limiter_is_the_one_that_holds_it() -> None:
+    seen = []
+    node: Calls
+
+    async def call(user: Any, item: Any) -> None:
+        seen.append(node.limiter)
+        assert node.limiter.active == 1
+
+    node = Calls(call)
+    run_virtual(Users(node, "AB").run_async({}))
+    assert len(set(map(id, seen))) == 2
+    assert node.limiter not in seen
+
+
+# --- copies and runs
+
+
+def test_instances_of_a_flow_that_is_not_throttled_share_the_nodes_limiter() -> None:
+    api = SimulatedAPI(latency=1.0)
+
+    class Plain(AsyncParallelBatchFlow):
+        async def prep_async(self, shared: Any) -> Any:
+            return [{"user": user} for user in range(5)]
+
+    run_virtual(Plain(Calls(lambda user, item: api.call(item), range(6), max_concurrent=3)).run_async({}))
+    assert (api.served, api.peak_concurrent) == (30, 3)
+
+
+def test_limits_hold_round_a_loop_in_the_graph() -> None:
+    starts = Starts()
+
+    class Again(AsyncNode):
+        async def post_async(self, shared: Any, prep_res: Any, exec_res: Any) -> str:
+            shared["rounds"] += 1
+            return "again" if shared["rounds"] < 3 else "done"
+
+    node, again = Calls(starts, range(2), max_per_minute=2), Again()
+    node >> again
+    again - "again" >> node
+    again - "done" >> AsyncNode()
+    run_virtual(AsyncFlow(node).run_async({"rounds": 0}))
+    assert starts == {None: pytest.approx([0, 0, 60, 60, 120, 120], abs=0.01)}
+
+
+def test_two_runs_at_once_of_one_node_share_its_limiter_and_mix_nothing() -> None:
+    api = SimulatedAPI(latency=1.0)
+
+    class Results(Calls):
+        async def prep_async(self, shared: Any) -> Any:
+            return shared["items"]
+
+        async def post_async(self, shared: Any, prep_res: Any, exec_res_list: Any) -> None:
+            shared["results"] = exec_res_list
+
+    node = Results(lambda user, item: api.call(item), max_concurrent=2)
+    first, second = {"items": range(5)}, {"items": range(100, 105)}
+
+    async def main() -> None:
+        await asyncio.gather(node.run_async(first), node.run_async(second))
+
+    run_virtual(main())
+    assert first["results"] == list(range(5))
+    assert second["results"] == list(range(100, 105))
+    assert api.peak_concurrent == 2
+
+
+@pytest.mark.parametrize("duplicate", [copy.copy, copy.deepcopy])
+def test_copies_share_limiter_and_counts(duplicate: Callable[[Any], Any]) -> None:
+    async def call(user: Any, item: Any) -> None:
+        pass
+
+    node = Calls(call)
+    other = duplicate(node)
+    run_virtual(other.run_async({}))
+    assert other.limiter is node.limiter
+    assert node.stats["completed"] == 1
+
+
+def test_two_nodes_of_one_class_have_limiters_of_their_own() -> None:
+    assert Calls(None).limiter is not Calls(None).limiter
