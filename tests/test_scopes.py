@@ -9,6 +9,8 @@ import pytest
 from pocketflow import AsyncFlow, AsyncNode, AsyncParallelBatchFlow
 
 from pocketflow_throttled import (
+    LimiterRegistry,
+    RateLimiter,
     RateLimitHit,
     SimulatedAPI,
     ThrottledAsyncParallelBatchFlow,
@@ -210,3 +212,85 @@ def test_copies_share_limiter_and_counts(duplicate: Callable[[Any], Any]) -> Non
 
 def test_two_nodes_of_one_class_have_limiters_of_their_own() -> None:
     assert Calls(None).limiter is not Calls(None).limiter
+
+
+# --- a slot is held while somebody waits for another of the same limiter
+
+
+@pytest.mark.parametrize("shared", ["api", RateLimiter(3), 5])
+def test_a_flow_has_no_shared_limiter_since_its_slot_is_not_a_calls_slot(shared: Any) -> None:
+    LimiterRegistry.register("api")
+    flow = type("Bad", (Users,), {"shared_limiter": shared})
+    with pytest.raises(TypeError, match=r"shared_limiter.*nodes.*max_concurrent_flows") as caught:
+        flow(Calls(None))
+    assert repr(shared) in str(caught.value)
+    late = Users(Calls(None))
+    late.shared_limiter = shared
+    for use in (lambda: run_virtual(late.run_async({})), lambda: late.flow_limiter, lambda: late.stats):
+        with pytest.raises(TypeError, match="shared_limiter"):
+            use()
+    with pytest.raises(TypeError, match="no setting 'shared_limiter'"):
+        Users(Calls(None), shared_limiter=shared)
+
+
+def test_nodes_that_wait_for_the_slots_of_their_own_flow_are_told_so_and_do_not_hang() -> None:
+    flow = Users(None, range(5), max_concurrent_flows=2, on_error="raise")
+    flow.start(Calls(Starts(), shared_limiter=flow.flow_limiter))
+    with pytest.raises(RuntimeError, match="Calls waits for a slot of a limiter of which its own caller holds one"):
+        run_virtual(flow.run_async({}))
+
+
+def test_a_batch_in_a_call_that_waits_for_the_slots_of_that_call_is_told_so_and_does_not_hang() -> None:
+    limiter = RateLimiter(2)
+    inner = Calls(Starts(), shared_limiter=limiter)
+    outer = Calls(lambda user, item: inner.run_async({}), range(2), shared_limiter=limiter)
+    with pytest.raises(RuntimeError, match="of which its own caller holds one"):
+        run_virtual(outer.run_async({}))
+
+
+def test_it_is_told_through_a_nested_flow_too() -> None:
+    outer = Users(None, range(2), max_concurrent_flows=2, on_error="raise")
+    outer.start(Users(Calls(Starts(), shared_limiter=outer.flow_limiter), range(2), on_error="raise"))
+    with pytest.raises(RuntimeError, match="of which its own caller holds one"):
+        run_virtual(outer.run_async({}))
+
+
+def test_a_batch_in_a_call_may_use_another_limiter_or_run_after_the_call_is_over() -> None:
+    starts = Starts()
+    limiter = RateLimiter(1)
+    inner = Calls(starts, range(3))
+    later = Calls(starts, range(2), shared_limiter=limiter)
+    background: list[asyncio.Task[Any]] = []
+
+    async def call(user: Any, item: Any) -> None:
+        background.append(asyncio.create_task(later.run_async({})))
+        await inner.run_async({})
+
+    async def main() -> None:
+        await Calls(call, range(2), shared_limiter=limiter).run_async({})
+        await asyncio.gather(*background)
+
+    run_virtual(main())
+    assert len(starts[None]) == 2 * 3 + 2 * 2
+    assert (limiter.active, limiter.waiting) == (0, 0)
+
+
+def test_a_shared_limiter_is_one_for_all_wherever_it_is_named() -> None:
+    api = SimulatedAPI(max_concurrent=4, latency=1.0)
+    limiter = LimiterRegistry.register("api", 4)
+
+    async def call(user: Any, item: Any) -> Any:
+        return await api.call(item)
+
+    async def by_hand() -> None:
+        async with LimiterRegistry.get("api"):
+            await api.call()
+
+    async def main() -> None:
+        first = Calls(call, range(6), shared_limiter="api")
+        first >> Calls(call, range(6), shared_limiter=limiter)
+        flows = Users(first, range(3)), Users(first, range(3))
+        await asyncio.gather(*(flow.run_async({}) for flow in flows), *(by_hand() for _ in range(10)))
+
+    run_virtual(main())
+    assert (api.served, api.refused, api.peak_concurrent) == (6 * 12 + 10, 0, 4)

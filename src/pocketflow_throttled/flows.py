@@ -93,6 +93,14 @@ class ThrottledAsyncParallelBatchFlow(Throttled, AsyncParallelBatchFlow):
             "total_rate_limits": self._state.refused,
         }
 
+    def _check_settings(self) -> None:
+        super()._check_settings()
+        if self.shared_limiter is not None:
+            raise TypeError(
+                f"shared_limiter is for the nodes of a flow, whose own slot is no call's; got {self.shared_limiter!r}. "
+                "Set it on them, and limit the flow by max_concurrent_flows and max_flows_per_minute"
+            )
+
     def _limits(self) -> dict[str, Any]:
         return {
             "max_concurrent": self.max_concurrent_flows,

@@ -36,6 +36,10 @@ _SHORTEST_WAIT = 0.001
 _retry: ContextVar[int] = ContextVar("cur_retry", default=0)
 # The limiters of one instance of a throttled batch flow, by the state of the node they belong to; None outside of one.
 scope: ContextVar[dict[State, RateLimiter] | None] = ContextVar("scope", default=None)
+# The items of the batch around, and the limiters of which each of them, with its own callers, holds a slot.
+_callers: ContextVar[tuple[dict[int, tuple[asyncio.Task[Any], Permit]], tuple[RateLimiter, ...]]] = ContextVar(
+    "callers", default=({}, ())
+)
 
 
 class _Drought:
@@ -205,15 +209,25 @@ class Throttled:
         tokens: Callable[[RateLimiter, int, Any], int],
     ) -> list[Any]:
         """Run `call` for every item under the limiter, and return the results in order; `tokens` may refuse an item."""
-        self._check_settings()
         self._state.latest = limiter = self._limiter()
-        return await Batch(
+        batch = Batch(
             items,
             limiter=limiter,
             tokens=partial(tokens, limiter),
             call=partial(self._attempts, call, _Drought()),
             collect=self._collects,
-        ).run()
+        )
+        held = _held_by_the_caller()
+        if limiter in held:
+            raise RuntimeError(
+                f"{type(self).__name__} waits for a slot of a limiter of which its own caller holds one: when all are held so, "
+                "nothing can go on. Give it a limiter of its own, or run it after the call"
+            )
+        token = _callers.set((batch._live, (*held, limiter)))
+        try:
+            return await batch.run()
+        finally:
+            _callers.reset(token)
 
     def _collects(self, error: Exception) -> bool:  # noqa: ARG002  (for those that tell one error from another)
         return self.on_error == "collect"
@@ -314,6 +328,13 @@ class Throttled:
     @cur_retry.setter
     def cur_retry(self, value: int) -> None:
         _retry.set(value)
+
+
+def _held_by_the_caller() -> tuple[RateLimiter, ...]:
+    """Return the limiters of which the item holds a slot that runs in this very task; one it has started may outlive it."""
+    items, limiters = _callers.get()
+    task = asyncio.current_task()
+    return limiters if any(mine is task for mine, _ in items.values()) else ()
 
 
 def _explained(exc: Exception, reason: str) -> Exception:
