@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from pocketflow_throttled import (
+    Adaptive,
     FlowPresets,
     FlowRateLimitConfig,
     LimiterRegistry,
@@ -60,6 +61,78 @@ def test_get_or_create_returns_the_existing_and_warns_when_settings_differ() -> 
     assert LimiterRegistry.get_or_create("api", max_concurrent=3) is limiter
     with pytest.warns(UserWarning, match=r"'api' exists with \{'max_concurrent': 3\}; \{'max_concurrent': 4\} is not applied"):
         assert LimiterRegistry.get_or_create("api", 4) is limiter
+
+
+@pytest.mark.parametrize("exists", [False, True])
+@pytest.mark.parametrize(
+    ("bad", "error"),
+    [
+        ({"max_per_windw": 10}, r"unexpected keyword argument 'max_per_windw'"),
+        ({"replace": True}, r"unexpected keyword argument 'replace'"),
+        ({"max_concurrent": 0}, r"max_concurrent must be at least 1, got 0"),
+        ({"max_concurrent": "3"}, r"max_concurrent must be an int of at least 1, got '3'"),
+        ({"max_per_window": 1.5}, r"max_per_window must be an int of at least 1, got 1\.5"),
+        ({"window_seconds": None}, r"window_seconds must be positive, a number of seconds, got None"),
+        ({"max_tokens_per_window": True}, r"max_tokens_per_window must be an int of at least 1, got True"),
+        ({"max_burst": 2}, r"max_burst spaces the starts of max_per_window, which is None"),
+        ({"adaptive": "yes"}, r"adaptive must be True, an Adaptive or None, got 'yes'"),
+    ],
+)
+def test_get_or_create_refuses_what_register_refuses_whether_it_exists_or_not(
+    bad: dict[str, Any], error: str, *, exists: bool
+) -> None:
+    if exists:
+        LimiterRegistry.register("api", 3)
+    with pytest.raises((TypeError, ValueError), match=error):
+        LimiterRegistry.get_or_create("api", **bad)
+    assert LimiterRegistry.exists("api") is exists
+    if "replace" not in bad:
+        with pytest.raises((TypeError, ValueError), match=error):
+            LimiterRegistry.register("api", **bad, replace=True)
+    for name in ("", None):
+        with pytest.raises((TypeError, ValueError), match="name must"):
+            LimiterRegistry.get_or_create(name)  # type: ignore[arg-type]
+
+
+def test_get_or_create_takes_no_more_positions_than_register() -> None:
+    LimiterRegistry.register("api", 3)
+    with pytest.raises(TypeError, match="positional arguments"):
+        LimiterRegistry.get_or_create("api", 3, 10, 60.0, 5)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"max_concurrent": 3, "max_per_window": 10, "window_seconds": 30, "max_tokens_per_window": 5, "max_burst": 2},
+        {"max_per_window": None, "adaptive": False},
+        {"max_concurrent": 50, "adaptive": True},
+        {"max_concurrent": 5, "adaptive": Adaptive(max_concurrent=20)},
+    ],
+)
+def test_asking_twice_for_the_same_warns_of_nothing(settings: dict[str, Any]) -> None:
+    limiter = LimiterRegistry.get_or_create("api", **settings)
+    assert LimiterRegistry.get_or_create("api", **settings) is limiter
+    assert LimiterRegistry.get_or_create(name="api", **settings) is limiter
+
+
+@pytest.mark.parametrize(
+    ("kept", "asked"),
+    [
+        ({"max_per_window": 10}, {"max_per_window": None}),
+        ({"window_seconds": 60.0}, {"window_seconds": 1}),
+        ({"max_burst": None}, {"max_burst": 2, "max_per_window": 10}),
+        ({"max_concurrent": 20, "adaptive": True}, {"max_concurrent": 50}),
+        ({"max_concurrent": 20, "adaptive": True}, {"max_concurrent": 50, "adaptive": True}),
+        ({"adaptive": Adaptive(max_concurrent=9)}, {"adaptive": Adaptive(max_concurrent=8)}),
+    ],
+)
+def test_get_or_create_warns_of_every_setting_that_is_not_applied(kept: dict[str, Any], asked: dict[str, Any]) -> None:
+    limiter = LimiterRegistry.register("api", **{"max_per_window": 10, **kept})
+    before = LimiterRegistry.list_all()
+    with pytest.warns(UserWarning, match="'api' exists with .*is not applied") as caught:
+        assert LimiterRegistry.get_or_create("api", **asked) is limiter
+    assert caught[0].filename == __file__
+    assert LimiterRegistry.list_all() == before
 
 
 def test_remove_tells_whether_it_was_there_and_reset_forgets_one_or_all() -> None:

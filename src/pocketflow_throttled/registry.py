@@ -84,30 +84,34 @@ class _LimiterRegistry:
             return self._limiters[name]
 
     def get_or_create(self, name: str, *args: Any, **settings: Any) -> RateLimiter:
-        """Return the limiter of that name, made with these settings if there is none.
+        """Return the limiter of that name, made with these settings, as `register` takes them, if there is none.
 
         Raises:
-            ValueError: it exists and is fixed where an adaptive one is asked for, or the other way round.
+            ValueError: the name is empty, a setting is out of range, or the limiter exists and is fixed where an adaptive one is
+                asked for, or the other way round.
+            TypeError: the name is no str, or a setting is unknown or of another type.
 
         Warns:
             UserWarning: it exists, and a setting that was given differs from its own.
         """
+        _check_name(name)
+        asked = RateLimiter(*args, **settings)  # refuses what `register` does, whether the name is taken or not
+        asked.name = name
         with self._lock:
-            if name not in self._limiters:
-                return self.register(name, *args, **settings)
-            limiter = self._limiters[name]
-        asked = settings.get("adaptive")
-        if asked is not None and bool(asked) != (limiter.adaptive is not None):
-            is_, wanted = ("fixed", "adaptive") if asked else ("adaptive", "fixed")
+            limiter = self._limiters.setdefault(name, asked)
+        if limiter is asked:
+            return limiter
+        if settings.get("adaptive") is not None and (asked.adaptive is None) != (limiter.adaptive is None):
+            is_, wanted = ("fixed", "adaptive") if asked.adaptive else ("adaptive", "fixed")
             raise ValueError(
                 f"Limiter {name!r} exists and is {is_}, so it cannot be {wanted} too; use another name or replace it"
             )
         given = {**dict(zip(_SETTINGS, args, strict=False)), **settings}
-        if limiter.adaptive is not None:  # its size moves, and True asks for no settings
-            given = {key: value for key, value in given.items() if key != "max_concurrent" and value is not True}
-        differ = {key: value for key, value in given.items() if key in _SETTINGS and limiter._setting(key) != (value or None)}
+        if asked.adaptive is not None and settings["adaptive"] is True:
+            del given["adaptive"]  # any rule will do
+        differ = {key: value for key, value in given.items() if _said(limiter, key) != _said(asked, key)}
         if differ:
-            kept = {key: getattr(limiter, key) for key in differ}
+            kept = {key: _said(limiter, key) for key in differ}
             warnings.warn(f"Limiter {name!r} exists with {kept}; {differ} is not applied", stacklevel=2)
         return limiter
 
@@ -141,6 +145,13 @@ class _LimiterRegistry:
     def stats(self, name: str) -> dict[str, Any]:
         """Return the settings and the live numbers of one limiter. Raises KeyError as `get` does."""
         return self.get(name).stats
+
+
+def _said(limiter: RateLimiter, setting: str) -> object:
+    """Return a setting as it was given: the size of an adaptive limiter moves, its bound does not."""
+    if setting == "max_concurrent" and limiter.adaptive is not None:
+        return limiter.adaptive.max_concurrent
+    return limiter._setting(setting)
 
 
 def _check_name(name: object) -> None:
