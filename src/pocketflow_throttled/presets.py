@@ -153,6 +153,16 @@ def _configs() -> dict[str, RateLimitConfig]:
     return {**provided, **{name: RateLimitConfig(*values) for name, values in _OURS.items()}}
 
 
+class _Preset:
+    """A class attribute that is a new dict each time it is read, so that whoever changes one changes it for nobody else."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+
+    def __get__(self, instance: object, owner: type[Presets | FlowPresets]) -> dict[str, Any]:
+        return owner.get(self._name)
+
+
 def _lookup(name: object, configs: dict[str, Any]) -> str:
     key = name.lower() if isinstance(name, str) else ""
     if key not in configs:
@@ -161,7 +171,7 @@ def _lookup(name: object, configs: dict[str, Any]) -> str:
 
 
 class Presets:
-    """Settings of throttled nodes, each a dict for `**`.
+    """Settings of throttled nodes, each a new dict for `**`: to change one, change what was read, or `{**preset, ...}`.
 
     Example:
         >>> Presets.CONSERVATIVE
@@ -285,4 +295,4 @@ class FlowPresets:
 
 for _presets in (Presets, FlowPresets):
     for _name in _presets.list_presets():
-        setattr(_presets, _name.upper(), _presets.get(_name))
+        setattr(_presets, _name.upper(), _Preset(_name))
