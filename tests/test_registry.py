@@ -1,22 +1,11 @@
-"""What LimiterRegistry, Presets and the names of version 0.2 promise."""
+"""What LimiterRegistry promises."""
 
-import copy
 import threading
 from typing import Any
 
 import pytest
 
-from pocketflow_throttled import (
-    Adaptive,
-    FlowPresets,
-    FlowRateLimitConfig,
-    LimiterRegistry,
-    Presets,
-    RateLimitConfig,
-    RateLimiter,
-    RateLimitHit,
-    ThrottledParallelBatchNode,
-)
+from pocketflow_throttled import Adaptive, LimiterRegistry, RateLimiter, ThrottledParallelBatchNode
 
 
 def test_a_registered_limiter_is_the_same_wherever_it_is_named() -> None:
@@ -174,80 +163,3 @@ def test_threads_that_create_one_name_get_one_limiter() -> None:
     for thread in threads:
         thread.join()
     assert len(set(map(id, got))) == 1
-
-
-# --- presets
-
-
-@pytest.mark.parametrize("name", list(Presets.list_presets()))
-def test_every_node_preset_is_accepted_and_has_a_per_minute_key(name: str) -> None:
-    preset = getattr(Presets, name.upper())
-    assert preset == Presets.get(name.swapcase())
-    node = ThrottledParallelBatchNode(**preset)
-    assert (node.max_concurrent, node.max_per_minute) == (preset["max_concurrent"], preset["max_per_minute"])
-    source = Presets.source(name)
-    if source.source:
-        assert source.date
-        assert source.model
-        assert source.source in Presets.list_presets()[name]
-
-
-@pytest.mark.parametrize(
-    ("name", "at_once", "per_minute"),
-    [("CONSERVATIVE", 2, 20), ("MODERATE", 5, 60), ("AGGRESSIVE", 10, 200)],
-)
-def test_our_own_presets_have_the_values_they_are_known_by(name: str, at_once: int, per_minute: int) -> None:
-    assert getattr(Presets, name) == {"max_concurrent": at_once, "max_per_minute": per_minute}
-    assert getattr(FlowPresets, name) == {"max_concurrent_flows": at_once, "max_flows_per_minute": per_minute}
-
-
-def test_a_providers_concurrency_follows_from_its_rate() -> None:
-    assert Presets.OPENAI_TIER1["max_concurrent"] == 84  # 500 a minute, ten seconds each
-    assert Presets.ANTHROPIC_BUILD_TIER1 == {"max_concurrent": 9, "max_per_minute": 50, "max_tokens_per_minute": 30_000}
-    assert FlowPresets.REALTIME["max_flows_per_minute"] is None
-
-
-def test_an_unknown_preset_says_so() -> None:
-    for presets in (Presets, FlowPresets):
-        with pytest.raises(KeyError, match="Unknown preset: 'nope'"):
-            presets.get("nope")
-
-
-# --- version 0.2
-
-
-def test_configs_are_frozen_and_leave_out_what_is_no_limit() -> None:
-    config = RateLimitConfig(5, None, "five")
-    assert config.to_dict() == {"max_concurrent": 5}
-    assert RateLimitConfig(max_concurrent=5, max_per_minute=60).to_dict() == {"max_concurrent": 5, "max_per_minute": 60}
-    with pytest.raises(AttributeError):
-        config.max_concurrent = 6  # type: ignore[misc]
-    assert FlowRateLimitConfig(5, 60).to_dict() == {"max_concurrent_flows": 5, "max_flows_per_minute": 60}
-    assert isinstance(Presets.CONFIGS["conservative"], RateLimitConfig)
-    assert isinstance(FlowPresets.CONFIGS["unlimited"], FlowRateLimitConfig)
-
-
-@pytest.mark.parametrize(
-    "name",
-    "ANTHROPIC_SCALE COHERE_TRIAL COHERE_PRODUCTION HUGGINGFACE_FREE HUGGINGFACE_PRO MISTRAL_FREE MISTRAL_STANDARD "
-    "UNLIMITED_CONCURRENT SCRAPING_POLITE SCRAPING_MODERATE SCRAPING_AGGRESSIVE".split(),
-)
-def test_the_presets_of_0_2_are_there(name: str) -> None:
-    assert getattr(Presets, name)["max_concurrent"] >= 1
-
-
-def test_the_messages_and_reprs_of_0_2_are_kept() -> None:
-    assert repr(RateLimitHit("Test", retry_after=10.0, source="api")) == "RateLimitHit('Test', retry_after=10.0, source='api')"
-    assert "max_concurrent=3" in repr(RateLimiter(3))
-    for bad, message in (
-        ((0,), "max_concurrent must be at least 1"),
-        ((1, 0), "max_per_window must be at least 1"),
-        ((1, 1, 0), "window_seconds must be positive"),
-    ):
-        with pytest.raises(ValueError, match=message):
-            RateLimiter(*bad)
-
-
-def test_a_rate_limit_hit_survives_a_copy() -> None:
-    hit = copy.copy(RateLimitHit("Test", retry_after=10.0, source="api"))
-    assert (str(hit), hit.retry_after, hit.source) == ("Test", 10.0, "api")

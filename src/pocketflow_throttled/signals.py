@@ -25,7 +25,7 @@ _STATUSES = range(100, 600)
 _REFUSED, _OVERLOADED, _UNAVAILABLE, _TOO_LARGE, _PAYMENT = 429, 529, 503, 413, 402
 _REFUSED_NAMES = frozenset({"RateLimitError", "TooManyRequestsError", "TooManyRequests", "RateLimitHit", "ResourceExhausted"})
 _REFUSED_TEXT = re.compile(
-    r"\brate[ _-]?limit(?:s|ed|ing)?\b|\bquota exceeded\b|\btoo many requests\b"
+    r"\brate[ _-]?limit(?:s|ed|ing|_?error|_exceeded|_reached|_hit)?\b|\bquota exceeded\b|\btoo many requests\b"
     r"|(?:\bstatus(?:[ _]code)?|\berror(?:[ _]code)?|\bhttp(?:/[\d.]+)?)[ :=]{1,3}429\b|^429\b(?!\s+\w+s\b)",
     re.IGNORECASE,
 )
