@@ -511,6 +511,46 @@ async def items_that_wait_for_earlier_ones(base: Base, flow_base: FlowBase) -> S
     return shared
 
 
+async def names_of_ones_own(base: Base, flow_base: FlowBase) -> Shared:
+    """Attributes and methods that a program may well have, and that a throttled class has too."""
+
+    class Ask(base):
+        def __init__(self) -> None:
+            super().__init__(max_retries=2)
+            self.stats = {"calls": 0}
+            self.limiter = asyncio.Semaphore(2)
+
+        async def prep_async(self, shared: Shared) -> Any:
+            return ["a", "bb", "ccc"]
+
+        async def _call(self, prompt: str) -> str:
+            return f"{await ask(prompt)} from _call"
+
+        async def exec_async(self, item: str) -> str:
+            async with self.limiter:
+                self.stats["calls"] += 1
+                return await self._call(f"prompt {item}")
+
+        async def post_async(self, shared: Shared, prep_res: Any, exec_res_list: Any) -> None:
+            shared["answers"], shared["calls"] = exec_res_list, self.stats["calls"]
+
+    class Once(flow_base):
+        def __init__(self, start: Any) -> None:
+            super().__init__(start=start)
+            self.stats = {"instances": 0}
+
+        async def prep_async(self, shared: Shared) -> Any:
+            self.stats["instances"] += 1
+            return [{}]
+
+        async def post_async(self, shared: Shared, prep_res: Any, exec_res: Any) -> None:
+            shared["instances"] = self.stats["instances"]
+
+    shared: Shared = {}
+    await Once(Ask()).run_async(shared)
+    return shared
+
+
 PROGRAMS = [
     map_reduce_summary,
     translate_into_languages,
@@ -528,4 +568,5 @@ PROGRAMS = [
     handed_on_in_shared,
     context_and_copies,
     items_that_wait_for_earlier_ones,
+    names_of_ones_own,
 ]

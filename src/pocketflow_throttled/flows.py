@@ -8,7 +8,9 @@ from pocketflow import AsyncParallelBatchFlow
 
 from .adaptive import AdaptiveThrottled
 from .batch import shown
-from .mixins import Throttled, logger, scope
+from .coverable import coverable
+from .mixins import Throttled, logger
+from .state import scope
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine
@@ -27,6 +29,7 @@ class FlowSettings(TypedDict, total=False):
     rate_limit_timeout: float
 
 
+@coverable
 class ThrottledAsyncParallelBatchFlow(Throttled, AsyncParallelBatchFlow):
     """PocketFlow's parallel batch flow, so many instances at once and a minute, of which one may fail without the others.
 
@@ -65,7 +68,7 @@ class ThrottledAsyncParallelBatchFlow(Throttled, AsyncParallelBatchFlow):
     max_flow_retries: int = 0
     on_error = "collect"
 
-    _settings = tuple(FlowSettings.__annotations__)
+    _setting_names = tuple(FlowSettings.__annotations__)
 
     def __init__(self, start: Any = None, **settings: Unpack[FlowSettings]) -> None:
         super().__init__(start)
@@ -101,7 +104,7 @@ class ThrottledAsyncParallelBatchFlow(Throttled, AsyncParallelBatchFlow):
                 "Set it on them, and limit the flow by max_concurrent_flows and max_flows_per_minute"
             )
 
-    def _limits(self) -> dict[str, Any]:
+    def _limiter_settings(self) -> dict[str, Any]:
         return {
             "max_concurrent": self.max_concurrent_flows,
             "max_per_window": self.max_flows_per_minute,
@@ -151,6 +154,7 @@ class AdaptiveFlowSettings(FlowSettings, total=False):
     recovery_factor: float
 
 
+@coverable
 class AdaptiveThrottledBatchFlow(AdaptiveThrottled, ThrottledAsyncParallelBatchFlow):
     """A throttled flow that finds out how many instances an API bears, from the `RateLimitHit` that leave them.
 
@@ -186,7 +190,7 @@ class AdaptiveThrottledBatchFlow(AdaptiveThrottled, ThrottledAsyncParallelBatchF
     min_concurrent_flows: int = 1
     max_concurrent_flows: int = 20
 
-    _settings = tuple(AdaptiveFlowSettings.__annotations__)
+    _setting_names = tuple(AdaptiveFlowSettings.__annotations__)
     _bounds = ("initial_concurrent_flows", "min_concurrent_flows", "max_concurrent_flows")
 
     def __init__(self, start: Any = None, **settings: Unpack[AdaptiveFlowSettings]) -> None:
@@ -203,8 +207,8 @@ class AdaptiveThrottledBatchFlow(AdaptiveThrottled, ThrottledAsyncParallelBatchF
         streak = self._state.streak
         return {**super().stats, "current_concurrent_flows": self.current_concurrent_flows, "consecutive_successes": streak}
 
-    def _limits(self) -> dict[str, Any]:
-        limits = super()._limits()
+    def _limiter_settings(self) -> dict[str, Any]:
+        limits = super()._limiter_settings()
         del limits["max_concurrent"]  # the rule's
         return {**limits, "adaptive": self._adaptive()}
 

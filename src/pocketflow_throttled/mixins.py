@@ -12,12 +12,13 @@ import math
 import random
 from contextvars import ContextVar
 from functools import partial
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any
 
 from . import signals
 from .batch import Batch
 from .rate_limiter import RateLimiter
 from .registry import LimiterRegistry
+from .state import State, scope
 from .validation import check_count, check_optional_count, check_seconds
 
 if TYPE_CHECKING:
@@ -34,8 +35,6 @@ _LONGEST_WAIT = 60.0
 _SHORTEST_WAIT = 0.001
 
 _retry: ContextVar[int] = ContextVar("cur_retry", default=0)
-# The limiters of one instance of a throttled batch flow, by the state of the node they belong to; None outside of one.
-scope: ContextVar[dict[State, RateLimiter] | None] = ContextVar("scope", default=None)
 # The items of the batch around, and the limiters of which each of them, with its own callers, holds a slot.
 _callers: ContextVar[tuple[dict[int, tuple[asyncio.Task[Any], Permit]], tuple[RateLimiter, ...]]] = ContextVar(
     "callers", default=({}, ())
@@ -49,51 +48,6 @@ class _Drought:
 
     def __init__(self) -> None:
         self.since = math.inf
-
-
-class State:
-    """What all copies of one node share: PocketFlow copies a node each time a flow runs it."""
-
-    __slots__ = (
-        "completed",
-        "failed",
-        "gave_up",
-        "latest",
-        "limiter",
-        "refused",
-        "streak",
-        "token_counts",
-        "token_ratio",
-        "tokens_estimated",
-        "tokens_used",
-    )
-
-    def __init__(self) -> None:
-        self.limiter: RateLimiter | None = None
-        self.latest: RateLimiter | None = None  # in use in the last run, perhaps that of a flow's instance
-        self.gave_up = False
-        self.token_ratio = 1.0  # of what calls cost to what was estimated
-        self.token_counts = 0
-        self.reset_counts()
-
-    def learn_tokens(self, estimated: int, used: int) -> None:
-        """Count what a call cost, and by how much estimates are wrong."""
-        self.tokens_estimated += estimated
-        self.tokens_used += used
-        if estimated:
-            self.token_counts = min(self.token_counts + 1, 10)
-            self.token_ratio += (used / estimated - self.token_ratio) / self.token_counts
-
-    def reset_counts(self) -> None:
-        """Set every count to zero."""
-        self.completed = self.failed = self.refused = self.streak = 0
-        self.tokens_estimated = self.tokens_used = 0
-
-    def __copy__(self) -> Self:
-        return self
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
-        return self
 
 
 def check_setting(name: str, value: Any) -> None:
@@ -125,26 +79,26 @@ class Throttled:
     shared_limiter: str | RateLimiter | None = None
     rate_limit_timeout: float = 600.0
 
-    _settings: tuple[str, ...]
+    _setting_names: tuple[str, ...]
     _state: State
 
     def _configure(self, settings: dict[str, Any]) -> None:
         """Take keyword settings over the class attributes, and refuse what is out of range."""
         for name, value in settings.items():
-            if name not in self._settings:
-                known = ", ".join(sorted(self._settings))
+            if name not in self._setting_names:
+                known = ", ".join(sorted(self._setting_names))
                 raise TypeError(f"{type(self).__name__} has no setting {name!r}; it has: {known}")
             setattr(self, name, value)
         self._state = State()
         self._check_settings()
 
     def _check_settings(self) -> None:
-        for name in self._settings:
+        for name in self._setting_names:
             check_setting(name, getattr(self, name))
 
     # --- to be said by the subclass
 
-    def _limits(self) -> dict[str, Any]:
+    def _limiter_settings(self) -> dict[str, Any]:
         """Return the settings as RateLimiter takes them."""
         raise NotImplementedError
 
@@ -176,7 +130,7 @@ class Throttled:
             return LimiterRegistry.get(shared) if isinstance(shared, str) else shared
         limiters = scope.get()
         limiter = self._state.limiter if limiters is None else limiters.get(self._state)
-        limits = self._limits()
+        limits = self._limiter_settings()
         if limiter is None:
             limiter = RateLimiter(**limits)
             limiter.name = type(self).__name__
@@ -291,17 +245,9 @@ class Throttled:
         hint = self.retry_after(exc)
         known = hint is not None and math.isfinite(hint) and hint >= 0
         left = max(0.0, self.rate_limit_timeout - refused_for)
-        permit.refused(self._pause(hint if known else None, refusals, left), hinted=known, at_most=left)
+        permit.refused(_pause(hint if known else None, refusals, left), hinted=known, at_most=left)
         reason = self._reason_to_give_up(refusals, refused_for)
         return None if reason is None else _explained(exc, reason)
-
-    def _pause(self, hint: float | None, refusals: int, at_most: float) -> float:
-        doubled = 2.0 ** min(refusals - 1, 30)
-        if hint is None:
-            pause = min(_LONGEST_WAIT, _FIRST_WAIT * doubled) * random.uniform(0.5, 1.0)
-        else:
-            pause = max(hint, min(_FIRST_WAIT, _SHORTEST_WAIT * doubled))
-        return max(0.0, min(pause, at_most))
 
     def _reason_to_give_up(self, refusals: int, refused_for: float) -> str | None:
         if refused_for < self.rate_limit_timeout:
@@ -328,6 +274,15 @@ class Throttled:
     @cur_retry.setter
     def cur_retry(self, value: int) -> None:
         _retry.set(value)
+
+
+def _pause(hint: float | None, refusals: int, at_most: float) -> float:
+    doubled = 2.0 ** min(refusals - 1, 30)
+    if hint is None:
+        pause = min(_LONGEST_WAIT, _FIRST_WAIT * doubled) * random.uniform(0.5, 1.0)
+    else:
+        pause = max(hint, min(_FIRST_WAIT, _SHORTEST_WAIT * doubled))
+    return max(0.0, min(pause, at_most))
 
 
 def _held_by_the_caller() -> tuple[RateLimiter, ...]:

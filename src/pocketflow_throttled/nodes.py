@@ -10,6 +10,7 @@ from pocketflow import AsyncParallelBatchNode
 from . import tokens
 from .adaptive import AdaptiveThrottled
 from .batch import shown
+from .coverable import coverable
 from .exceptions import RateLimitHit
 from .mixins import Throttled
 from .validation import check_count
@@ -34,6 +35,7 @@ class NodeSettings(TypedDict, total=False):
     rate_limit_timeout: float
 
 
+@coverable
 class ThrottledParallelBatchNode(Throttled, AsyncParallelBatchNode):
     """PocketFlow's parallel batch node, under a rate limit, losing nothing.
 
@@ -77,7 +79,7 @@ class ThrottledParallelBatchNode(Throttled, AsyncParallelBatchNode):
     on_error = "raise"
     max_retries: int  # PocketFlow sets it
 
-    _settings = ("max_retries", "wait", *NodeSettings.__annotations__)
+    _setting_names = ("max_retries", "wait", *NodeSettings.__annotations__)
 
     def __init__(self, max_retries: int = 1, wait: float = 0, **settings: Unpack[NodeSettings]) -> None:
         super().__init__(max_retries, wait)
@@ -106,16 +108,13 @@ class ThrottledParallelBatchNode(Throttled, AsyncParallelBatchNode):
         if self.max_burst is not None and self.max_per_minute is None:
             raise ValueError(f"max_burst spaces the calls of max_per_minute, which is None; got max_burst={self.max_burst!r}")
 
-    def _limits(self) -> dict[str, Any]:
+    def _limiter_settings(self) -> dict[str, Any]:
         return {
             "max_concurrent": self.max_concurrent,
             "max_per_window": self.max_per_minute,
             "max_tokens_per_window": self.max_tokens_per_minute,
             "max_burst": self.max_burst,
         }
-
-    def _call(self, item: Any) -> Any:
-        return self.exec_async(item)  # looked up for every item: tracers replace it on the instance
 
     def estimate_tokens(self, item: Any) -> int:
         """Return what an item will cost in tokens. Override it for items of another kind.
@@ -160,7 +159,10 @@ class ThrottledParallelBatchNode(Throttled, AsyncParallelBatchNode):
         return await self.exec_fallback_async(item, error)
 
     async def _exec(self, items: Iterable[Any] | AsyncIterable[Any] | None) -> list[Any]:
-        return await self._run_batch(items, call=self._call, tokens=self._tokens_of)
+        def call(item: Any) -> Any:
+            return self.exec_async(item)  # looked up for every item: tracers replace it on the instance
+
+        return await self._run_batch(items, call=call, tokens=self._tokens_of)
 
 
 class AdaptiveNodeSettings(NodeSettings, total=False):
@@ -174,6 +176,7 @@ class AdaptiveNodeSettings(NodeSettings, total=False):
     propagate_rate_limit: bool
 
 
+@coverable
 class AdaptiveThrottledNode(AdaptiveThrottled, ThrottledParallelBatchNode):
     """A throttled node that finds out what an API allows while the batch runs: calls at once, and calls in a time.
 
@@ -215,7 +218,7 @@ class AdaptiveThrottledNode(AdaptiveThrottled, ThrottledParallelBatchNode):
     max_concurrent: int = 20
     propagate_rate_limit: bool = False
 
-    _settings = ("max_retries", "wait", *AdaptiveNodeSettings.__annotations__)
+    _setting_names = ("max_retries", "wait", *AdaptiveNodeSettings.__annotations__)
     _bounds = ("initial_concurrent", "min_concurrent", "max_concurrent")
 
     def __init__(self, max_retries: int = 1, wait: float = 0, **settings: Unpack[AdaptiveNodeSettings]) -> None:
@@ -239,8 +242,8 @@ class AdaptiveThrottledNode(AdaptiveThrottled, ThrottledParallelBatchNode):
             "consecutive_successes": state.streak,
         }
 
-    def _limits(self) -> dict[str, Any]:
-        limits = super()._limits()
+    def _limiter_settings(self) -> dict[str, Any]:
+        limits = super()._limiter_settings()
         del limits["max_concurrent"]  # the rule's
         return {**limits, "adaptive": self._adaptive()}
 

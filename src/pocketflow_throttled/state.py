@@ -1,0 +1,58 @@
+"""What all copies of one node or flow share, and what each instance of a throttled flow has of its own."""
+
+from __future__ import annotations
+
+from contextvars import ContextVar
+from typing import TYPE_CHECKING, Any, Self
+
+if TYPE_CHECKING:
+    from .rate_limiter import RateLimiter
+
+
+class State:
+    """What all copies of one node share: PocketFlow copies a node each time a flow runs it."""
+
+    __slots__ = (
+        "completed",
+        "failed",
+        "gave_up",
+        "latest",
+        "limiter",
+        "refused",
+        "streak",
+        "token_counts",
+        "token_ratio",
+        "tokens_estimated",
+        "tokens_used",
+    )
+
+    def __init__(self) -> None:
+        self.limiter: RateLimiter | None = None
+        self.latest: RateLimiter | None = None  # in use in the last run, perhaps that of a flow's instance
+        self.gave_up = False
+        self.token_ratio = 1.0  # of what calls cost to what was estimated
+        self.token_counts = 0
+        self.reset_counts()
+
+    def learn_tokens(self, estimated: int, used: int) -> None:
+        """Count what a call cost, and by how much estimates are wrong."""
+        self.tokens_estimated += estimated
+        self.tokens_used += used
+        if estimated:
+            self.token_counts = min(self.token_counts + 1, 10)
+            self.token_ratio += (used / estimated - self.token_ratio) / self.token_counts
+
+    def reset_counts(self) -> None:
+        """Set every count to zero."""
+        self.completed = self.failed = self.refused = self.streak = 0
+        self.tokens_estimated = self.tokens_used = 0
+
+    def __copy__(self) -> Self:
+        return self
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        return self
+
+
+# The limiters of one instance of a throttled batch flow, by the state of the node they belong to; None outside of one.
+scope: ContextVar[dict[State, RateLimiter] | None] = ContextVar("scope", default=None)
