@@ -124,6 +124,37 @@ def test_settling_frees_tokens_at_once_and_books_debt() -> None:
     run_virtual(main())
 
 
+def test_a_token_window_that_was_dropped_and_set_again_owes_nothing_to_requests_from_before() -> None:
+    async def main() -> None:
+        limiter = RateLimiter(5, max_tokens_per_window=100)
+        permit = limiter.reserve(tokens=80)
+        assert permit.take()
+        limiter.max_tokens_per_window = None
+        limiter.max_tokens_per_window = 100
+        permit.settle(tokens=10)
+        assert limiter.stats["current_window_tokens"] == 0
+        assert limiter.try_acquire(tokens=100)
+        assert not limiter.try_acquire(tokens=1)
+
+    run_virtual(main())
+
+
+def test_tokens_told_late_leave_the_window_with_their_own_request() -> None:
+    async def main() -> None:
+        limiter = RateLimiter(5, max_tokens_per_window=100)
+        first = limiter.reserve()
+        assert first.take()
+        await asyncio.sleep(30)
+        assert limiter.try_acquire(tokens=50)
+        first.settle(tokens=50)
+        assert not limiter.try_acquire(tokens=50)
+        await asyncio.sleep(30)
+        assert limiter.stats["current_window_tokens"] == 50
+        assert limiter.try_acquire(tokens=50)
+
+    run_virtual(main())
+
+
 def test_a_permit_is_good_for_one_request() -> None:
     async def main() -> None:
         permit = RateLimiter().reserve(3)
@@ -183,6 +214,25 @@ def test_a_cancelled_head_makes_room_for_the_one_behind_it() -> None:
         assert small.done()
 
     run_virtual(main())
+
+
+def test_the_one_behind_a_cancelled_head_starts_as_soon_as_it_fits_itself() -> None:
+    async def main() -> float:
+        limiter = RateLimiter(5, 1, 10.0, max_tokens_per_window=100)
+        assert limiter.try_acquire()
+        await asyncio.sleep(10)
+        assert limiter.try_acquire(tokens=60)
+        large = asyncio.create_task(limiter.acquire(tokens=90))  # fits at 20 ...
+        await settle_down()
+        limiter.max_per_window = 2
+        limiter.pause(3)
+        small = asyncio.create_task(limiter.acquire(tokens=10))  # ... this one at 13
+        await settle_down()
+        large.cancel()
+        await small
+        return asyncio.get_running_loop().time()
+
+    assert run_virtual(main()) == pytest.approx(13)
 
 
 def test_raising_the_limit_wakes_as_many_as_there_is_room_for() -> None:

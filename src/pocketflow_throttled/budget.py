@@ -65,6 +65,8 @@ class Budget:
     def set_tokens(self, limit: int | None) -> None:
         """Set the tokens allowed in any window."""
         if limit is None:
+            if self.tokens is not None:
+                self.tokens.clear()  # what is settled or taken back later has nothing to do with the next window
             self.tokens = None
         elif self.tokens is None:
             self.tokens = TokenWindow(limit, self.seconds)
@@ -124,7 +126,7 @@ class Budget:
         if self.tokens is None:
             return spend
         if spend is None:
-            return self.tokens.add(stamp, tokens)
+            return self.tokens.insert(stamp, tokens)
         self.tokens.correct(spend, tokens)
         return spend
 

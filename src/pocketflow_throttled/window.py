@@ -127,10 +127,16 @@ class TokenWindow:
         self._total += cost
         return spend
 
-    def insert(self, time: float, cost: int) -> None:
-        """Book tokens of others, at a time that may lie before the last entry."""
+    def insert(self, time: float, cost: int) -> Spend:
+        """Book tokens at a time that may lie before the last entry, and return the entry."""
+        spends = self.spends
+        place = len(spends)
+        while place and spends[place - 1].time > time:
+            place -= 1
+        spend = Spend(time, cost)
+        spends.insert(place, spend)
         self._total += cost
-        self.spends = deque(sorted((*self.spends, Spend(time, cost)), key=lambda spend: spend.time))
+        return spend
 
     def correct(self, spend: Spend, cost: int) -> None:
         """Set what a booked request really cost; without effect once it has left the window."""
