@@ -4,7 +4,6 @@ import asyncio
 import copy
 import gc
 import math
-import random
 import threading
 import time
 from collections.abc import Coroutine
@@ -12,8 +11,6 @@ from typing import Any
 
 import pytest
 import uvloop
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from pocketflow_throttled import RateLimiter
 from pocketflow_throttled.simulation import run_virtual
@@ -488,66 +485,3 @@ def test_a_burst_without_a_window_is_refused() -> None:
     limiter = RateLimiter(5, 10, max_burst=2)
     with pytest.raises(ValueError, match="max_per_window"):
         limiter.max_per_window = None
-
-
-@settings(max_examples=150, deadline=None)
-@given(
-    seed=st.integers(0, 2**32),
-    slots=st.integers(1, 4),
-    window=st.none() | st.integers(1, 5),
-    tokens=st.none() | st.integers(1, 50),
-    burst=st.booleans(),
-)
-def test_invariants_under_random_arrivals_holds_cancellations_and_resizes(
-    seed: int, slots: int, window: int | None, tokens: int | None, *, burst: bool
-) -> None:
-    """Never over a window or the slots, first come first served, nothing leaked, nobody waits while there is room."""
-    chance = random.Random(seed)
-
-    async def main() -> None:
-        limiter = RateLimiter(slots, window, 10.0, max_tokens_per_window=tokens, max_burst=1 if burst and window else None)
-        loop = asyncio.get_running_loop()
-        granted: list[tuple[int, float, int]] = []
-        tasks: list[asyncio.Task[None]] = []
-        largest_window = window or 0
-
-        async def request(number: int, cost: int, hold: float) -> None:
-            async with limiter.reserve(cost):
-                granted.append((number, loop.time(), cost))
-                await asyncio.sleep(hold)
-
-        for number in range(40):
-            cost = chance.randint(0, 20) if tokens else 0
-            tasks.append(asyncio.create_task(request(number, cost, chance.choice([0, 0.5, 3, 12]))))
-            await asyncio.sleep(chance.choice([0, 0, 0, 0.1, 2]))
-            if chance.random() < 0.3:
-                chance.choice(tasks).cancel()
-            if chance.random() < 0.2:
-                limiter.max_concurrent = chance.randint(1, 4)
-            if window and chance.random() < 0.1:
-                limiter.max_per_window = chance.randint(1, 5)
-                largest_window = max(largest_window, limiter.max_per_window)
-            if chance.random() < 0.05:
-                limiter.pause(chance.choice([0, 1, 5]))
-            await settle_down()
-            assert limiter.current_window_count <= (largest_window or 0)
-            if limiter.waiting and not limiter.paused_for:
-                head = next(iter(limiter._queue))
-                is_free = limiter.active < limiter.max_concurrent
-                assert not (is_free and limiter._budget.fits(loop.time(), head.tokens)), (
-                    "a waiter is left waiting while there is room"
-                )
-        await asyncio.gather(*tasks, return_exceptions=True)
-        assert (limiter.active, limiter.waiting) == (0, 0)
-        numbers = [number for number, _, _ in granted]
-        assert numbers == sorted(numbers), "first come, first served"
-        if window:
-            for _, first, _ in granted:
-                inside = sum(first <= at < first + 10.0 - 1e-6 for _, at, _ in granted)
-                assert inside <= largest_window
-        if tokens:
-            for _, first, _ in granted:
-                inside_costs = [cost for _, at, cost in granted if first <= at < first + 10.0 - 1e-6 and cost]
-                assert sum(inside_costs) <= tokens or len(inside_costs) == 1
-
-    run_virtual(main())
