@@ -1,0 +1,223 @@
+"""How a limiter waits, in virtual time: at the grant, with one timer, without polling, and without holding anything meanwhile."""
+
+import asyncio
+import math
+from typing import Any
+
+import pytest
+
+from pocketflow_throttled import RateLimiter, VirtualTimeLoop, run_virtual
+
+from .test_rate_limiter import BAD_COUNTS, settle_down, starts
+
+
+class CountingLoop(VirtualTimeLoop):
+    """Counts its iterations."""
+
+    iterations = 0
+
+    def _run_once(self) -> None:
+        self.iterations += 1
+        super()._run_once()  # type: ignore[misc]
+
+
+def run(main: Any) -> int:
+    """Run a coroutine and return how often the loop went round."""
+    with asyncio.Runner(loop_factory=CountingLoop) as runner:
+        runner.run(main)
+        loop = runner.get_loop()
+        assert isinstance(loop, CountingLoop)
+        return loop.iterations
+
+
+def test_a_start_is_stamped_when_it_is_granted_not_when_it_was_asked_for() -> None:
+    async def main() -> list[float]:
+        limiter = RateLimiter(1, 2, 10.0)
+        await limiter.acquire()
+        asyncio.get_running_loop().call_later(7, limiter.release)
+        return await starts(limiter, 4)  # all asked for at 0
+
+    assert run_virtual(main()) == pytest.approx([7, 10, 17, 20])
+
+
+def test_a_request_that_was_sent_is_never_refunded_its_stamp() -> None:
+    async def main() -> None:
+        limiter = RateLimiter(1, 3, max_tokens_per_window=30)
+        with pytest.raises(KeyError):
+            async with limiter.reserve(10):
+                raise KeyError
+        cancelled = asyncio.create_task(starts(limiter, 1, hold=100, tokens=10))
+        await settle_down()
+        cancelled.cancel()
+        await settle_down()
+        await limiter.acquire(tokens=10, timeout=0)
+        limiter.release()
+        assert (limiter.active, limiter.current_window_count, limiter.stats["current_window_tokens"]) == (0, 3, 30)
+
+    run_virtual(main())
+
+
+@pytest.mark.parametrize("blocked_by", ["tokens", "requests", "pause"])
+def test_who_waits_holds_no_slot(blocked_by: str) -> None:
+    async def main() -> None:
+        limiter = RateLimiter(2, 1 if blocked_by == "requests" else None, max_tokens_per_window=10)
+        await limiter.acquire(tokens=10 if blocked_by == "tokens" else 0)
+        if blocked_by == "pause":
+            limiter.pause(60)
+        waiter = asyncio.create_task(limiter.acquire(tokens=5))
+        await settle_down()
+        assert (limiter.active, limiter.waiting) == (1, 1)
+        await asyncio.sleep(61)
+        assert waiter.done()
+
+    run_virtual(main())
+
+
+def test_there_is_one_timer_however_many_wait() -> None:
+    async def main() -> None:
+        limiter = RateLimiter(100, 1, 60.0)
+        task = asyncio.create_task(starts(limiter, 500))
+        await settle_down()
+        assert limiter.waiting == 499
+        timers: list[asyncio.TimerHandle] = asyncio.get_running_loop()._scheduled  # type: ignore[attr-defined]
+        assert len([timer for timer in timers if not timer.cancelled()]) == 1
+        task.cancel()
+
+    run_virtual(main())
+
+
+@pytest.mark.parametrize("waiters", [10, 1000])
+def test_nobody_polls_however_long_and_however_many_wait(waiters: int) -> None:
+    async def main() -> None:
+        limiter = RateLimiter(1, 1, 86_400.0)
+        await limiter.acquire()
+        limiter.release()
+        others = [asyncio.create_task(limiter.acquire()) for _ in range(waiters)]
+        await others[0]
+        for other in others:
+            other.cancel()
+
+    assert run(main()) < 15
+
+
+def test_a_grant_wakes_one_waiter_and_no_other() -> None:
+    woken: list[int] = []
+
+    async def main() -> None:
+        limiter = RateLimiter(1)
+        await limiter.acquire()
+
+        async def one(number: int) -> None:
+            await limiter.acquire()
+            woken.append(number)
+
+        waiters = [asyncio.create_task(one(number)) for number in range(100)]
+        await settle_down()
+        waked = limiter._grant
+        asked = 0
+
+        def counted(*args: Any) -> bool:
+            nonlocal asked
+            asked += 1
+            return waked(*args)
+
+        limiter._grant = counted  # type: ignore[method-assign]
+        for _ in range(3):
+            limiter.release()
+            await settle_down()
+        assert woken == [0, 1, 2]
+        assert asked <= 6
+        for waiter in waiters:
+            waiter.cancel()
+
+    run_virtual(main())
+
+
+@pytest.mark.parametrize("seconds", [0.1, 1 / 3, 0.7, 60.0, 1e-3])
+@pytest.mark.parametrize("began_at", [0.0, 0.1, 1e5 + 1 / 3])
+def test_waking_on_the_boundary_does_not_spin_nor_come_too_early(seconds: float, began_at: float) -> None:
+    limiter = RateLimiter(1, 1, seconds)
+    began: list[float] = []
+
+    async def main() -> None:
+        await asyncio.sleep(began_at)
+        began.extend(await starts(limiter, 50))
+
+    assert run(main()) < 8 * 50
+    gaps = [after - before for before, after in zip(began, began[1:], strict=False)]
+    assert min(gaps) >= seconds * (1 - 1e-9)
+    assert max(gaps) < seconds + 1e-5
+
+
+def test_a_cancelled_acquire_is_cancelled_and_not_as_if_it_had_been_granted() -> None:
+    async def main() -> None:
+        limiter = RateLimiter(1)
+        await limiter.acquire()
+        went_on = []
+
+        async def work() -> None:
+            await limiter.acquire()
+            went_on.append(True)
+
+        task = asyncio.create_task(work())
+        await settle_down()
+        limiter.release()  # granted ...
+        task.cancel()  # ... and cancelled before it knows
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        assert went_on == []
+        assert (limiter.active, limiter.waiting) == (0, 0)
+
+    run_virtual(main())
+
+
+def test_lowering_the_limit_interrupts_nothing_and_holds_for_the_next() -> None:
+    async def main() -> list[float]:
+        limiter = RateLimiter(3)
+        running = asyncio.create_task(starts(limiter, 3, hold=10))
+        await settle_down()
+        limiter.max_concurrent = 1
+        began = await starts(limiter, 2, hold=1)
+        assert await running == [0, 0, 0]
+        return began
+
+    assert run_virtual(main()) == [10, 11]
+
+
+@pytest.mark.parametrize("value", BAD_COUNTS)
+@pytest.mark.parametrize("name", ["max_per_window", "max_tokens_per_window", "max_burst"])
+def test_a_limit_in_use_is_not_set_to_nonsense(name: str, value: Any) -> None:
+    limiter = RateLimiter(3, 10, max_tokens_per_window=100, max_burst=5)
+    before = limiter.stats
+    with pytest.raises((TypeError, ValueError), match=f"{name} must be") as caught:
+        setattr(limiter, name, value)
+    assert repr(value) in str(caught.value)
+    assert limiter.stats == before
+
+
+@pytest.mark.parametrize("value", [-1, math.nan, math.inf, "1", True])
+def test_a_bad_timeout_is_refused_and_takes_nothing(value: Any) -> None:
+    async def main() -> None:
+        limiter = RateLimiter(1)
+        with pytest.raises((TypeError, ValueError), match="timeout must be") as caught:
+            await limiter.acquire(timeout=value)
+        assert repr(value) in str(caught.value)
+        assert (limiter.active, limiter.waiting) == (0, 0)
+
+    run_virtual(main())
+
+
+@pytest.mark.parametrize("value", [-1, 1.5, math.nan, "5", True, None])
+def test_bad_tokens_are_refused_wherever_they_are_given(value: Any) -> None:
+    async def main() -> None:
+        limiter = RateLimiter(1, max_tokens_per_window=10)
+        permit = limiter.reserve(1)
+        with pytest.raises((TypeError, ValueError), match="tokens must be"):
+            await limiter.acquire(tokens=value)
+        for use in (limiter.reserve, permit.settle, lambda tokens: limiter.try_acquire(tokens=tokens)):
+            with pytest.raises((TypeError, ValueError), match="tokens must be") as caught:
+                use(value)
+            assert repr(value) in str(caught.value)
+        assert limiter.active == 0
+
+    run_virtual(main())
