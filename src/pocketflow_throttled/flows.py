@@ -215,5 +215,8 @@ class AdaptiveThrottledBatchFlow(AdaptiveThrottled, ThrottledAsyncParallelBatchF
 
 def _check_params(_: RateLimiter, index: int, params: Any) -> int:
     if not isinstance(params, dict):
-        raise TypeError(f"parameter set {index} must be a dict, got {shown(params)}")
+        try:
+            {**params}  # noqa: B018  (PocketFlow merges whatever has keys: a mapping, a row of a database)
+        except TypeError:
+            raise TypeError(f"parameter set {index} must be a dict, got {shown(params)}") from None
     return 0
