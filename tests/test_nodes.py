@@ -168,22 +168,6 @@ def test_an_error_of_the_source_is_raised_and_says_where() -> None:
     assert "item 1" in caught.value.__notes__[0]
 
 
-def test_each_attempt_takes_its_own_permit_and_no_slot_is_held_while_waiting() -> None:
-    starts: list[tuple[int, float]] = []
-
-    async def call(item: int) -> int:
-        starts.append((item, now()))
-        if item == 0 and len(starts) < 4:
-            raise ValueError("again")
-        await asyncio.sleep(1)
-        return item
-
-    node = Batch(call, 5, 10, max_concurrent=1, max_per_minute=100)
-    assert run(node, [0, 1, 2]) == [0, 1, 2]
-    assert [item for item, _ in starts] == [0, 1, 0, 2, 0] or [item for item, _ in starts][:2] == [0, 1]
-    assert node.limiter.current_window_count == len(starts)
-
-
 def test_every_item_has_its_own_retries() -> None:
     seen: dict[int, list[int]] = {}
     node: Batch

@@ -1,0 +1,347 @@
+"""Traps of PocketFlow's and mistakes of others, each with what holds here instead, on both of PocketFlow's sources."""
+
+import asyncio
+import random
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pocketflow import AsyncFlow, AsyncNode, AsyncParallelBatchFlow, AsyncParallelBatchNode, BatchFlow, BatchNode, Flow, Node
+
+from pocketflow_throttled import (
+    AdaptiveThrottledBatchFlow,
+    AdaptiveThrottledNode,
+    RateLimitHit,
+    SimulatedAPI,
+    ThrottledAsyncParallelBatchFlow,
+    ThrottledParallelBatchNode,
+    run_virtual,
+)
+
+from .test_flows import Leaf, Many
+from .test_nodes import Batch, echo, now, run
+
+pytestmark = pytest.mark.usefixtures("any_pocketflow")
+
+CLASSES = [ThrottledParallelBatchNode, AdaptiveThrottledNode, ThrottledAsyncParallelBatchFlow, AdaptiveThrottledBatchFlow]
+
+
+# --- what a node and a flow are to PocketFlow
+
+
+@pytest.mark.parametrize("cls", CLASSES)
+def test_a_node_is_true_since_pocketflow_asks_if_not_next(cls: Any) -> None:
+    assert not hasattr(cls, "__len__")
+    assert not hasattr(cls, "__bool__")
+    assert cls()
+
+
+@pytest.mark.parametrize("cls", CLASSES)
+def test_a_node_stands_where_pocketflows_own_stands(cls: Any) -> None:
+    own = AsyncParallelBatchFlow if issubclass(cls, AsyncFlow) else AsyncParallelBatchNode
+    assert [base for base in cls.__mro__ if base.__module__ == "pocketflow"] == list(own.__mro__[:-1])
+    assert issubclass(cls, AsyncNode)
+    assert issubclass(cls, (BatchFlow, Flow) if own is AsyncParallelBatchFlow else (BatchNode, Node))
+
+
+def test_one_node_serves_one_event_loop_after_another_and_several_at_once() -> None:
+    api = SimulatedAPI()
+    node = Batch(api.call, max_concurrent=2)
+    for _ in range(3):
+        assert run(node, range(10)) == list(range(10))  # contended each time
+    results: list[Any] = []
+
+    async def slow(item: int) -> int:
+        await asyncio.sleep(0.001)
+        return item
+
+    shared_by_threads = Batch(slow, max_concurrent=2)
+
+    def work() -> None:
+        shared = {"items": range(20)}
+        asyncio.run(shared_by_threads.run_async(shared))
+        results.append(shared["results"])
+
+    threads = [threading.Thread(target=work) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(30)
+    assert results == [list(range(20))] * 4
+    assert (shared_by_threads.limiter.active, shared_by_threads.limiter.waiting) == (0, 0)
+
+
+def test_post_gets_the_very_object_that_prep_returned() -> None:
+    generator = (number for number in range(3))
+    assert run(Batch(echo), generator) == [0, 1, 2]  # run() checks that it is the same
+
+
+@pytest.mark.parametrize(
+    "method", ["exec_async", "exec_fallback_async", "estimate_tokens", "count_tokens", "is_rate_limit_error"]
+)
+def test_every_method_is_called_on_the_instance_where_tracers_replace_it(method: str) -> None:
+    calls: list[str] = []
+    tried: list[int] = []
+
+    async def fails_once_refused_once(item: int) -> int:
+        tried.append(item)
+        if len(tried) == 1:
+            raise RateLimitHit(retry_after=0)
+        if item == 1:
+            raise ValueError(item)
+        return item
+
+    class Recovers(Batch):
+        async def exec_fallback_async(self, item: int, exc: Exception) -> str:
+            return "fallback"
+
+    node = Recovers(fails_once_refused_once, max_tokens_per_minute=100)
+    original: Callable[..., Any] = getattr(node, method)
+
+    def traced(*args: Any) -> Any:
+        calls.append(method)
+        return original(*args)
+
+    setattr(node, method, traced)
+    assert run(node, range(3)) == [0, "fallback", 2]
+    assert calls
+
+
+# --- retries and refusals
+
+
+def test_a_retry_waits_behind_one_item_and_not_behind_the_batch() -> None:
+    starts: list[tuple[int, float]] = []
+
+    async def call(item: int) -> int:
+        starts.append((item, now()))
+        await asyncio.sleep(1)
+        if item == 0 and len(starts) == 1:
+            raise ValueError("again")
+        return item
+
+    assert run(Batch(call, 2, max_concurrent=1), range(50)) == list(range(50))
+    assert [item for item, _ in starts[:4]] == [0, 1, 0, 2]
+
+
+def test_no_slot_is_held_while_a_retry_waits() -> None:
+    ended: list[float] = []
+
+    async def call(item: int) -> int:
+        if item == 0 and not ended:
+            raise ValueError("again")
+        await asyncio.sleep(1)
+        ended.append(now())
+        return item
+
+    assert run(Batch(call, 2, 10, max_concurrent=1), range(4)) == [0, 1, 2, 3]
+    assert ended == [1, 2, 3, 11]
+
+
+def test_an_attempt_that_failed_has_used_up_its_start() -> None:
+    starts: list[float] = []
+
+    async def call(item: int) -> int:
+        starts.append(now())
+        if len(starts) < 4:
+            raise ValueError("again")
+        return item
+
+    assert run(Batch(call, 5, max_per_minute=2), [7]) == [7]
+    assert starts == pytest.approx([0, 0, 60, 60], abs=1e-3)
+
+
+def test_who_catches_the_refusal_itself_may_pause_the_limiter() -> None:
+    starts: list[float] = []
+    node: Batch
+
+    async def call(item: int) -> str:
+        starts.append(now())
+        if item == 0:
+            node.limiter.pause(30)
+            return "refused, caught and told"
+        return "served"
+
+    node = Batch(call, max_concurrent=1)
+    assert run(node, range(3)) == ["refused, caught and told", "served", "served"]
+    assert starts == pytest.approx([0, 30, 30], abs=1e-3)
+
+
+@pytest.mark.parametrize("static", [True, False])
+def test_a_program_may_say_itself_what_a_refusal_is_and_how_long_it_lasts(static: bool) -> None:
+    def is_busy(exc: BaseException) -> bool:
+        return "BUSY" in str(exc)
+
+    def after(exc: BaseException) -> float:
+        return float(str(exc).split()[-1])
+
+    starts: list[float] = []
+
+    async def call(item: int) -> int:
+        starts.append(now())
+        if len(starts) == 1:
+            raise OSError("BUSY for 25")
+        return item
+
+    methods: dict[str, Any] = {"is_rate_limit_error": staticmethod(is_busy), "retry_after": staticmethod(after)}
+    if not static:
+        methods = {"is_rate_limit_error": lambda self, exc: is_busy(exc), "retry_after": lambda self, exc: after(exc)}
+    dialect = type("Dialect", (Batch,), methods)
+    assert run(dialect(call), [7]) == [7]
+    assert starts == [0, 25]
+
+
+def test_each_item_knows_its_own_retry_also_in_the_fallback_and_in_a_batch_within_it() -> None:
+    inner_retries: list[int] = []
+    inner: Batch
+    outer: Batch
+
+    async def inner_call(item: int) -> int:
+        inner_retries.append(inner.cur_retry)
+        return item
+
+    async def call(item: int) -> int:
+        if outer.cur_retry < 2:
+            raise ValueError("again")
+        await inner.run_async({"items": [1]})
+        assert outer.cur_retry == 2
+        return item
+
+    inner, outer = Batch(inner_call), Batch(call, 3)
+    assert run(outer, range(4)) == [0, 1, 2, 3]
+    assert inner_retries == [0] * 4
+
+
+# --- flows
+
+
+def test_a_refused_instance_is_run_again_no_longer_than_the_timeout() -> None:
+    starts: list[float] = []
+
+    async def call(number: int) -> int:
+        starts.append(now())
+        raise RateLimitHit("no", retry_after=20)
+
+    flow = Many(Leaf(call), max_flow_retries=100, rate_limit_timeout=70, on_error="raise")
+    with pytest.raises(RateLimitHit, match=r"refused 5 times in 70\.0 s"):
+        run_virtual(flow.run_async({"numbers": range(1)}))
+    assert starts == pytest.approx([0, 20, 40, 60, 70], abs=1e-3)
+
+
+def test_cancelling_a_flow_cancels_every_instance_and_waits_for_it() -> None:
+    ended = []
+
+    async def call(number: int) -> None:
+        try:
+            await asyncio.sleep(100)
+        finally:
+            await asyncio.sleep(2)
+            ended.append(number)
+
+    async def main() -> None:
+        flow = Many(Leaf(call), max_concurrent_flows=3)
+        task = asyncio.create_task(flow.run_async({"numbers": range(50)}))
+        await asyncio.sleep(1)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        assert (sorted(ended), now()) == ([0, 1, 2], 3)
+        assert (flow.flow_limiter.active, flow.flow_limiter.waiting) == (0, 0)
+
+    run_virtual(main())
+
+
+def test_what_is_no_exception_ends_a_flow_and_is_not_collected() -> None:
+    class Stop(BaseException):
+        pass
+
+    async def call(number: int) -> None:
+        raise Stop
+
+    with pytest.raises(Stop):
+        run_virtual(Many(Leaf(call)).run_async({"numbers": range(3)}))
+
+
+def test_parameter_sets_may_be_whatever_pocketflow_merges() -> None:
+    class Row:
+        """As sqlite3.Row: it has keys, and is no dict."""
+
+        def keys(self) -> list[str]:
+            return ["number"]
+
+        def __getitem__(self, key: str) -> int:
+            return 7
+
+    async def main() -> Any:
+        shared: dict[str, Any] = {"numbers": [Row()]}
+        await Many(Leaf(echo)).run_async(shared)
+        return shared["actions"]
+
+    assert run_virtual(main()) == [7]
+
+
+# --- what always holds
+
+
+@settings(max_examples=80, deadline=None)
+@given(
+    seed=st.integers(0, 2**32),
+    count=st.integers(0, 40),
+    at_once=st.integers(1, 5),
+    per_minute=st.none() | st.integers(3, 30),
+    kind=st.sampled_from([ThrottledParallelBatchNode, AdaptiveThrottledNode]),
+)
+def test_nothing_is_lost_and_no_limit_is_exceeded_whatever_the_api_does(
+    seed: int, count: int, at_once: int, per_minute: int | None, kind: Any
+) -> None:
+    chance = random.Random(seed)
+    api = SimulatedAPI(
+        max_concurrent=chance.choice([None, 2]),
+        max_per_window=chance.choice([None, 20]),
+        latency=lambda _: chance.choice([0.0, 0.3, 1.0, 7.0]),
+        retry_after=chance.random() < 0.5,
+    )
+    running = most = 0
+    fails = {item: chance.choice([0, 0, 0, 1, 2, 3, 9]) for item in range(count)}  # times before it is served
+
+    class Ask(kind):
+        async def prep_async(self, shared: Any) -> Any:
+            return range(count)
+
+        async def exec_async(self, item: int) -> int | None:
+            nonlocal running, most
+            running += 1
+            most = max(most, running)
+            try:
+                await api.call(item)
+            finally:
+                running -= 1
+            if self.cur_retry < fails[item]:
+                raise ValueError(item)
+            return item if item % 5 else None
+
+        async def post_async(self, shared: Any, prep_res: Any, exec_res_list: Any) -> None:
+            shared["results"] = exec_res_list
+
+    async def main() -> None:
+        limits = {"max_concurrent": at_once, "max_per_minute": per_minute, "rate_limit_timeout": 1e6}
+        node = Ask(3, chance.choice([0, 2]), on_error="collect", **limits)
+        shared: dict[str, Any] = {}
+        await node.run_async(shared)
+        assert len(shared["results"]) == count
+        for item, result in enumerate(shared["results"]):
+            if fails[item] >= 3:
+                assert isinstance(result, ValueError)
+                assert result.args == (item,)
+            else:
+                assert result == (item if item % 5 else None)
+        assert api.served == sum(min(times, 2) + 1 for times in fails.values())
+        assert most <= at_once
+        assert per_minute is None or api.worst_window <= per_minute
+        assert (node.limiter.active, node.limiter.waiting) == (0, 0)
+        assert len(asyncio.all_tasks()) == 1
+
+    run_virtual(main())
