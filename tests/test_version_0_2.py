@@ -52,14 +52,24 @@ def test_acquire_and_release_are_the_halves_of_async_with() -> None:
     async def main() -> None:
         limiter = RateLimiter(2, 10)
         assert await limiter.acquire() is None
-        async with limiter:
+        async with limiter as same:
+            assert same is limiter
             assert (limiter.active, limiter.current_window_count) == (2, 2)
+        async with RateLimiter(1) as limiter_of_one:
+            waiter = asyncio.create_task(_enter(limiter_of_one))
+            await asyncio.sleep(1)
+        assert await waiter is limiter_of_one
         limiter.release()
         assert (limiter.active, limiter.current_window_count) == (0, 2)
         limiter.reset()
         assert limiter.current_window_count == 0
 
     run_virtual(main())
+
+
+async def _enter(limiter: RateLimiter) -> RateLimiter:
+    async with limiter as entered:
+        return entered
 
 
 def test_async_with_gives_the_slot_back_after_an_error() -> None:
