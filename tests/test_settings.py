@@ -261,6 +261,17 @@ def test_a_keyword_wins_over_a_class_attribute_which_wins_over_the_default() -> 
     assert (Ask.max_concurrent, Ask.max_per_minute) == (7, 70)
 
 
+@pytest.mark.parametrize("cls", [Node, AdaptiveNode])
+def test_retries_and_wait_may_be_class_attributes_which_pocketflow_ignores(cls: Any) -> None:
+    ask = type("Ask", (cls,), {"max_retries": 3, "wait": 2})
+    assert (ask().max_retries, ask().wait) == (3, 2)
+    assert (ask(1, 0).max_retries, ask(1, 0).wait) == (1, 0)
+    assert (ask(wait=0).max_retries, ask(wait=0).wait) == (3, 0)
+    for name, value in (("max_retries", 0), ("wait", -1)):
+        with pytest.raises(ValueError, match=f"{name} must be .* got {value}"):
+            type("Bad", (cls,), {name: value})()
+
+
 def test_attributes_set_before_super_init_are_kept() -> None:
     class Ask(Node):
         def __init__(self) -> None:

@@ -22,6 +22,9 @@ if TYPE_CHECKING:
     from .rate_limiter import RateLimiter
 
 
+_CLASS_ATTRIBUTE: Any = object()  # as a default, since 1 may be meant
+
+
 class NodeSettings(TypedDict, total=False):
     """The settings of a throttled node, each a class attribute and a keyword."""
 
@@ -37,11 +40,11 @@ class NodeSettings(TypedDict, total=False):
 
 @coverable
 class ThrottledParallelBatchNode(Throttled, AsyncParallelBatchNode):
-    """PocketFlow's parallel batch node, under a rate limit, losing nothing.
+    """PocketFlow's parallel batch node, under a rate limit, losing nothing. Each setting may be a class attribute.
 
     Args:
-        max_retries: attempts of an item whose call fails; refusals do not count.
-        wait: seconds between two attempts; no slot is held meanwhile.
+        max_retries: attempts of an item whose call fails, by default 1; refusals do not count.
+        wait: seconds between two attempts, by default 0; no slot is held meanwhile.
         max_concurrent: calls at once.
         max_per_minute: calls in any 60 seconds; None: no limit.
         max_tokens_per_minute: tokens in any 60 seconds, by `estimate_tokens` before a call and `count_tokens` after it; None: no
@@ -71,18 +74,24 @@ class ThrottledParallelBatchNode(Throttled, AsyncParallelBatchNode):
         [1, 4, 9]
     """
 
+    max_retries: int = 1
+    wait: float = 0
     max_concurrent: int = 5
     max_per_minute: int | None = None
     max_tokens_per_minute: int | None = None
     max_output_tokens: int = 0
     max_burst: int | None = None
     on_error = "raise"
-    max_retries: int  # PocketFlow sets it
 
     _setting_names = ("max_retries", "wait", *NodeSettings.__annotations__)
 
-    def __init__(self, max_retries: int = 1, wait: float = 0, **settings: Unpack[NodeSettings]) -> None:
-        super().__init__(max_retries, wait)
+    def __init__(
+        self, max_retries: int = _CLASS_ATTRIBUTE, wait: float = _CLASS_ATTRIBUTE, **settings: Unpack[NodeSettings]
+    ) -> None:
+        super().__init__(
+            self.max_retries if max_retries is _CLASS_ATTRIBUTE else max_retries,
+            self.wait if wait is _CLASS_ATTRIBUTE else wait,
+        )
         self._configure(dict(settings))
 
     @property
@@ -181,8 +190,8 @@ class AdaptiveThrottledNode(AdaptiveThrottled, ThrottledParallelBatchNode):
     """A throttled node that finds out what an API allows while the batch runs: calls at once, and calls in a time.
 
     Args:
-        max_retries: attempts of an item whose call fails; refusals do not count.
-        wait: seconds between two attempts.
+        max_retries: attempts of an item whose call fails, by default 1; refusals do not count.
+        wait: seconds between two attempts, by default 0.
         initial_concurrent: calls at once to start with; the default is brought into min..max.
         min_concurrent: the fewest calls at once.
         max_concurrent: the most calls at once.
@@ -221,7 +230,9 @@ class AdaptiveThrottledNode(AdaptiveThrottled, ThrottledParallelBatchNode):
     _setting_names = ("max_retries", "wait", *AdaptiveNodeSettings.__annotations__)
     _bounds = ("initial_concurrent", "min_concurrent", "max_concurrent")
 
-    def __init__(self, max_retries: int = 1, wait: float = 0, **settings: Unpack[AdaptiveNodeSettings]) -> None:
+    def __init__(
+        self, max_retries: int = _CLASS_ATTRIBUTE, wait: float = _CLASS_ATTRIBUTE, **settings: Unpack[AdaptiveNodeSettings]
+    ) -> None:
         super().__init__(max_retries, wait, **settings)  # type: ignore[misc]
 
     @property
