@@ -13,7 +13,6 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from pocketflow_throttled import RateLimiter
-from pocketflow_throttled.permit import Permit
 from pocketflow_throttled.simulation import VirtualTimeLoop
 
 WINDOW = 8.0
@@ -33,9 +32,10 @@ class Entry:
 
 
 class Request:
-    def __init__(self, permit: Permit) -> None:
-        self.permit = permit
-        self.cost = permit.tokens
+    def __init__(self, limiter: RateLimiter, cost: int, *, plain: bool = False) -> None:
+        self.permit = limiter.reserve(cost)
+        self.plain = plain and not cost  # `async with limiter`, which has no permit to be seen
+        self.cost = cost
         self.ended = asyncio.Event()
         self.task: asyncio.Task[None] | None = None
         self.granted_at = math.nan
@@ -106,7 +106,7 @@ class Limits(RuleBasedStateMachine):
         self.loop.run_until_complete(step())
 
     async def serve(self, request: Request) -> None:
-        async with request.permit:
+        async with self.limiter if request.plain else request.permit:
             assert self.waiting[0] is request, "first come, first served"
             self.waiting.pop(0)
             self.book(request)
@@ -115,8 +115,8 @@ class Limits(RuleBasedStateMachine):
             finally:
                 self.holding.remove(request)
 
-    def arrive(self, cost: int) -> None:
-        request = Request(self.limiter.reserve(cost))
+    def arrive(self, cost: int, *, plain: bool) -> None:
+        request = Request(self.limiter, cost, plain=plain)
         self.waiting.append(request)
         request.task = self.loop.create_task(self.serve(request))
 
@@ -126,15 +126,15 @@ class Limits(RuleBasedStateMachine):
             assert request.task is not None
             request.task.cancel()
 
-    @rule(costs=st.lists(COSTS, min_size=1, max_size=4))
-    def requests_arrive(self, costs: list[int]) -> None:
-        self.do(lambda: [self.arrive(cost) for cost in costs])
+    @rule(costs=st.lists(COSTS, min_size=1, max_size=4), plain=st.booleans())
+    def requests_arrive(self, costs: list[int], *, plain: bool) -> None:
+        self.do(lambda: [self.arrive(cost, plain=plain) for cost in costs])
 
     @rule(cost=COSTS)
     def somebody_tries(self, cost: int) -> None:
         def attempt() -> None:
             now = self.loop.time()
-            request = Request(self.limiter.reserve(cost))
+            request = Request(self.limiter, cost)
             if request.permit.take():
                 assert not self.waiting, "overtook those who wait"
                 self.book(request)
@@ -153,7 +153,7 @@ class Limits(RuleBasedStateMachine):
                 if request in self.waiting:
                     self.waiting.remove(request)
 
-        request = Request(self.limiter.reserve(cost))
+        request = Request(self.limiter, cost)
         self.waiting.append(request)
         request.task = self.loop.create_task(wait())
         self.do()
@@ -195,7 +195,8 @@ class Limits(RuleBasedStateMachine):
             self.loop.call_soon(cancel, count)
 
         def cancel(left: int) -> None:
-            for waiter in [waiter for waiter in self.waiting if waiter.permit.held][:left]:
+            granted = len(self.waiting) - self.limiter.waiting  # the first so many, though they do not know yet
+            for waiter in self.waiting[: min(left, granted)]:
                 self.cancel(waiter)
                 left -= 1
             if left:
@@ -237,6 +238,8 @@ class Limits(RuleBasedStateMachine):
     @rule(data=st.data(), tokens=COSTS)
     def a_request_tells_what_it_cost(self, data: st.DataObject, tokens: int) -> None:
         request = data.draw(st.sampled_from(self.holding))
+        if request.plain:
+            return
 
         def settle() -> None:
             if self.limiter.max_tokens_per_window is not None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import math
+import threading
 from typing import Any
 
 import pytest
@@ -169,6 +170,61 @@ def test_a_cancelled_acquire_is_cancelled_and_not_as_if_it_had_been_granted() ->
         assert (limiter.active, limiter.waiting) == (0, 0)
 
     run_virtual(main())
+
+
+@pytest.mark.parametrize("is_granted", [False, True])
+def test_who_is_cancelled_in_async_with_leaves_no_trace_and_the_next_goes_on(is_granted: bool) -> None:
+    async def main() -> None:
+        limiter = RateLimiter(1, 2)
+        await limiter.acquire()
+        first, second = (asyncio.create_task(enter(limiter)) for _ in range(2))
+        await settle_down()
+        if is_granted:
+            limiter.release()
+        first.cancel()
+        if not is_granted:
+            limiter.release()
+        await settle_down()
+        assert (first.cancelled(), second.done()) == (True, True)
+        assert (limiter.active, limiter.waiting, limiter.current_window_count) == (0, 0, 2)
+
+    async def enter(limiter: RateLimiter) -> None:
+        async with limiter:
+            pass
+
+    run_virtual(main())
+
+
+def test_raising_a_burst_wakes_at_once_those_for_whom_there_is_room() -> None:
+    async def main() -> list[float]:
+        limiter = RateLimiter(9, 60, 60.0, max_burst=1)
+        task = asyncio.create_task(starts(limiter, 3))
+        await asyncio.sleep(1.5)
+        limiter.max_burst = 3
+        return await task
+
+    assert run_virtual(main()) == pytest.approx([0, 1, 1.5])
+
+
+def test_loops_in_several_threads_share_one_window_and_none_is_forgotten() -> None:
+    limiter = RateLimiter(10, 5, 0.01)
+    counts: list[int] = []
+
+    async def crowd() -> None:
+        async def one() -> None:
+            async with limiter:
+                counts.append(limiter.current_window_count)
+
+        await asyncio.gather(*(one() for _ in range(15)))
+
+    threads = [threading.Thread(target=asyncio.run, args=(crowd(),)) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(30)
+    assert len(counts) == 45
+    assert max(counts) <= 5
+    assert (limiter.active, limiter.waiting) == (0, 0)
 
 
 def test_lowering_the_limit_interrupts_nothing_and_holds_for_the_next() -> None:
