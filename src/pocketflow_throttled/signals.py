@@ -25,8 +25,10 @@ _STATUSES = range(100, 600)
 _REFUSED, _OVERLOADED, _UNAVAILABLE, _TOO_LARGE, _PAYMENT = 429, 529, 503, 413, 402
 _REFUSED_NAMES = frozenset({"RateLimitError", "TooManyRequestsError", "TooManyRequests", "RateLimitHit", "ResourceExhausted"})
 _REFUSED_TEXT = re.compile(
-    r"\brate[ _-]?limit(?:s|ed|ing|_?error|_exceeded|_reached|_hit)?\b|\bquota exceeded\b|\btoo many requests\b"
-    r"|(?:\bstatus(?:[ _]code)?|\berror(?:[ _]code)?|\bhttp(?:/[\d.]+)?)[ :=]{1,3}429\b|^429\b(?!\s+\w+s\b)",
+    r"\brate[ _-]?limit(?:s|ed|ing|_?error|_?exceeded|_?reached|_?hit)?\b|\bquota exceeded\b|\btoo[ _-]?many[ _-]?requests\b"
+    r"|\bresource[ _]exhausted\b|\bthrottlingexception\b"
+    r"|(?:\bstatus(?:[ _]code)?|\b(?:error[ _]?)?code|\berror|\bhttp(?:/[\d.]+)?)[ :=]{1,3}429\b"
+    r"|(?:\breturned |\bfailed with |^)429\b(?!\s+\w+s\b)",
     re.IGNORECASE,
 )
 _OVERLOADED_TYPE = "overloaded_error"  # Anthropic's: in mid-stream, with status 200; litellm passes it on as a 500
