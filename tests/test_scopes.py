@@ -275,6 +275,22 @@ def test_a_batch_in_a_call_may_use_another_limiter_or_run_after_the_call_is_over
     assert (limiter.active, limiter.waiting) == (0, 0)
 
 
+def test_a_fallback_holds_no_slot_and_may_run_a_batch_on_the_same_limiter() -> None:
+    starts = Starts()
+    limiter = RateLimiter(1)
+    cheaper = Calls(starts, range(3), shared_limiter=limiter)
+
+    class FallsBack(Calls):
+        async def exec_fallback_async(self, item: Any, exc: Exception) -> None:
+            await cheaper.run_async({})
+
+    async def fails(user: Any, item: Any) -> None:
+        raise ValueError("too dear")
+
+    run_virtual(FallsBack(fails, range(2), shared_limiter=limiter).run_async({}))
+    assert len(starts[None]) == 6
+
+
 def test_a_shared_limiter_is_one_for_all_wherever_it_is_named() -> None:
     api = SimulatedAPI(max_concurrent=4, latency=1.0)
     limiter = LimiterRegistry.register("api", 4)

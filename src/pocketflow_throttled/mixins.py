@@ -286,10 +286,13 @@ def _pause(hint: float | None, refusals: int, at_most: float) -> float:
 
 
 def _held_by_the_caller() -> tuple[RateLimiter, ...]:
-    """Return the limiters of which the item holds a slot that runs in this very task; one it has started may outlive it."""
+    """Return the limiters of which the item holds a slot that runs in this very task; a task it has started may outlive it."""
     items, limiters = _callers.get()
     task = asyncio.current_task()
-    return limiters if any(mine is task for mine, _ in items.values()) else ()
+    for mine, permit in items.values():
+        if mine is task:
+            return limiters if permit.held else limiters[:-1]
+    return ()
 
 
 def _explained(exc: Exception, reason: str) -> Exception:
