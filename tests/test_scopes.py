@@ -1,6 +1,7 @@
 """Whose limiter is it: what copies, runs, instances and levels share, in virtual time, on both of PocketFlow's sources."""
 
 import asyncio
+import contextvars
 import copy
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -289,6 +290,20 @@ def test_a_fallback_holds_no_slot_and_may_run_a_batch_on_the_same_limiter() -> N
 
     run_virtual(FallsBack(fails, range(2), shared_limiter=limiter).run_async({}))
     assert len(starts[None]) == 6
+
+
+def test_a_run_that_is_abandoned_is_closed_in_any_context() -> None:
+    async def main() -> None:
+        node = Calls(lambda user, item: asyncio.sleep(100), range(5), max_concurrent=2)
+        coroutine = node.run_async({})
+        contextvars.copy_context().run(coroutine.send, None)
+        await asyncio.sleep(1)
+        assert node.limiter.active == 2
+        contextvars.copy_context().run(coroutine.close)
+        await asyncio.sleep(1)
+        assert (node.limiter.active, node.limiter.waiting) == (0, 0)
+
+    run_virtual(main())
 
 
 def test_a_shared_limiter_is_one_for_all_wherever_it_is_named() -> None:

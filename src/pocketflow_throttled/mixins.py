@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from . import signals
 from .batch import Batch
+from .callers import around_the_calls_of, is_held_by_a_caller
 from .rate_limiter import RateLimiter
 from .registry import LimiterRegistry
 from .state import State, scope
@@ -35,10 +36,6 @@ _LONGEST_WAIT = 60.0
 _SHORTEST_WAIT = 0.001
 
 _retry: ContextVar[int] = ContextVar("cur_retry", default=0)
-# The items of the batch around, and the limiters of which each of them, with its own callers, holds a slot.
-_callers: ContextVar[tuple[dict[int, tuple[asyncio.Task[Any], Permit]], tuple[RateLimiter, ...]]] = ContextVar(
-    "callers", default=({}, ())
-)
 
 
 class _Drought:
@@ -171,17 +168,13 @@ class Throttled:
             call=partial(self._attempts, call, _Drought()),
             collect=self._collects,
         )
-        held = _held_by_the_caller()
-        if limiter in held:
+        if is_held_by_a_caller(limiter):
             raise RuntimeError(
                 f"{type(self).__name__} waits for a slot of a limiter of which its own caller holds one: when all are held so, "
                 "nothing can go on. Give it a limiter of its own, or run it after the call"
             )
-        token = _callers.set((batch._live, (*held, limiter)))
-        try:
+        with around_the_calls_of(batch._live, limiter):
             return await batch.run()
-        finally:
-            _callers.reset(token)
 
     def _collects(self, error: Exception) -> bool:  # noqa: ARG002  (for those that tell one error from another)
         return self.on_error == "collect"
@@ -283,16 +276,6 @@ def _pause(hint: float | None, refusals: int, at_most: float) -> float:
     else:
         pause = max(hint, min(_FIRST_WAIT, _SHORTEST_WAIT * doubled))
     return max(0.0, min(pause, at_most))
-
-
-def _held_by_the_caller() -> tuple[RateLimiter, ...]:
-    """Return the limiters of which the item holds a slot that runs in this very task; a task it has started may outlive it."""
-    items, limiters = _callers.get()
-    task = asyncio.current_task()
-    for mine, permit in items.values():
-        if mine is task:
-            return limiters if permit.held else limiters[:-1]
-    return ()
 
 
 def _explained(exc: Exception, reason: str) -> Exception:
