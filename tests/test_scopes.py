@@ -215,6 +215,30 @@ def test_two_nodes_of_one_class_have_limiters_of_their_own() -> None:
     assert Calls(None).limiter is not Calls(None).limiter
 
 
+@pytest.mark.parametrize("in_a_flow", [False, True])
+def test_what_is_set_on_the_limiter_in_use_holds_until_the_nodes_own_setting_changes(in_a_flow: bool) -> None:
+    api = SimulatedAPI(latency=1.0)
+    node: Calls
+
+    async def call(user: Any, item: Any) -> None:
+        if item == 0:
+            node.limiter.max_concurrent = 4
+            node.limiter.max_per_window = 30
+            assert (node.limiter.max_concurrent, node.stats["max_per_window"]) == (4, 30)
+        await api.call(item)
+
+    node = Calls(call, range(12), max_concurrent=2)
+    run_virtual((Users(node) if in_a_flow else node).run_async({}))
+    assert (api.served, api.peak_concurrent) == (12, 4)
+    if not in_a_flow:
+        node.items = range(1, 9)
+        node.max_per_minute = 20
+        run_virtual(node.run_async({}))
+        assert (node.limiter.max_concurrent, node.limiter.max_per_window) == (4, 20)
+        node.max_concurrent = 3
+        assert (node.limiter.max_concurrent, node.limiter.max_per_window) == (3, 20)
+
+
 # --- a slot is held while somebody waits for another of the same limiter
 
 

@@ -125,22 +125,26 @@ class Throttled:
         if self.shared_limiter is not None:
             shared = self.shared_limiter
             return LimiterRegistry.get(shared) if isinstance(shared, str) else shared
-        limiters = scope.get()
-        limiter = self._state.limiter if limiters is None else limiters.get(self._state)
         limits = self._limiter_settings()
-        if limiter is None:
+        limiters = scope.get()
+        own = self._state.own if limiters is None else limiters.get(self._state)
+        if own is None:
             limiter = RateLimiter(**limits)
             limiter.name = type(self).__name__
-            if limiters is None:
-                self._state.limiter = limiter
-            else:
-                limiters[self._state] = limiter
-            return limiter
-        changed = {name: value for name, value in limits.items() if limiter._setting(name) != value}
-        if "max_burst" in changed:
-            limiter.max_burst = None  # the window cannot go before it
-        for name, value in changed.items():
-            setattr(limiter, name, value)
+        else:
+            limiter, before = own
+            # Only what has changed here: a limit that was set on the limiter itself holds.
+            changed = {name: value for name, value in limits.items() if value != before[name]}
+            if not changed:
+                return limiter
+            if "max_burst" in changed:
+                limiter.max_burst = None  # the window cannot go before it
+            for name, value in changed.items():
+                setattr(limiter, name, value)
+        if limiters is None:
+            self._state.own = limiter, limits
+        else:
+            limiters[self._state] = limiter, limits
         return limiter
 
     def _limiter_in_use(self) -> RateLimiter:

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any, Self
 if TYPE_CHECKING:
     from .rate_limiter import RateLimiter
 
+    Own = tuple[RateLimiter, dict[str, Any]]  # a limiter, and the settings that it has from its node
+
 
 class State:
     """What all copies of one node share: PocketFlow copies a node each time a flow runs it."""
@@ -17,7 +19,7 @@ class State:
         "failed",
         "gave_up",
         "latest",
-        "limiter",
+        "own",
         "refused",
         "streak",
         "token_counts",
@@ -27,7 +29,7 @@ class State:
     )
 
     def __init__(self) -> None:
-        self.limiter: RateLimiter | None = None
+        self.own: Own | None = None
         self.latest: RateLimiter | None = None  # in use in the last run, perhaps that of a flow's instance
         self.gave_up = False
         self.token_ratio = 1.0  # of what calls cost to what was estimated
@@ -54,5 +56,5 @@ class State:
         return self
 
 
-# The limiters of one instance of a throttled batch flow, by the state of the node they belong to; None outside of one.
-scope: ContextVar[dict[State, RateLimiter] | None] = ContextVar("scope", default=None)
+# What the nodes in one instance of a throttled batch flow have of their own, by their state; None outside of one.
+scope: ContextVar[dict[State, Own] | None] = ContextVar("scope", default=None)
