@@ -3,6 +3,8 @@
 import asyncio
 import contextvars
 import copy
+import threading
+import time
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -16,6 +18,7 @@ from pocketflow_throttled import (
     SimulatedAPI,
     ThrottledAsyncParallelBatchFlow,
     ThrottledParallelBatchNode,
+    mixins,
     run_virtual,
 )
 
@@ -209,6 +212,30 @@ def test_copies_share_limiter_and_counts(duplicate: Callable[[Any], Any]) -> Non
     run_virtual(other.run_async({}))
     assert other.limiter is node.limiter
     assert node.stats["completed"] == 1
+
+
+def test_threads_that_use_a_node_for_the_first_time_get_one_limiter(monkeypatch: pytest.MonkeyPatch) -> None:
+    class SlowlyMade(RateLimiter):
+        def __init__(self, **settings: Any) -> None:
+            time.sleep(0)  # lets the other threads go on
+            super().__init__(**settings)
+
+    monkeypatch.setattr(mixins, "RateLimiter", SlowlyMade)
+    for _ in range(20):
+        node = Calls(None)
+        start = threading.Barrier(8)
+        got: list[RateLimiter] = []
+
+        def work(node: Calls = node, start: threading.Barrier = start, got: list[RateLimiter] = got) -> None:
+            start.wait()
+            got.append(node.limiter)
+
+        threads = [threading.Thread(target=work) for _ in range(8)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert len(set(map(id, got))) == 1
 
 
 def test_two_nodes_of_one_class_have_limiters_of_their_own() -> None:

@@ -12,6 +12,7 @@ import math
 import random
 from contextvars import ContextVar
 from functools import partial
+from threading import RLock
 from typing import TYPE_CHECKING, Any
 
 from . import signals
@@ -36,6 +37,7 @@ _LONGEST_WAIT = 60.0
 _SHORTEST_WAIT = 0.001
 
 _retry: ContextVar[int] = ContextVar("cur_retry", default=0)
+_choosing = RLock()  # re-entrant, as garbage collection can run anything within it
 
 
 class _Drought:
@@ -127,24 +129,23 @@ class Throttled:
             return LimiterRegistry.get(shared) if isinstance(shared, str) else shared
         limits = self._limiter_settings()
         limiters = scope.get()
-        own = self._state.own if limiters is None else limiters.get(self._state)
-        if own is None:
-            limiter = RateLimiter(**limits)
-            limiter.name = type(self).__name__
-        else:
-            limiter, before = own
-            # Only what has changed here: a limit that was set on the limiter itself holds.
+        with _choosing:  # threads that use a node for the first time must not make a limiter each
+            own = self._state.own if limiters is None else limiters.get(self._state)
+            if own is None:
+                limiter, before = RateLimiter(**limits), limits
+                limiter.name = type(self).__name__
+            else:
+                limiter, before = own
+            if limiters is None:
+                self._state.own = limiter, limits
+            else:
+                limiters[self._state] = limiter, limits
+        if limits != before:  # what did not change here holds, also if it was set on the limiter itself
             changed = {name: value for name, value in limits.items() if value != before[name]}
-            if not changed:
-                return limiter
             if "max_burst" in changed:
                 limiter.max_burst = None  # the window cannot go before it
             for name, value in changed.items():
                 setattr(limiter, name, value)
-        if limiters is None:
-            self._state.own = limiter, limits
-        else:
-            limiters[self._state] = limiter, limits
         return limiter
 
     def _limiter_in_use(self) -> RateLimiter:
