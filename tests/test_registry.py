@@ -35,6 +35,18 @@ def test_a_name_is_taken_once_unless_replaced() -> None:
     assert LimiterRegistry.get("api").max_concurrent == 9
 
 
+def test_a_replaced_limiter_is_kept_by_who_holds_it_and_a_name_finds_the_new_one() -> None:
+    by_name = ThrottledParallelBatchNode(shared_limiter="api")
+    first = LimiterRegistry.register("api", 2)
+    by_object = ThrottledParallelBatchNode(shared_limiter=first)
+    assert by_name.limiter is first
+    second = LimiterRegistry.register("api", 3, replace=True)
+    assert by_name.limiter is second
+    assert by_object.limiter is first
+    assert LimiterRegistry.remove("api")
+    assert by_object.limiter is first
+
+
 def test_an_unknown_name_lists_the_registered() -> None:
     with pytest.raises(KeyError, match="'nope' not found; registered: none"):
         LimiterRegistry.get("nope")
