@@ -551,6 +551,34 @@ async def names_of_ones_own(base: Base, flow_base: FlowBase) -> Shared:
     return shared
 
 
+async def base_called_by_its_name(base: Base, flow_base: FlowBase) -> Shared:
+    """PocketFlow's classes are named in __init__ too, where whoever swaps the base class may overlook them."""
+
+    class Ask(base):
+        def __init__(self) -> None:
+            AsyncParallelBatchNode.__init__(self, max_retries=2, wait=1)
+
+        async def prep_async(self, shared: Shared) -> Any:
+            return ["a", "bb", "ccc"]
+
+        async def exec_async(self, item: str) -> str:
+            return await ask(item)
+
+        async def post_async(self, shared: Shared, prep_res: Any, exec_res_list: Any) -> None:
+            shared["answers"], shared["retries"] = exec_res_list, self.max_retries
+
+    class Once(flow_base):
+        def __init__(self, start: Any) -> None:
+            AsyncParallelBatchFlow.__init__(self, start)
+
+        async def prep_async(self, shared: Shared) -> Any:
+            return [{}]
+
+    shared: Shared = {}
+    await Once(Ask()).run_async(shared)
+    return shared
+
+
 PROGRAMS = [
     map_reduce_summary,
     translate_into_languages,
@@ -569,4 +597,5 @@ PROGRAMS = [
     context_and_copies,
     items_that_wait_for_earlier_ones,
     names_of_ones_own,
+    base_called_by_its_name,
 ]

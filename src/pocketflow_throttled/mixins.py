@@ -13,7 +13,7 @@ import random
 from contextvars import ContextVar
 from functools import partial
 from threading import RLock
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 from . import signals
 from .batch import Batch
@@ -81,6 +81,12 @@ class Throttled:
     _setting_names: tuple[str, ...]
     _state: State
 
+    def __new__(cls, *_: Any, **__: Any) -> Self:
+        """Make one with a state, whichever `__init__` a program calls."""
+        self = super().__new__(cls)
+        self._state = State()
+        return self
+
     def _configure(self, settings: dict[str, Any]) -> None:
         """Take keyword settings over the class attributes, and refuse what is out of range."""
         for name, value in settings.items():
@@ -88,7 +94,6 @@ class Throttled:
                 known = ", ".join(sorted(self._setting_names))
                 raise TypeError(f"{type(self).__name__} has no setting {name!r}; it has: {known}")
             setattr(self, name, value)
-        self._state = State()
         self._check_settings()
 
     def _check_settings(self) -> None:
