@@ -150,6 +150,43 @@ def test_within_an_instance_limiter_is_the_one_that_holds_it() -> None:
     assert node.limiter not in seen
 
 
+def test_prep_sees_the_limiter_that_the_calls_will_take() -> None:
+    seen: dict[Any, set[RateLimiter]] = {"A": set(), "B": set()}
+
+    class Looks(Calls):
+        async def prep_async(self, shared: Any) -> Any:
+            await asyncio.sleep(1)  # so that the instances mix
+            seen[self.params["user"]].add(self.limiter)
+            assert (self.limiter.active, self.stats["active"]) == (0, 0)
+            return range(2)
+
+        async def exec_async(self, item: Any) -> None:
+            await asyncio.sleep(1)
+            seen[self.params["user"]].add(self.limiter)
+
+    run_virtual(Users(Looks(None), "AB", max_flows_per_minute=1).run_async({}))
+    assert [len(limiters) for limiters in seen.values()] == [1, 1]
+    assert seen["A"] != seen["B"]
+
+
+def test_a_recursive_flow_has_a_limiter_of_its_own_at_each_depth() -> None:
+    class Tree(ThrottledAsyncParallelBatchFlow):
+        max_concurrent_flows = 2
+
+        async def prep_async(self, shared: Any) -> Any:
+            depth = self.params.get("depth", 0)
+            return [{"depth": depth + 1}] * 3 if depth < 3 else []
+
+        async def post_async(self, shared: Any, prep_res: Any, exec_res_list: Any) -> None:
+            shared["leaves"] += not prep_res
+
+    tree = Tree()
+    tree.start(tree)
+    shared = {"leaves": 0}
+    run_virtual(tree.run_async(shared))
+    assert shared == {"leaves": 27}
+
+
 # --- copies and runs
 
 

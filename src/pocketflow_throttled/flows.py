@@ -79,6 +79,13 @@ class ThrottledAsyncParallelBatchFlow(Throttled, AsyncParallelBatchFlow):
         """The limiter of the instances."""
         return self._limiter_in_use()
 
+    def _limiter_in_use(self) -> RateLimiter:
+        """Return the limiter to look at: within an instance it is the one that holds the instance."""
+        limiters = scope.get()
+        if limiters is not None and self._state not in limiters:
+            return self._state.latest or self._limiter()
+        return self._limiter()
+
     def reset_flow_limiter(self) -> None:
         """Forget the windows and the pause of the limiter, and set the counts to zero."""
         self._limiter().reset()

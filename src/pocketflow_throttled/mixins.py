@@ -153,13 +153,6 @@ class Throttled:
                 setattr(limiter, name, value)
         return limiter
 
-    def _limiter_in_use(self) -> RateLimiter:
-        """Return the limiter to look at: seen from within an instance of a flow, the flow's is the one that holds it."""
-        limiters = scope.get()
-        if limiters is not None and self._state not in limiters and self.shared_limiter is None:
-            return self._state.latest or self._limiter()
-        return self._limiter()
-
     # --- a batch
 
     async def _run_batch(

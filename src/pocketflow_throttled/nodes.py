@@ -97,7 +97,7 @@ class ThrottledParallelBatchNode(Throttled, AsyncParallelBatchNode):
     @property
     def limiter(self) -> RateLimiter:
         """The limiter in use: the shared one, that of the flow instance which runs this node, or the node's own."""
-        return self._limiter_in_use()
+        return self._limiter()
 
     def reset_limiter(self) -> None:
         """Forget the windows and the pause of the limiter, and set the counts to zero."""
@@ -110,7 +110,7 @@ class ThrottledParallelBatchNode(Throttled, AsyncParallelBatchNode):
         state = self._state
         counts = {"completed": state.completed, "failed": state.failed, "refused": state.refused}
         spent = {"tokens_estimated": state.tokens_estimated, "tokens_used": state.tokens_used}
-        return {**self._limiter_in_use().stats, "max_per_minute": self.max_per_minute, **counts, **spent}
+        return {**self._limiter().stats, "max_per_minute": self.max_per_minute, **counts, **spent}
 
     def _check_settings(self) -> None:
         super()._check_settings()
