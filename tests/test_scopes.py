@@ -380,6 +380,19 @@ def test_a_fallback_holds_no_slot_and_may_run_a_batch_on_the_same_limiter() -> N
     assert len(starts[None]) == 6
 
 
+def test_runs_in_one_task_leave_nothing_behind_in_its_context() -> None:
+    async def main() -> None:
+        node = Calls(Starts())
+        await node.run_async({})
+        context = dict(contextvars.copy_context())
+        for _ in range(3):
+            await node.run_async({})
+            await Users(node, range(2)).run_async({})
+        assert dict(contextvars.copy_context()) == context
+
+    run_virtual(main())
+
+
 def test_a_run_that_is_abandoned_is_closed_in_any_context() -> None:
     async def main() -> None:
         node = Calls(lambda user, item: asyncio.sleep(100), range(5), max_concurrent=2)

@@ -138,6 +138,24 @@ def test_no_slot_is_held_while_a_retry_waits() -> None:
     assert ended == [1, 2, 3, 11]
 
 
+def test_an_item_that_its_fallback_saves_is_completed_and_one_that_it_does_not_is_failed() -> None:
+    class Saves(Batch):
+        async def exec_fallback_async(self, item: int, exc: Exception) -> str:
+            if item == 2:
+                raise exc
+            return "saved"
+
+    async def call(item: int) -> int:
+        if item:
+            raise ValueError(item)
+        return item
+
+    node = Saves(call, on_error="collect")
+    results = run(node, range(4))
+    assert results[:2] + results[3:] == [0, "saved", "saved"]
+    assert (node.stats["completed"], node.stats["failed"]) == (3, 1)
+
+
 def test_an_attempt_that_failed_has_used_up_its_start() -> None:
     starts: list[float] = []
 
