@@ -1,19 +1,20 @@
 """Forecast: how long a batch will take under given limits and what holds it back, before a cent is spent.
 
-It runs the real limiter in virtual time, so an hour takes a moment and nothing is estimated twice.
+Pure arithmetic. Calls are equal and start in order, so call number i starts as soon as the call before it has, the one that
+used its slot has ended, and the ones that filled its windows have left them: the times at which `RateLimiter` grants them.
 """
 
 from __future__ import annotations
 
-import asyncio
+from collections import deque
 from dataclasses import dataclass
+from itertools import combinations
 from typing import Any
 
-from .rate_limiter import RateLimiter
-from .simulation import run_virtual
-from .validation import check_count, check_seconds
+from .validation import check_count, check_optional_count, check_seconds
 
 _LIMITS = ("max_concurrent", "max_per_minute", "max_tokens_per_minute")
+_MINUTE = 60.0
 _NO_MATTER = 1.02  # lifting a limit that saves less than this changes nothing
 
 
@@ -23,20 +24,21 @@ class Forecast:
 
     Attributes:
         seconds: from its start to the end of its last call.
-        limited_by: the setting that holds it back most; None: none, each call just takes its time.
-        seconds_without: what it would take if that one were lifted.
+        limited_by: the setting that holds it back most; several, if only lifting all of these makes it faster; empty: none
+            does, each call just takes its time.
+        seconds_without: what it would take if those were lifted.
     """
 
     seconds: float
-    limited_by: str | None
+    limited_by: tuple[str, ...]
     seconds_without: float
 
 
 def forecast(settings: dict[str, Any], *, items: int, latency: float, tokens: int = 0) -> Forecast:
-    """Run a batch of equal calls under the settings of a node, and return what it takes.
+    """Return what a batch of equal calls takes under the settings of a node.
 
     Args:
-        settings: `max_concurrent`, `max_per_minute` and `max_tokens_per_minute`, as a preset has them.
+        settings: `max_concurrent`, `max_per_minute` and `max_tokens_per_minute`, as a preset has them; None: no limit.
         items: calls in the batch.
         latency: seconds that a call takes.
         tokens: tokens that a call costs.
@@ -46,41 +48,44 @@ def forecast(settings: dict[str, Any], *, items: int, latency: float, tokens: in
 
     Example:
         >>> forecast({"max_concurrent": 2, "max_per_minute": None}, items=10, latency=1.0)
-        Forecast(seconds=5.0, limited_by='max_concurrent', seconds_without=1.0)
+        Forecast(seconds=5.0, limited_by=('max_concurrent',), seconds_without=1.0)
     """
     check_count("items", items)
     check_seconds("latency", latency, positive=False)
     check_count("tokens", tokens, least=0)
-    limits = {name: settings.get(name) for name in _LIMITS}
-    seconds = _seconds(limits, items, latency, tokens)
-    best: str | None = None
-    fastest = seconds
-    for name, value in limits.items():
-        if value is None:
-            continue
-        without = _seconds({**limits, name: items if name == "max_concurrent" else None}, items, latency, tokens)
-        if without * _NO_MATTER < fastest:
-            best, fastest = name, without
-    return Forecast(seconds, best, fastest)
-
-
-def _seconds(limits: dict[str, Any], items: int, latency: float, tokens: int) -> float:
-    async def main() -> float:
-        limiter = RateLimiter(
-            limits["max_concurrent"], limits["max_per_minute"], max_tokens_per_window=limits["max_tokens_per_minute"]
+    gaps = _gaps(settings, latency, tokens)
+    seconds = _seconds(gaps, items, latency)
+    for together in range(1, len(gaps) + 1):
+        without, lifted = min(
+            (_seconds({name: gap for name, gap in gaps.items() if name not in some}, items, latency), some)
+            for some in combinations(gaps, together)
         )
-        loop = asyncio.get_running_loop()
-        ended = 0.0
+        if without * _NO_MATTER < seconds:
+            return Forecast(round(seconds, 3), lifted, round(without, 3))
+    return Forecast(round(seconds, 3), (), round(seconds, 3))
 
-        def end() -> None:
-            nonlocal ended
-            limiter.release()
-            ended = loop.time()
 
-        for _ in range(items):
-            await limiter.acquire(tokens=tokens)
-            loop.call_later(latency, end)
-        await asyncio.sleep(latency)
-        return ended
+def _gaps(settings: dict[str, Any], latency: float, tokens: int) -> dict[str, tuple[int, float]]:
+    """Return each limit as a distance: so many calls further, a call starts so many seconds later at the earliest."""
+    limits = {name: check_optional_count(name, settings.get(name)) for name in _LIMITS}
+    gaps = {name: (limit, _MINUTE) for name, limit in limits.items() if limit is not None}
+    if "max_tokens_per_minute" in gaps:
+        limit, _ = gaps.pop("max_tokens_per_minute")
+        if tokens:
+            gaps["max_tokens_per_minute"] = (max(1, limit // tokens), _MINUTE)  # one larger than the window runs alone
+    if "max_concurrent" in gaps:
+        gaps["max_concurrent"] = (gaps["max_concurrent"][0], latency)
+    return gaps
 
-    return round(run_virtual(main()), 3)
+
+def _seconds(gaps: dict[str, tuple[int, float]], items: int, latency: float) -> float:
+    # Each line holds the times from which the next calls may start, one for each call that has not been followed yet.
+    lines = [(deque([0.0] * distance), later) for distance, later in gaps.values() if distance < items]
+    start = 0.0
+    for _ in range(items):
+        for line, _ in lines:
+            may_start = line.popleft()
+            start = max(start, may_start)
+        for line, later in lines:
+            line.append(start + later)
+    return start + latency
