@@ -1,39 +1,103 @@
-"""The generated parts of the docs are what their sources say."""
+"""The generated parts of the docs are what their sources say, and every page can be found."""
 
 import importlib.util
+import re
+import sys
 from pathlib import Path
 from types import ModuleType
 
-from pocketflow_throttled import Presets
+import pytest
 
-DOCS = Path(__file__).parent.parent / "docs"
+import pocketflow_throttled
+from pocketflow_throttled import FlowPresets, Presets
+
+ROOT = Path(__file__).parent.parent
+DOCS = ROOT / "docs"
+PACKAGE = ROOT / "src" / "pocketflow_throttled"
+PAGES = sorted((DOCS / "pages").glob("*.md"))
 
 
-def load(name: str) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(f"docs_{name}", DOCS / f"{name}.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+@pytest.fixture(scope="module")
+def generate() -> ModuleType:
+    sys.path.insert(0, str(DOCS))
+    try:
+        spec = importlib.util.spec_from_file_location("docs_generate", DOCS / "generate.py")
+        assert spec is not None
+        assert spec.loader is not None
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+    finally:
+        sys.path.remove(str(DOCS))
     return module
 
 
-def test_the_picture_is_of_the_simulation() -> None:
-    drawn = (DOCS / "pages" / "images" / "adaptive.svg").read_text(encoding="utf-8")
-    assert drawn == load("pictures").picture()
+def test_what_is_generated_is_up_to_date(generate: ModuleType) -> None:
+    made = generate.made()
+    assert {path.suffix for path in made} == {".md", ".svg"}
+    old = [path for path, content in made.items() if path.read_text(encoding="utf-8") != content]
+    assert not old, f"run `python docs/generate.py` to bring these up to date: {[str(path.relative_to(ROOT)) for path in old]}"
 
 
-def test_each_marker_stands_for_its_part() -> None:
-    hooks = load("hooks")
-    for page in ("presets", "changelog", "index"):
-        markdown = (DOCS / "pages" / f"{page}.md").read_text(encoding="utf-8")
-        assert len(hooks.on_page_markdown(markdown)) > len(markdown) + 200
-    table = hooks.presets()
+def test_the_comparison_is_the_same_in_the_readme_the_cookbook_and_the_docs() -> None:
+    copies = (ROOT / "README.md", ROOT / "cookbook" / "rate_limited_llm_batch" / "README.md", DOCS / "pages" / "index.md")
+    tables = {copy.read_text(encoding="utf-8").partition("comparison.py --write -->")[2].partition("<!--")[0] for copy in copies}
+    assert len(tables) == 1
+    assert tables.pop().count("|") > 20
+
+
+def test_the_presets_page_has_every_preset_with_its_source(generate: ModuleType) -> None:
+    table = generate.presets()
+    for presets in (Presets, FlowPresets):
+        for name in presets.list_presets():
+            assert f"| `{name.upper()}` |" in table
     for name in Presets.list_presets():
-        assert f"| `{name.upper()}` |" in table
+        assert Presets.source(name).source in table
+        assert Presets.source(name).model in table
 
 
 def test_every_page_is_in_the_navigation() -> None:
     navigation = (DOCS / "mkdocs.yml").read_text(encoding="utf-8")
-    for page in (DOCS / "pages").glob("*.md"):
+    for page in PAGES:
         assert f"- {page.name}" in navigation
+
+
+def test_the_api_reference_has_every_public_name() -> None:
+    page = (DOCS / "pages" / "api.md").read_text(encoding="utf-8")
+    named = re.findall(r"^::: pocketflow_throttled\.(\w+)$|heading: (\w+)", page, re.MULTILINE)
+    assert sorted(name or heading for name, heading in named) == sorted(pocketflow_throttled.__all__)
+
+
+def rooms() -> list[set[str]]:
+    """Return the modules that the design page names, row by row."""
+    page = (DOCS / "pages" / "design.md").read_text(encoding="utf-8")
+    rows = [line.split("|")[1] for line in page.splitlines() if line.startswith("| `")]
+    return [set(re.findall(r"`(\w+)`", row)) for row in rows]
+
+
+def test_the_design_page_has_every_module() -> None:
+    modules = {path.stem for path in PACKAGE.glob("*.py")}
+    assert set().union(*rooms()) == modules - {"__init__", "__main__"}
+
+
+def test_each_module_imports_only_from_its_row_of_the_design_page_and_those_above() -> None:
+    above: set[str] = set()
+    for row in rooms():
+        above |= row
+        for name in row:
+            source = (PACKAGE / f"{name}.py").read_text(encoding="utf-8")  # types alone, indented, may come from anywhere
+            imported = set(re.findall(r"^from \.(\w+) import", source, re.MULTILINE))
+            imported.update(*(names.split(", ") for names in re.findall(r"^from \. import (.*)$", source, re.MULTILINE)))
+            assert imported <= above, f"{name} imports {sorted(imported - above)}"
+
+
+LINK = re.compile(r"\]\((?!https?:)([^)#\s]+)?(?:#([^)]*))?\)")
+
+
+@pytest.mark.parametrize("page", [*PAGES, ROOT / "README.md", *ROOT.glob("cookbook/*/README.md")], ids=str)
+def test_every_link_leads_somewhere(page: Path) -> None:
+    for file, anchor in LINK.findall(page.read_text(encoding="utf-8")):
+        target = page.parent / file if file else page
+        assert target.exists(), f"{page.name} links to {file}"
+        if anchor:
+            headings = re.findall(r"^#+ (.*)$", target.read_text(encoding="utf-8"), re.MULTILINE)
+            assert anchor in [re.sub(r"[^\w -]", "", heading).lower().replace(" ", "-") for heading in headings]

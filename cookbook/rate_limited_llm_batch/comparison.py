@@ -2,11 +2,15 @@
 
 import argparse
 import asyncio
+import contextlib
 import random
 import sys
 from pathlib import Path
+from typing import NamedTuple
 
+from plotting import new_figure, save
 from pocketflow import AsyncBatchNode, AsyncNode, AsyncParallelBatchNode
+from utils import SetupError
 
 from pocketflow_throttled import (
     AdaptiveThrottledNode,
@@ -16,6 +20,7 @@ from pocketflow_throttled import (
     ThrottledParallelBatchNode,
     run_virtual,
 )
+from pocketflow_throttled.simulation import SimulatedRateLimitError
 
 ITEMS = 100
 APIS = {
@@ -24,7 +29,16 @@ APIS = {
 }
 BEGIN, END = "<!-- comparison: made by comparison.py --write -->", "<!-- end of comparison -->"
 HERE = Path(__file__).parent
-COPIES = (HERE / "README.md", HERE.parent.parent / "README.md")
+ROOT = HERE.parent.parent
+COPIES = (HERE / "README.md", ROOT / "README.md", ROOT / "docs" / "pages" / "index.md")
+
+
+class Row(NamedTuple):
+    way: str
+    told: bool
+    seconds: float
+    refused: int
+    lost: int
 
 
 class Calls:
@@ -91,17 +105,17 @@ class Nested(ThrottledAsyncParallelBatchFlow):
 
 
 def ways(api):
-    """Yield each way by name, and what runs it, for an API of that kind."""
+    """Yield each way by name, whether it is told the API's limit, and what runs it."""
     per_minute = "max_per_window" in api
     limits = {"max_per_minute": 60} if per_minute else {"max_concurrent": 5}
     flow_limits = {"max_flows_per_minute": 60} if per_minute else {"max_concurrent_flows": 5}
-    yield "one after the other", OneByOne()
-    yield "`AsyncParallelBatchNode`", AllAtOnce()
-    yield "`ThrottledParallelBatchNode`", Throttled(**limits)
-    yield "`AdaptiveThrottledNode`, told nothing", Adaptive()
-    yield "`ThrottledAsyncParallelBatchFlow`", Flow(start=Call(), **flow_limits)
+    yield "one after the other", False, OneByOne()
+    yield "`AsyncParallelBatchNode`", False, AllAtOnce()
+    yield "`ThrottledParallelBatchNode`", True, Throttled(**limits)
+    yield "`AdaptiveThrottledNode`, told nothing", False, Adaptive()
+    yield "`ThrottledAsyncParallelBatchFlow`", True, Flow(start=Call(), **flow_limits)
     LimiterRegistry.register("api", 5, 60 if per_minute else None, replace=True)
-    yield "nested, 10 users x 10 calls", Nested(start=Inner(shared_limiter="api"))
+    yield "nested, 10 users x 10 calls", True, Nested(start=Inner(shared_limiter="api"))
 
 
 def run(runnable, settings):
@@ -113,10 +127,8 @@ def run(runnable, settings):
     shared = {"results": []}
 
     async def timed():
-        try:
+        with contextlib.suppress(SimulatedRateLimitError):  # of which PocketFlow's own dies
             await runnable.run_async(shared)
-        except Exception as error:  # noqa: BLE001  (PocketFlow's own dies of the first refusal)
-            print(f"{type(runnable).__name__} died: {error}", file=sys.stderr)
         return asyncio.get_running_loop().time()
 
     seconds = run_virtual(timed())
@@ -124,47 +136,46 @@ def run(runnable, settings):
 
 
 def measure():
+    """Return a Row for each way, by the API."""
     random.seed(0)  # of the jitter
-    return {name: [(way, *run(runnable, settings)) for way, runnable in ways(settings)] for name, settings in APIS.items()}
+    return {name: [Row(way, told, *run(runnable, api)) for way, told, runnable in ways(api)] for name, api in APIS.items()}
 
 
 def table(measured):
     """Return the measurements as Markdown."""
-    lines = [f"{ITEMS} calls of 1 s each:", ""]
-    for name, rows in measured.items():
-        lines += [f"| an API that takes {name} | time | refused calls | items lost |", "|---|---:|---:|---:|"]
-        lines += [f"| {way} | {seconds:.0f} s | {refused} | {lost} |" for way, seconds, refused, lost in rows]
-        lines.append("")
+    lines = [f"| {ITEMS} calls of 1 s each, on an API that takes | {' | '.join(measured)} |", "|---|---|---|"]
+    lines += [f"| {rows[0].way} | {' | '.join(map(cell, rows))} |" for rows in zip(*measured.values(), strict=True)]
+    lines += ["", "Where nothing is said, no call was refused and no item lost."]
     return "\n".join(lines)
+
+
+def cell(row):
+    said = [f"dead after {row.seconds:.0f} s" if row.lost else f"{row.seconds:.0f} s"]
+    said += [f"{row.refused} refused"] if row.refused else []
+    said += [f"**{row.lost} lost**"] if row.lost else []
+    return ", ".join(said)
 
 
 def placed(text, content):
     """Return a text with the table in its place."""
     before, _, rest = text.partition(BEGIN)
     _, _, after = rest.partition(END)
-    return f"{before}{BEGIN}\n\n{content}\n{END}{after}"
+    return f"{before}{BEGIN}\n\n{content}\n\n{END}{after}"
 
 
 def plot(measured, file):
-    try:
-        from matplotlib.figure import Figure  # noqa: PLC0415  (optional)
-    except ImportError:
-        print("comparison.py: --plot needs matplotlib: pip install matplotlib", file=sys.stderr)
-        return 2
-    figure = Figure(figsize=(10, 4), layout="constrained")
+    figure = new_figure(10, 4)
     for axes, (name, rows) in zip(figure.subplots(1, 2, sharey=True), measured.items(), strict=True):
-        labels = [way.replace("`", "") for way, *_ in rows][::-1]
-        bars = axes.barh(labels, [seconds for _, seconds, *_ in rows][::-1])
-        axes.bar_label(bars, [f"{lost} lost" if lost else "" for *_, lost in rows][::-1], padding=3)
+        labels = [row.way.replace("`", "") for row in rows][::-1]
+        bars = axes.barh(labels, [row.seconds for row in rows][::-1])
+        axes.bar_label(bars, [f"{row.lost} lost" if row.lost else "" for row in rows][::-1], padding=3)
         axes.set(title=f"an API that takes {name}", xlabel="seconds")
-    figure.savefig(file, dpi=120)
-    print(f"Drawn to {file}.")
-    return 0
+    save(figure, file)
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--write", action="store_true", help="put the table into the READMEs")
+    parser.add_argument("--write", action="store_true", help="put the table into the README, the cookbook's and the docs")
     parser.add_argument("--plot", type=Path, metavar="FILE.png", help="draw it as a picture too (needs matplotlib)")
     args = parser.parse_args()
     measured = measure()
@@ -172,12 +183,20 @@ def main():
     if args.write:
         for copy in COPIES:
             copy.write_text(placed(copy.read_text(encoding="utf-8"), table(measured)), encoding="utf-8")
-    if args.plot and plot(measured, args.plot):
-        return 2
-    lost = [way for rows in measured.values() for way, _, _, lost in rows if lost]
-    print(f"Lost items: {', '.join(sorted(set(lost)))} only.")
-    return 0 if set(lost) == {"`AsyncParallelBatchNode`"} else 1
+    if args.plot:
+        plot(measured, args.plot)
+    rows = [row for rows in measured.values() for row in rows]
+    lost = {row.way for row in rows if row.lost}
+    refused = sum(row.refused for row in rows if row.told)
+    held = lost == {"`AsyncParallelBatchNode`"} and not refused
+    print(f"\nWho lost items: {', '.join(sorted(lost)) or 'nobody'}. Refused calls of those told the limit: {refused}.")
+    print("It held: only PocketFlow's own lost items." if held else "It did not hold.")
+    return 0 if held else 1
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        sys.exit(main())
+    except SetupError as error:
+        print(f"comparison.py: {error}", file=sys.stderr)
+        sys.exit(2)

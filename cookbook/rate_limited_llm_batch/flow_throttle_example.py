@@ -99,7 +99,7 @@ def main():
     api = SimulatedAPI(max_concurrent=10, latency=1.0)
     seconds, shared = run(Fixed(start=two_nodes(api)))
     held &= len(shared["advice"]) == USERS and api.refused == 0
-    print(f"Fixed, 10 at once: {len(shared['advice'])} users in {seconds:.0f} s, {api.refused} refused.")
+    print(f"Fixed, 10 at once: {len(shared['advice'])} users in {seconds:.0f} s of virtual time, {api.refused} refused.")
 
     api = SimulatedAPI(max_concurrent=25, latency=1.0)
     flow = Adaptive(start=two_nodes(api))
@@ -109,8 +109,7 @@ def main():
     print(f"Adaptive, limit unknown: {len(shared['advice'])} users in {seconds:.0f} s, {api.refused} refused, ended at {limit}.")
 
     api = SimulatedAPI(latency=1.0)
-    nested = Fixed(start=Documents(api), max_concurrent_flows=5)
-    run(nested)
+    run(Fixed(start=Documents(api), max_concurrent_flows=5))
     held &= api.peak_concurrent == 15 and api.served == 6 * USERS
     print(f"Nested, 5 users x 3 calls: at most {api.peak_concurrent} calls at once, {api.served} in all.")
 

@@ -37,7 +37,7 @@ def run(name):
 
 def main():
     argparse.ArgumentParser(description=__doc__).parse_args()
-    print(f"{ITEMS} calls of 2 s each.\n{'preset':24}{'minutes':>8}{'refused':>9}  source")
+    print(f"{ITEMS} calls of 2 s each, in virtual time.\n{'preset':24}{'minutes':>8}{'refused':>9}  source")
     held = True
     for name in NAMES:
         seconds, refused, whole = run(name)
