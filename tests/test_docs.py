@@ -58,7 +58,7 @@ def test_the_presets_page_has_every_preset_with_its_source(generate: ModuleType)
 def test_every_page_is_in_the_navigation() -> None:
     navigation = (DOCS / "mkdocs.yml").read_text(encoding="utf-8")
     for page in PAGES:
-        assert f"- {page.name}" in navigation
+        assert re.search(rf"^ +- (?:.+: )?{re.escape(page.name)}$", navigation, re.MULTILINE), page.name
 
 
 def test_the_api_reference_has_every_public_name() -> None:
