@@ -18,17 +18,17 @@ BEGIN, END = "<!-- presets: made by docs/generate.py -->", "<!-- end of presets 
 
 def presets():
     """Return the presets as Markdown: value, model, source and date."""
-    lines = ["### From a provider", "", "| preset | at once | a minute | tokens a minute | holds for | source, date |"]
+    lines = ["## From a provider", "", "| preset | at once | a minute | tokens a minute | holds for | source, date |"]
     lines.append("|---|---:|---:|---:|---|---|")
     names = list(Presets.list_presets())
     for name in filter(lambda name: Presets.source(name).source, names):
         source = Presets.source(name)
         link = f"[{source.source.split('/')[0]}](https://{source.source}), {source.date}"
         lines.append(f"| `{name.upper()}` | {_numbers(Presets.get(name), TOKENS)} | {source.model} | {link} |")
-    lines += ["", "### Ours", "", "| preset | at once | a minute | for |", "|---|---:|---:|---|"]
+    lines += ["", "## Ours", "", "| preset | at once | a minute | for |", "|---|---:|---:|---|"]
     for name in filter(lambda name: not Presets.source(name).source, names):
         lines.append(f"| `{name.upper()}` | {_numbers(Presets.get(name), TOKENS[:2])} | {Presets.list_presets()[name]} |")
-    lines += ["", "### For flows: `FlowPresets`", "", "| preset | at once | starts a minute | for |", "|---|---:|---:|---|"]
+    lines += ["", "## For flows: `FlowPresets`", "", "| preset | at once | starts a minute | for |", "|---|---:|---:|---|"]
     for name, what in FlowPresets.list_presets().items():
         lines.append(f"| `{name.upper()}` | {_numbers(FlowPresets.get(name), FLOWS)} | {what} |")
     return "\n".join(lines)
