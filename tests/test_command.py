@@ -72,6 +72,14 @@ def test_a_million_calls_are_forecast_without_a_loop_of_events() -> None:
     assert found.limited_by == ("max_concurrent",)
 
 
+def test_a_billion_calls_take_no_longer_to_forecast() -> None:
+    settings = {"max_concurrent": 100, "max_per_minute": 600, "max_tokens_per_minute": 40_000_000}
+    found = forecast(settings, items=1_000_000_000, latency=2.0, tokens=1)
+    assert found.seconds == pytest.approx(100_000_000, rel=1e-6)
+    assert found.limited_by == ("max_per_minute",)
+    assert found.seconds_without == pytest.approx(20_000_000, rel=1e-6)
+
+
 LIMIT = st.none() | st.integers(1, 20)
 
 

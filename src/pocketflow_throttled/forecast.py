@@ -15,6 +15,7 @@ from .validation import check_count, check_optional_count, check_seconds
 
 _LIMITS = ("max_concurrent", "max_per_minute", "max_tokens_per_minute")
 _MINUTE = 60.0
+_COUNTED = 1_000_000  # calls one by one; whatever comes after keeps the pace of the slowest limit
 _NO_MATTER = 1.02  # lifting a limit that saves less than this changes nothing
 
 
@@ -79,13 +80,14 @@ def _gaps(settings: dict[str, Any], latency: float, tokens: int) -> dict[str, tu
 
 
 def _seconds(gaps: dict[str, tuple[int, float]], items: int, latency: float) -> float:
+    counted = min(items, _COUNTED)
     # Each line holds the times from which the next calls may start, one for each call that has not been followed yet.
-    lines = [(deque([0.0] * distance), later) for distance, later in gaps.values() if distance < items]
+    lines = [(deque([0.0] * distance), later) for distance, later in gaps.values() if distance < counted]
     start = 0.0
-    for _ in range(items):
+    for _ in range(counted):
         for line, _ in lines:
-            may_start = line.popleft()
-            start = max(start, may_start)
+            start = max(start, line.popleft())
         for line, later in lines:
             line.append(start + later)
-    return start + latency
+    pace = max((later / distance for distance, later in gaps.values()), default=0.0)
+    return start + (items - counted) * pace + latency
