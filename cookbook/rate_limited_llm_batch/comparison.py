@@ -1,4 +1,4 @@
-"""100 calls of 1 s each, six ways, against an API that takes 5 at once and one that takes 60 a minute. In virtual time."""
+"""100 calls of 1 s each, seven ways, against an API that takes 5 at once and one that takes 60 a minute. In virtual time."""
 
 import argparse
 import asyncio
@@ -111,6 +111,7 @@ def ways(api):
     flow_limits = {"max_flows_per_minute": 60} if per_minute else {"max_concurrent_flows": 5}
     yield "one after the other", False, OneByOne()
     yield "`AsyncParallelBatchNode`", False, AllAtOnce()
+    yield "`AsyncParallelBatchNode`, 10 attempts", False, AllAtOnce(max_retries=10, wait=1)
     yield "`ThrottledParallelBatchNode`", True, Throttled(**limits)
     yield "`AdaptiveThrottledNode`, told nothing", False, Adaptive()
     yield "`ThrottledAsyncParallelBatchFlow`", True, Flow(start=Call(), **flow_limits)
@@ -188,7 +189,7 @@ def main():
     rows = [row for rows in measured.values() for row in rows]
     lost = {row.way for row in rows if row.lost}
     refused = sum(row.refused for row in rows if row.told)
-    held = lost == {"`AsyncParallelBatchNode`"} and not refused
+    held = lost == {row.way for row in rows[1:3]} and not refused  # PocketFlow's own
     print(f"\nWho lost items: {', '.join(sorted(lost)) or 'nobody'}. Refused calls of those told the limit: {refused}.")
     print("It held: only PocketFlow's own lost items." if held else "It did not hold.")
     return 0 if held else 1
