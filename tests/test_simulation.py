@@ -5,8 +5,11 @@ import time
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from pocketflow_throttled import SimulatedAPI, VirtualTimeLoop, run_virtual
+from pocketflow_throttled.simulation import SimulatedRateLimitError
 
 
 def outcomes(api: SimulatedAPI, arrivals: list[float], *, tokens: int = 0) -> list[Any]:
@@ -38,6 +41,14 @@ def test_a_day_passes_in_no_time_and_in_order() -> None:
 
     assert run_virtual(main()) == [3600, 6 * 3600, 24 * 3600]
     assert time.process_time() - before < 60
+
+
+def test_an_age_passes_in_no_time() -> None:
+    async def main() -> float:
+        await asyncio.sleep(1e15)
+        return asyncio.get_running_loop().time()
+
+    assert run_virtual(main()) == pytest.approx(1e15)
 
 
 def test_virtual_time_waits_for_threads() -> None:
@@ -81,6 +92,29 @@ def test_tokens_are_limited_too(algorithm: Any) -> None:
     api = SimulatedAPI(max_tokens_per_window=100, window_seconds=10.0, algorithm=algorithm)
     assert outcomes(api, [0, 0.1, 0.2], tokens=40)[:2] == [0, 0.1]
     assert api.refused == 1
+
+
+@given(
+    algorithm=st.sampled_from(["sliding_window", "token_bucket", "fixed_window"]),
+    costs=st.lists(st.integers(1, 12), min_size=2, max_size=12),
+    gaps=st.lists(st.floats(0.0, 3.0), min_size=12, max_size=12),
+)
+def test_who_waits_as_long_as_it_was_told_is_served(algorithm: Any, costs: list[int], gaps: list[float]) -> None:
+    api = SimulatedAPI(max_tokens_per_window=10, window_seconds=7.0, algorithm=algorithm)
+
+    async def main() -> None:
+        for cost, gap in zip(costs, gaps, strict=False):
+            await asyncio.sleep(gap)
+            try:
+                await api.call(tokens=cost)
+            except SimulatedRateLimitError as error:
+                hint = float(error.response.headers["retry-after"])
+                assert 0 < hint <= 14.0
+                await asyncio.sleep(hint)
+                await api.call(tokens=cost)
+
+    run_virtual(main())
+    assert api.served == len(costs)
 
 
 def test_hints_may_be_withheld() -> None:

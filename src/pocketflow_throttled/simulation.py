@@ -15,6 +15,9 @@ if TYPE_CHECKING:
 
 Algorithm = Literal["sliding_window", "token_bucket", "fixed_window"]
 _T = TypeVar("_T")
+_A_DAY = 86400.0
+_RESOLUTION = 1e-9
+_ROUNDING = 1e-9  # of a bucket's level: who waits as long as it was told is not refused for less
 
 
 class VirtualTimeLoop(asyncio.SelectorEventLoop):
@@ -34,7 +37,11 @@ class VirtualTimeLoop(asyncio.SelectorEventLoop):
                 return select(None)
             events = select(0)
             if not events:
-                self._now += max(timeout, 0.0)
+                timers: list[asyncio.TimerHandle] = self._scheduled  # type: ignore[attr-defined]
+                # asyncio asks for a day at the most, however far the next timer is.
+                then = timers[0].when() if timers and timeout >= _A_DAY else self._now + max(timeout, 0.0)
+                # After some weeks a float no longer tells what is due from what is a nanosecond away.
+                self._now = then if then + _RESOLUTION > then else math.nextafter(then, math.inf)
             return events
 
         selector.select = select_at_once
@@ -94,7 +101,8 @@ class _Bucket:
         if now > self._at:
             self._level = min(self.limit, self._level + (now - self._at) * rate)
             self._at = now
-        return max(0.0, min(cost, self.limit) - self._level) / rate
+        missing = min(cost, self.limit) - self._level
+        return missing / rate if missing > _ROUNDING * self.limit else 0.0
 
     def take(self, now: float, cost: int) -> None:
         self.wait(now, cost)
@@ -138,7 +146,15 @@ class _Sliding:
         self._window.limit = value
 
     def wait(self, now: float, cost: int) -> float:
-        return 0.0 if self._window.fits(now, cost) else self._window.opens_at() - now
+        window = self._window
+        if window.fits(now, cost):
+            return 0.0
+        missing = window.used(now) + min(cost, window.limit) - window.limit
+        for spend in window.spends:  # the oldest leave first
+            missing -= spend.cost
+            if missing <= 0:
+                return spend.time + window.seconds - now
+        raise AssertionError("a request of at most the limit fits an empty window")
 
     def take(self, now: float, cost: int) -> None:
         self._window.add(now, cost)
