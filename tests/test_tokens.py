@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pocketflow_throttled import Presets, RateLimiter, SimulatedAPI, ThrottledParallelBatchNode, run_virtual
-from pocketflow_throttled.tokens import estimate, used
+from pocketflow_throttled.tokens import Correction, estimate, used
 
 from .test_nodes import Batch, now, run
 from .test_signals import NAMES, TEXT, SDKError
@@ -128,6 +128,57 @@ def test_estimates_that_are_wrong_by_a_factor_cost_neither_refusals_nor_throughp
     assert api.served == 3000
     assert api.refused <= 30
     assert seconds <= (4 * 60 + 24) / 0.95  # 600 a minute, the last of them in the fifth, at 25 a second
+
+
+def test_the_first_wave_is_small_enough_for_estimates_three_times_too_low() -> None:
+    """The server counts what calls cost; only the first answer tells the node."""
+    api = SimulatedAPI(max_tokens_per_window=3_000, latency=5.0)
+
+    class Node(Batch):
+        def estimate_tokens(self, item: int) -> int:
+            return 50
+
+    async def call(item: int) -> dict[str, Any]:
+        await api.call(item, tokens=150)
+        return {"usage": {"total_tokens": 150}}
+
+    run(Node(call, max_concurrent=50, max_tokens_per_minute=3_000), range(100))
+    assert (api.served, api.refused) == (100, 0)
+
+
+def test_who_waits_is_estimated_again_when_an_answer_tells_what_calls_cost() -> None:
+    starts: list[float] = []
+
+    async def call(item: int) -> dict[str, Any]:
+        starts.append(now())
+        await asyncio.sleep(1)
+        return {"usage": {"total_tokens": 10}}
+
+    run(Tokens(call, max_concurrent=5, max_tokens_per_minute=100), [100] * 5)
+    assert starts == [0, 1, 1, 1, 1]
+
+
+def test_estimates_wrong_in_different_ways_are_corrected_on_the_whole() -> None:
+    correction = Correction()
+    for _ in range(50):
+        correction.learn(300, 100)
+        correction.learn(33, 100)
+    assert 0.6 * 300 <= correction.apply(300) <= 300
+    assert correction.apply(0) == 0
+
+
+def test_a_call_that_tells_no_usage_is_counted_as_estimated() -> None:
+    starts: list[float] = []
+
+    async def call(item: int) -> int:
+        starts.append(now())
+        await asyncio.sleep(1)
+        return item
+
+    node = Tokens(call, max_concurrent=10, max_tokens_per_minute=100)
+    run(node, [25] * 8)
+    assert starts == pytest.approx([0, 1, 1, 1, 60, 61, 61, 61], abs=1e-3)
+    assert (node.stats["tokens_estimated"], node.stats["tokens_used"]) == (200, 200)
 
 
 def test_bad_estimates_name_the_item() -> None:

@@ -18,6 +18,7 @@ from . import signals
 from .batch import Batch
 from .rate_limiter import RateLimiter
 from .registry import LimiterRegistry
+from .tokens import Correction
 from .validation import check_count, check_optional_count, check_seconds
 
 if TYPE_CHECKING:
@@ -52,14 +53,13 @@ class State:
 
     __slots__ = (
         "completed",
+        "correction",
         "failed",
         "gave_up",
         "latest",
         "limiter",
         "refused",
         "streak",
-        "token_counts",
-        "token_ratio",
         "tokens_estimated",
         "tokens_used",
     )
@@ -68,17 +68,14 @@ class State:
         self.limiter: RateLimiter | None = None
         self.latest: RateLimiter | None = None  # in use in the last run, perhaps that of a flow's instance
         self.gave_up = False
-        self.token_ratio = 1.0  # of what calls cost to what was estimated
-        self.token_counts = 0
+        self.correction = Correction()
         self.reset_counts()
 
     def learn_tokens(self, estimated: int, used: int) -> None:
         """Count what a call cost, and by how much estimates are wrong."""
         self.tokens_estimated += estimated
         self.tokens_used += used
-        if estimated:
-            self.token_counts = min(self.token_counts + 1, 10)
-            self.token_ratio += (used / estimated - self.token_ratio) / self.token_counts
+        self.correction.learn(estimated, used)
 
     def reset_counts(self) -> None:
         """Set every count to zero."""
