@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from . import signals
 from .batch import Batch
+from .observing import UNMARKED, sent
 from .rate_limiter import RateLimiter
 from .registry import LimiterRegistry
 from .tokens import Correction
@@ -197,13 +198,18 @@ class Throttled:
         """Run `call` for every item under the limiter, and return the results in order; `tokens` may refuse an item."""
         self._check_settings()
         self._state.latest = limiter = self._limiter()
-        return await Batch(
+        batch = Batch(
             items,
             limiter=limiter,
             tokens=partial(tokens, limiter),
             call=partial(self._attempts, call, _Drought()),
             collect=self._collects,
-        ).run()
+        )
+        token = sent.set(UNMARKED)
+        try:
+            return await batch.run()
+        finally:
+            sent.reset(token)
 
     def _collects(self, error: Exception) -> bool:  # noqa: ARG002  (for those that tell one error from another)
         return self.on_error == "collect"
@@ -218,6 +224,7 @@ class Throttled:
             _retry.set(0)
         while True:
             permit.sent = True
+            permit.limiter._mark()
             try:
                 result = await call(item)
             except Exception as exc:  # noqa: BLE001  (whatever the call raised decides what comes next)
@@ -246,6 +253,7 @@ class Throttled:
                 state = self._state
                 state.completed += 1
                 drought.since = math.inf
+                permit.took()
                 if permit.limiter._budget.tokens is not None:
                     self._settle(item, result, permit)
                 is_clean = retry + refusals == 0
@@ -261,6 +269,7 @@ class Throttled:
         self._state.refused += 1
         self._state.streak = 0
         refusal = signals.read_error(exc)
+        permit.not_served()
         permit.limiter._observe(signals.headers_of(exc), max(0.0, self.rate_limit_timeout - refused_for))
         if refusal is not None and refusal.final:  # it says nothing of the other items
             return _explained(exc, f"not sent again: {refusal.reason}")

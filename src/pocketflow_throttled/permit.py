@@ -132,6 +132,22 @@ class Permit:
         if isinstance(self.tokens, Estimate):
             self.tokens = self.tokens.again()
 
+    def took(self) -> None:
+        """Let the limiter learn how long the request took, now that its answer is there."""
+        limiter = self.limiter
+        if self._stamp is not None and (limiter._budget.requests is not None or limiter._budget.tokens is not None):
+            with limiter._lock:
+                limiter._budget.timed(limiter._now() - self._stamp)
+
+    def not_served(self) -> None:
+        """Let the limiter know that the API does not count the request, which it refused."""
+        limiter = self.limiter
+        if self._stamp is not None:
+            with limiter._lock:
+                limiter._budget.refused(self._stamp, self.tokens)
+                if limiter._rule is None:  # else the rule finds the pace
+                    limiter._budget.space(limiter._now())
+
     def succeeded(self, *, clean: bool = True) -> None:
         """Give the slot back after the API served the request, and let an adaptive limiter learn from it.
 

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 _CAUSES = 10  # as deep as anyone wraps; a cycle ends here too
 _TEXT = 2000  # of a message, in characters
 _DEPTH = 6  # of a body
+_LONGEST_GUESS = 60.0  # seconds until a date by a server's clock that did not tell its own time
 
 _STATUSES = range(100, 600)
 _REFUSED, _OVERLOADED, _UNAVAILABLE, _TOO_LARGE, _PAYMENT = 429, 529, 503, 413, 402
@@ -152,7 +153,9 @@ def _hint(error: BaseException, fields: dict[str, str]) -> float | None:
     if wait is None and (said := _HINT.search(_text(error))):
         wait = headers.parse_wait(said[1] or said[2])
     if wait is None:
-        resets = [quota.reset for quota in headers.read_quotas(fields) if quota.remaining == 0 and quota.reset is not None]
+        used_up = [quota for quota in headers.read_quotas(fields) if quota.remaining == 0 and quota.reset is not None]
+        # By a clock that may be an hour off, it is asked again after a minute.
+        resets = [min(quota.reset or 0.0, _LONGEST_GUESS if quota.is_guess else math.inf) for quota in used_up]
         wait = max(resets, default=None)
     return wait
 

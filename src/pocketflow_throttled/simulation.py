@@ -138,7 +138,7 @@ class _Sliding:
         self._window.limit = value
 
     def wait(self, now: float, cost: int) -> float:
-        return 0.0 if self._window.fits(now, cost) else self._window.opens_at() - now
+        return 0.0 if self._window.fits(now, cost) else self._window.opens_at(now) - now
 
     def take(self, now: float, cost: int) -> None:
         self._window.add(now, cost)
