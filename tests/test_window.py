@@ -4,6 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pocketflow_throttled.budget import Budget
 from pocketflow_throttled.window import SlidingWindow, TokenWindow
 
 
@@ -113,12 +114,29 @@ def test_whoever_waits_for_what_others_have_taken_is_woken_at_most_once_for_each
     assert now <= start + length + 1e-6
 
 
-def test_a_window_is_stretched_by_what_calls_differ_but_by_little() -> None:
-    window = SlidingWindow(limit=1, seconds=60.0)
+@pytest.mark.parametrize(
+    ("seconds", "spread", "cold", "span"),
+    [
+        (60.0, 0.0, False, 60.0),
+        (60.0, 0.2, False, 60.2),
+        (60.0, 7.0, False, 60.3),
+        (1.0, 7.0, False, 1.03),
+        (60.0, 7.0, True, 61.0),
+        (1.0, 7.0, True, 1.25),
+    ],
+)
+def test_a_window_is_stretched_by_what_calls_differ_but_by_little(seconds: float, spread: float, cold: bool, span: float) -> None:
+    window = SlidingWindow(limit=1, seconds=seconds)
     window.add(0.0)
-    for spread, opens in ((0.0, 60.0), (0.2, 60.2), (7.0, 60.3)):
-        window.stretch(spread)
-        assert window.opens_at(1.0) == opens
-    short = SlidingWindow(limit=1, seconds=1.0)
-    short.stretch(7.0)
-    assert short.span == 1.03
+    window.stretch(spread, cold=cold)
+    assert window.opens_at(0.5) == span
+
+
+def test_a_budget_is_stretched_more_while_its_first_calls_count() -> None:
+    budget = Budget(requests=5, tokens=100, burst=None, seconds=2.0)
+    assert budget.requests is not None
+    budget.timed(now=0.4, seconds=0.4)
+    assert budget.requests.span == 2.0
+    for now, span in ((0.5, 2.3), (4.3, 2.3), (4.5, 2.06), (9.0, 2.06)):
+        budget.timed(now, seconds=0.1)
+        assert budget.requests.span == pytest.approx(span)

@@ -35,7 +35,7 @@ class Budget:
         (False, 60.0)
     """
 
-    __slots__ = ("_bursts", "_fastest", "_pace", "_refused", "_slowest", "burst", "requests", "seconds", "tokens")
+    __slots__ = ("_bursts", "_cold_until", "_fastest", "_pace", "_refused", "_slowest", "burst", "requests", "seconds", "tokens")
 
     def __init__(self, requests: int | None, tokens: int | None, burst: int | None, seconds: float) -> None:
         self.seconds = seconds
@@ -46,6 +46,7 @@ class Budget:
         self._pace: tuple[int, float] | None = None
         self._refused: deque[tuple[float, int]] = deque()  # the stamps and tokens of calls that were sent and not served
         self._fastest, self._slowest = math.inf, 0.0
+        self._cold_until = math.inf  # when the first calls have left the window
         self.set_requests(requests)
         self.set_tokens(tokens)
 
@@ -90,20 +91,24 @@ class Budget:
     def _resize(self, window: SlidingWindow | TokenWindow, limit: int, seconds: float | None) -> None:
         window.limit = limit
         window.seconds = self.seconds if seconds is None else seconds
-        window.stretch(self._spread)
+        self._stretch(window)
 
-    @property
-    def _spread(self) -> float:
-        return max(0.0, self._slowest - self._fastest)
+    def _stretch(self, window: SlidingWindow | TokenWindow) -> None:
+        window.stretch(max(0.0, self._slowest - self._fastest), cold=self._cold_until > 0)
 
-    def timed(self, seconds: float) -> None:
+    def timed(self, now: float, seconds: float) -> None:
         """Learn by how much calls differ in the seconds they take, and so perhaps in those they take to arrive."""
-        if self._fastest <= seconds <= self._slowest:
-            return
+        if self._cold_until == math.inf:
+            self._cold_until = now + 2 * self.seconds
+        elif now < self._cold_until or self._cold_until == 0:
+            if self._fastest <= seconds <= self._slowest:
+                return
+        else:
+            self._cold_until = 0
         self._fastest, self._slowest = min(self._fastest, seconds), max(self._slowest, seconds)
         for window in (self.requests, self._bursts, self.tokens):
             if window is not None:
-                window.stretch(self._spread)
+                self._stretch(window)
 
     def fits(self, now: float, tokens: int) -> bool:
         """Return whether a request that costs `tokens` may start at `now`."""

@@ -137,7 +137,8 @@ class Permit:
         limiter = self.limiter
         if self._stamp is not None and (limiter._budget.requests is not None or limiter._budget.tokens is not None):
             with limiter._lock:
-                limiter._budget.timed(limiter._now() - self._stamp)
+                now = limiter._now()
+                limiter._budget.timed(now, now - self._stamp)
 
     def not_served(self) -> None:
         """Let the limiter know that the API does not count the request, which it refused."""

@@ -12,10 +12,10 @@ import math
 from collections import deque
 from contextlib import suppress
 
-# A server counts what arrives, not what is sent, and a request that opens a connection arrives later than the one that comes
-# a window after it. A window is stretched by what calls differ in time, by so much at most: it costs a thirtieth at most.
-_MOST_STRETCH = 0.3  # seconds
-_MOST_STRETCHED = 0.03  # of a window
+# A server counts what arrives, not what is sent, and a request may take longer to arrive than the one a window after it. So a
+# window is stretched by what calls differ in time, within bounds: it costs a thirtieth at most, but for the first calls of a
+# client, which open connections.
+_MOST_STRETCH, _MOST_STRETCH_COLD = (0.3, 0.03), (1.0, 0.25)  # in seconds, and as a part of the window
 _STEPS = 50  # in which the share of others comes back: a waiter is woken for each, not for every token
 
 
@@ -46,9 +46,10 @@ class _Window:
         self._limit = value
         self.allowed = max(0, value - self._taken)
 
-    def stretch(self, spread: float) -> None:
-        """Count each start for as much longer as calls differ in the seconds they take, within bounds."""
-        self.span = self.seconds + min(spread, _MOST_STRETCH, _MOST_STRETCHED * self.seconds)
+    def stretch(self, spread: float, *, cold: bool = False) -> None:
+        """Count each start for as much longer as calls differ in the seconds they take, within bounds, wider ones if `cold`."""
+        seconds, part = _MOST_STRETCH_COLD if cold else _MOST_STRETCH
+        self.span = self.seconds + min(spread, seconds, part * self.seconds)
 
     def take_away(self, count: int, back_from: float, back_until: float) -> None:
         """Count `count` of others, in place of what was counted of them before.
