@@ -94,7 +94,8 @@ class Budget:
         self._stretch(window)
 
     def _stretch(self, window: SlidingWindow | TokenWindow) -> None:
-        window.stretch(max(0.0, self._slowest - self._fastest), cold=self._cold_until > 0)
+        is_cold = self._cold_until > 0 and window.seconds >= self.seconds  # a shorter one is soon past its first calls
+        window.stretch(max(0.0, self._slowest - self._fastest), cold=is_cold)
 
     def timed(self, now: float, seconds: float) -> None:
         """Learn by how much calls differ in the seconds they take, and so perhaps in those they take to arrive."""
