@@ -155,6 +155,23 @@ def test_an_answer_tells_of_what_was_counted_when_its_call_started(latency: floa
     assert max(starts) <= 120 + latency + 2
 
 
+def test_what_has_left_the_window_since_a_call_started_is_no_one_elses() -> None:
+    async def call(item: int) -> int:
+        await asyncio.sleep(1 if item < 5 else 30)
+        node.limiter.observe(told(20, 20 - item - 1, "60s"))
+        return item
+
+    node = Batch(call, max_concurrent=6, max_per_minute=20)
+
+    async def main() -> int:
+        await node.run_async({"items": range(5)})
+        await asyncio.sleep(39)
+        await node.run_async({"items": [5]})  # its answer comes when the first five have left the window
+        return node.limiter.current_window_count
+
+    assert run_virtual(main()) == 1
+
+
 # --- pauses
 
 

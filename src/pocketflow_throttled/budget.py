@@ -97,15 +97,16 @@ class Budget:
         is_cold = self._cold_until > 0 and window.seconds >= self.seconds  # a shorter one is soon past its first calls
         window.stretch(max(0.0, self._slowest - self._fastest), cold=is_cold)
 
+    def expects(self, now: float, seconds: float) -> bool:
+        """Return whether a call that took so long teaches `timed` nothing."""
+        return self._fastest <= seconds <= self._slowest and (self._cold_until == 0.0 or now < self._cold_until < math.inf)
+
     def timed(self, now: float, seconds: float) -> None:
         """Learn by how much calls differ in the seconds they take, and so perhaps in those they take to arrive."""
         if self._cold_until == math.inf:
             self._cold_until = now + 2 * self.seconds
-        elif now < self._cold_until or self._cold_until == 0:
-            if self._fastest <= seconds <= self._slowest:
-                return
-        else:
-            self._cold_until = 0
+        elif now >= self._cold_until:
+            self._cold_until = 0.0
         self._fastest, self._slowest = min(self._fastest, seconds), max(self._slowest, seconds)
         for window in (self.requests, self._bursts, self.tokens):
             if window is not None:

@@ -224,7 +224,8 @@ class Throttled:
             _retry.set(0)
         while True:
             permit.sent = True
-            permit.limiter._mark()
+            if permit.limiter._is_told:
+                permit.limiter._mark()
             try:
                 result = await call(item)
             except Exception as exc:  # noqa: BLE001  (whatever the call raised decides what comes next)

@@ -134,11 +134,10 @@ class Observing(Waiting):
             self._wake()
 
     def _mark(self) -> None:
-        """Remember for the call that starts now what is counted, if the server tells what is left."""
-        if self._is_told:
-            with self._lock:
-                now, budget = self._now(), self._budget
-                sent.set(Mark(now, budget.served("requests", now), budget.served("tokens", now)))
+        """Remember for the call that starts now what is counted: its answer will tell what the server had counted by then."""
+        with self._lock:
+            now, budget = self._now(), self._budget
+            sent.set(Mark(now, budget.served("requests", now), budget.served("tokens", now)))
 
     def _set_limit(self, quota: Quota) -> None:
         limit, asked, budget = quota.limit, self._asked[quota.kind], self._budget

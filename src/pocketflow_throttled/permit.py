@@ -135,10 +135,14 @@ class Permit:
     def took(self) -> None:
         """Let the limiter learn how long the request took, now that its answer is there."""
         limiter = self.limiter
-        if self._stamp is not None and (limiter._budget.requests is not None or limiter._budget.tokens is not None):
+        budget, stamp = limiter._budget, self._stamp
+        if stamp is None or (budget.requests is None and budget.tokens is None):
+            return
+        now = limiter._clock()
+        if not budget.expects(now, now - stamp):  # hardly ever: so no lock for every request
             with limiter._lock:
                 now = limiter._now()
-                limiter._budget.timed(now, now - self._stamp)
+                budget.timed(now, now - stamp)
 
     def not_served(self) -> None:
         """Let the limiter know that the API does not count the request, which it refused."""
