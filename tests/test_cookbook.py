@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from .providers.server import Behaviour, Provider
+
 ROOT = Path(__file__).parent.parent
 COOKBOOK = ROOT / "cookbook" / "rate_limited_llm_batch"
 SCRIPTS = sorted(path.name for path in COOKBOOK.glob("*.py") if "__main__" in path.read_text(encoding="utf-8"))
@@ -115,6 +117,17 @@ def test_the_main_job_writes_what_it_translated(tmp_path: Path) -> None:
     text.write_text("Good morning.", encoding="utf-8")
     assert run("main.py", "--input", str(text), "--output", str(tmp_path / "out"), "--languages", "Welsh").returncode == 0
     assert "Good morning." in (tmp_path / "out" / "Welsh.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("provider", ["openai", "anthropic"])
+def test_the_main_job_works_with_the_real_clients_and_waits_a_refusal_out(provider: str, tmp_path: Path) -> None:
+    api = Provider(misbehave=lambda number: Behaviour(429, headers={"retry-after": "0.1"}) if number == 2 else None)
+    with api.serve() as url:
+        keys = {f"{provider.upper()}_API_KEY": "test", "OPENAI_BASE_URL": f"{url}/v1", "ANTHROPIC_BASE_URL": url}
+        done = run("main.py", "--provider", provider, "--languages", "French,Greek,Thai", cwd=tmp_path, **keys)
+    assert done.returncode == 0, done.stderr
+    assert "3 of 3 translated" in done.stdout
+    assert (api.served, api.unfair, api.received) == (3, 1, 4)
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ import email.message
 import math
 import time
 from datetime import UTC, datetime
+from types import SimpleNamespace
 from typing import Any
 
 import anthropic
@@ -18,6 +19,8 @@ from pocketflow_throttled import RateLimitHit, SimulatedAPI, run_virtual
 from pocketflow_throttled.headers import Quota, lowered, parse_wait, read_quotas
 from pocketflow_throttled.headers import retry_after as header_wait
 from pocketflow_throttled.signals import headers_of, is_rate_limit_error, read_error, retry_after
+
+from .test_nodes import Batch, now, run
 
 
 def sdk_error(sdk: Any, kind: str, status: int, body: Any = None, headers: dict[str, str] | None = None) -> Exception:
@@ -330,8 +333,11 @@ BODIES = st.recursive(
 )
 
 
+STATUSES = st.sampled_from([None, 200, 402, 413, 429, 500, 503, 529, "429", 4.29, True, 10**400])
+
+
 @settings(max_examples=300, deadline=None)
-@given(st.dictionaries(NAMES, TEXT), BODIES, TEXT, st.sampled_from([None, 200, 402, 413, 429, 500, 503, 529, "429", 4.29, True]))
+@given(st.dictionaries(NAMES, TEXT), BODIES, TEXT, STATUSES)
 def test_nothing_a_server_sends_raises_or_waits_for_ever(fields: dict[str, str], body: Any, message: str, status: Any) -> None:
     error = SDKError(message, status, fields)
     error.body = error.details = body  # type: ignore[attr-defined]
@@ -343,24 +349,137 @@ def test_nothing_a_server_sends_raises_or_waits_for_ever(fields: dict[str, str],
         assert quota.limit is None or quota.limit >= 1
         assert quota.remaining is None or quota.remaining >= 0
         assert quota.reset is None or (quota.reset >= 0 and math.isfinite(quota.reset))
+        assert quota.window is None or (quota.window > 0 and math.isfinite(quota.window))
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.dictionaries(NAMES, TEXT), BODIES, TEXT, STATUSES, st.floats(0, 2000))
+def test_nothing_a_server_sends_makes_a_node_wait_beyond_its_time_or_lose_an_item(
+    fields: dict[str, str], body: Any, message: str, status: Any, timeout: float
+) -> None:
+    async def call(item: int) -> int:
+        error = SDKError(message, status, fields)
+        error.body = body  # type: ignore[attr-defined]
+        raise error
+
+    class FallingBack(Batch):
+        async def exec_fallback_async(self, item: int, exc: Exception) -> int:
+            ended.append(now())
+            return item
+
+    ended: list[float] = []
+    assert run(FallingBack(call, rate_limit_timeout=timeout), [1, 2, 3]) == [1, 2, 3]
+    assert max(ended) <= timeout + 0.1
+
+
+class Raising:
+    """Raises whatever is done with it."""
+
+    def __getattribute__(self, name: str) -> Any:
+        raise RuntimeError(name)
+
+    def __len__(self) -> int:
+        raise RuntimeError
+
+    def __bool__(self) -> bool:
+        raise RuntimeError
+
+    def __str__(self) -> str:
+        raise RuntimeError
+
+    __iter__ = __int__ = __float__ = __len__  # type: ignore[assignment]
+
+
+class RaisingDict(dict[str, Any]):
+    def items(self) -> Any:
+        raise RuntimeError
+
+    values = keys = __iter__ = items
+
+
+class HostileError(Exception):
+    def __str__(self) -> str:
+        raise RuntimeError
+
+    def __getattr__(self, name: str) -> Any:
+        raise RuntimeError
+
+
+cyclic: dict[str, Any] = {"error": {}}
+cyclic["error"]["error"] = cyclic["again"] = cyclic
+wide: list[Any] = []
+wide += [wide] * 1000
+ATTRIBUTES: dict[str, Any] = {  # by name, as Hypothesis could not show them
+    "raises": Raising(),
+    "raises in part": RaisingDict(a=1),
+    "cyclic": cyclic,
+    "wide": wide,
+    "text": "x" * 10**6,
+    "bytes": b"{" * 10**5,
+    "brackets": "[" * 10**5,
+    "odd keys": {1: {2: (3, {})}},
+    "nothing": [None] * 10**5,
+    "429": 429,
+    "a class": int,
+}
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    st.dictionaries(
+        st.sampled_from(["status_code", "code", "status", "headers", "body", "details", "type", "error_code", "retry_after"]),
+        st.sampled_from(list(ATTRIBUTES)),
+    ),
+    st.dictionaries(st.sampled_from(["status_code", "headers", "content", "text"]), st.sampled_from(list(ATTRIBUTES))),
+)
+def test_no_attribute_of_an_exception_makes_reading_it_raise(attributes: dict[str, str], answer: dict[str, str]) -> None:
+    error = Exception(Raising())
+    error.__dict__.update({name: ATTRIBUTES[value] for name, value in attributes.items()})
+    error.response = SimpleNamespace(**{name: ATTRIBUTES[value] for name, value in answer.items()})  # type: ignore[attr-defined]
+    refusal = read_error(error)
+    assert refusal is None or (refusal.reason and not refusal.final)
+    assert isinstance(headers_of(error), dict)
 
 
 def test_an_exception_that_cannot_be_read_says_nothing() -> None:
-    class HostileError(Exception):
-        def __str__(self) -> str:
-            raise RuntimeError
-
-        def __getattr__(self, name: str) -> Any:
-            raise RuntimeError
-
     first, second = HostileError(), HostileError()
     first.__cause__, second.__cause__ = second, first
     assert read_error(first) is None
     assert headers_of(first) == {}
 
 
-def test_long_texts_are_read_in_no_time() -> None:
+def test_a_refusal_is_found_behind_what_cannot_be_read() -> None:
+    outer = HostileError()
+    outer.__cause__ = RateLimitHit(retry_after=3)
+    assert retry_after(outer) == 3.0
+
+
+LONG = [
+    "rate limit " * 10**5,
+    "1" * 10**6,
+    "1." * 10**5,
+    "try again in " * 10**5,
+    "try again in " + "1m" * 10**5,
+    "1m" * 10**6,
+    "429 " + " " * 10**6,
+    "429 " + "a" * 10**6,
+    "status code " * 10**5,
+    "a=" * 10**5,
+    '"a";r=1,' * 10**5,
+    "Tue, " * 10**5,
+    "2026-11-24T" + "0" * 10**6,
+    "limit: " * 10**5,
+    "(" * 10**6,
+    "[" * 99_999,
+]
+
+
+@pytest.mark.parametrize("text", LONG, ids=lambda text: f"{text:.20}")
+def test_long_texts_are_read_in_no_time(text: str) -> None:
     before = time.process_time()
-    for text in ("rate limit " * 10**5, "1" * 10**6, "try again in " * 10**5, "1m" * 10**6):
-        read_error(SDKError(text, 429, {"retry-after": text, "ratelimit": text, "x-ratelimit-limit": text}))
+    fields = {"retry-after": text, "ratelimit": text, "ratelimit-policy": text, "x-ratelimit-limit": text, "date": text}
+    error = SDKError(text, 429, {**fields, "x-ratelimit-reset": text})
+    error.body = {"message": text}  # type: ignore[attr-defined]
+    read_error(error)
+    read_error(ValueError(text))
     assert time.process_time() - before < 60  # a catastrophic pattern takes years

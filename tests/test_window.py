@@ -4,6 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pocketflow_throttled.budget import Budget
 from pocketflow_throttled.window import SlidingWindow, TokenWindow
 
 
@@ -12,7 +13,7 @@ def test_a_full_window_opens_when_its_oldest_start_leaves() -> None:
     window.add(0.0)
     window.add(3.0)
     assert not window.fits(9.999)
-    assert window.opens_at() == 10.0
+    assert window.opens_at(9.0) == 10.0
     assert window.fits(10.0)
 
 
@@ -22,7 +23,7 @@ def test_a_lowered_limit_opens_only_when_enough_starts_have_left() -> None:
         window.add(now)
     window.limit = 1
     assert not window.fits(11.5)
-    assert window.opens_at() == 12.0
+    assert window.opens_at(9.0) == 12.0
 
 
 def test_reading_forgets_nothing() -> None:
@@ -58,7 +59,7 @@ def test_a_request_over_the_whole_token_window_runs_alone() -> None:
     assert window.fits(0.0, 500)
     window.add(0.0, 500)
     assert not window.fits(59.0, 1)
-    assert window.opens_at() == 60.0
+    assert window.opens_at(9.0) == 60.0
     window.clear()
     assert window.fits(1.0, 1)
 
@@ -78,3 +79,64 @@ def test_never_more_than_the_limit_in_any_window(seconds: int, limit: int, gaps:
             admitted.append(now)
     for first in admitted:
         assert sum(first <= start < first + seconds for start in admitted) <= limit
+
+
+@pytest.mark.parametrize(
+    "window", [SlidingWindow(limit=10, seconds=60.0), TokenWindow(limit=10, seconds=60.0)], ids=["starts", "tokens"]
+)
+def test_what_others_have_taken_comes_back_evenly_and_the_newest_word_counts(window: SlidingWindow | TokenWindow) -> None:
+    window.take_away(10, back_from=5.0, back_until=15.0)
+    assert window.used(4.9) == 10
+    assert not window.fits(4.9, *([1] if isinstance(window, TokenWindow) else []))
+    assert window.opens_at(4.9) == 5.0
+    assert [window.used(now) for now in (5.0, 6.0, 9.5, 14.9, 15.0)] == [9, 8, 5, 0, 0]
+    window.take_away(3, back_from=20.0, back_until=20.0)
+    assert [window.used(now) for now in (15.0, 19.9, 20.0)] == [3, 3, 0]
+    window.limit = 2
+    assert window.allowed == 0
+    window.clear()
+    assert (window.used(0.0), window.allowed) == (0, 2)
+
+
+@given(st.integers(1, 10_000), st.floats(0, 100), st.floats(0, 100))
+def test_whoever_waits_for_what_others_have_taken_is_woken_at_most_once_for_each_step(
+    taken: int, start: float, length: float
+) -> None:
+    window = SlidingWindow(limit=taken, seconds=60.0)
+    window.take_away(taken, start, start + length)
+    now, wakes = 0.0, 0
+    while window.others(now):
+        window.fits(now)
+        later = window._others_back_at(now)
+        assert later > now or window.others(later) < window.others(now) or wakes < 120
+        now, wakes = max(later, now + 1e-9), wakes + 1
+        assert wakes <= 130
+    assert now <= start + length + 1e-6
+
+
+@pytest.mark.parametrize(
+    ("seconds", "spread", "cold", "span"),
+    [
+        (60.0, 0.0, False, 60.0),
+        (60.0, 0.2, False, 60.2),
+        (60.0, 7.0, False, 60.3),
+        (1.0, 7.0, False, 1.03),
+        (60.0, 7.0, True, 61.0),
+        (1.0, 7.0, True, 1.25),
+    ],
+)
+def test_a_window_is_stretched_by_what_calls_differ_but_by_little(seconds: float, spread: float, cold: bool, span: float) -> None:
+    window = SlidingWindow(limit=1, seconds=seconds)
+    window.add(0.0)
+    window.stretch(spread, cold=cold)
+    assert window.opens_at(0.5) == span
+
+
+def test_a_budget_is_stretched_more_while_its_first_calls_count() -> None:
+    budget = Budget(requests=5, tokens=100, burst=None, seconds=2.0)
+    assert budget.requests is not None
+    budget.timed(now=0.4, seconds=0.4)
+    assert budget.requests.span == 2.0
+    for now, span in ((0.5, 2.3), (4.3, 2.3), (4.5, 2.06), (9.0, 2.06)):
+        budget.timed(now, seconds=0.1)
+        assert budget.requests.span == pytest.approx(span)

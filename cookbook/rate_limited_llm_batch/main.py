@@ -34,6 +34,7 @@ class Translating:
 class Translate(Translating, ThrottledParallelBatchNode):
     max_concurrent = LIMITS["max_concurrent"]
     max_per_minute = LIMITS["max_per_minute"]
+    max_tokens_per_minute = 30_000
 
 
 class TranslateAtOnce(Translating, AsyncParallelBatchNode):

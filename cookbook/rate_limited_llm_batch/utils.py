@@ -10,6 +10,17 @@ PROVIDERS = ("mock", "openai", "anthropic")
 MODELS = {"openai": "gpt-5.4-mini", "anthropic": "claude-haiku-4-5"}
 
 
+class Answer(str):
+    """A text that knows what it cost: the node reads `usage`, and corrects by it what it had estimated."""
+
+    __slots__ = ("usage",)
+
+    def __new__(cls, text, usage):
+        answer = super().__new__(cls, text)
+        answer.usage = usage
+        return answer
+
+
 class SetupError(Exception):
     """A key or a package is missing; the message says which and what to do."""
 
@@ -28,7 +39,8 @@ def make_mock(max_concurrent, max_per_window, window_seconds=60.0):
 def make_call_llm(provider, mock=None, limiter=None):
     """Return `call_llm(prompt)`, an async function, for a provider; SetupError says what is missing.
 
-    The limiter, if given, observes the headers of every response: what the API says is left counts.
+    The limiter, if given, observes the headers of every response: what the API says is left counts. Refusals need no code here:
+    the SDKs' exceptions tell the node for how long to wait, or that no retry will help.
     """
     if provider == "mock":
         return lambda prompt: mock.call(prompt, reply=_mock_answer(prompt))
@@ -55,7 +67,7 @@ def _openai(limiter):
     async def call_llm(prompt):
         model = os.environ.get("OPENAI_MODEL", MODELS["openai"])
         answer = await client.chat.completions.create(model=model, messages=[{"role": "user", "content": prompt}])
-        return answer.choices[0].message.content
+        return Answer(answer.choices[0].message.content, answer.usage)
 
     return call_llm
 
@@ -68,7 +80,7 @@ def _anthropic(limiter):
     async def call_llm(prompt):
         model = os.environ.get("ANTHROPIC_MODEL", MODELS["anthropic"])
         answer = await client.messages.create(model=model, max_tokens=4096, messages=[{"role": "user", "content": prompt}])
-        return "".join(block.text for block in answer.content if block.type == "text")
+        return Answer("".join(block.text for block in answer.content if block.type == "text"), answer.usage)
 
     return call_llm
 

@@ -5,12 +5,17 @@ Pure: `now` is an argument, in seconds. It knows neither slots nor who waits.
 
 from __future__ import annotations
 
+import math
+from collections import deque
+from itertools import takewhile
 from typing import TYPE_CHECKING
 
 from .window import SlidingWindow, Spend, TokenWindow
 
 if TYPE_CHECKING:
     from .headers import Kind
+
+_MOST_OF_A_BURST = 3  # refusals; fewer may be bad luck
 
 
 class Budget:
@@ -30,7 +35,7 @@ class Budget:
         (False, 60.0)
     """
 
-    __slots__ = ("_bursts", "burst", "requests", "seconds", "tokens")
+    __slots__ = ("_bursts", "_cold_until", "_fastest", "_pace", "_refused", "_slowest", "burst", "requests", "seconds", "tokens")
 
     def __init__(self, requests: int | None, tokens: int | None, burst: int | None, seconds: float) -> None:
         self.seconds = seconds
@@ -38,40 +43,76 @@ class Budget:
         self.requests: SlidingWindow | None = None
         self.tokens: TokenWindow | None = None
         self._bursts: SlidingWindow | None = None
+        self._pace: tuple[int, float] | None = None
+        self._refused: deque[tuple[float, int]] = deque()  # the stamps and tokens of calls that were sent and not served
+        self._fastest, self._slowest = math.inf, 0.0
+        self._cold_until = math.inf  # when the first calls have left the window
         self.set_requests(requests)
         self.set_tokens(tokens)
 
-    def set_requests(self, limit: int | None) -> None:
-        """Set the starts allowed in any window. Those made while there was no limit are not counted later."""
+    def window(self, kind: Kind) -> SlidingWindow | TokenWindow | None:
+        """Return the window of one kind, or None if it has no limit."""
+        return self.requests if kind == "requests" else self.tokens
+
+    def set_requests(self, limit: int | None, seconds: float | None = None) -> None:
+        """Set the starts allowed in any window, or in any `seconds`; those made while there was no limit are not counted."""
         if limit is None:
             self.requests = None
-        elif self.requests is None:
-            self.requests = SlidingWindow(limit, self.seconds)
         else:
-            self.requests.limit = limit
+            self.requests = self.requests or SlidingWindow(limit, self.seconds)
+            self._resize(self.requests, limit, seconds)
         self.set_burst(self.burst)
 
-    def set_burst(self, burst: int | None) -> None:
-        """Set the starts allowed in any `burst / requests` share of the window."""
-        self.burst = burst
-        if burst is None or self.requests is None:
-            self._bursts = None
-            return
-        if self._bursts is None:
-            self._bursts = SlidingWindow(burst, self.seconds)
-        self._bursts.limit = burst
-        self._bursts.seconds = self.seconds * burst / self.requests.limit
-
-    def set_tokens(self, limit: int | None) -> None:
-        """Set the tokens allowed in any window."""
+    def set_tokens(self, limit: int | None, seconds: float | None = None) -> None:
+        """Set the tokens allowed in any window, or in any `seconds`."""
         if limit is None:
             if self.tokens is not None:
                 self.tokens.clear()  # what is settled or taken back later has nothing to do with the next window
             self.tokens = None
-        elif self.tokens is None:
-            self.tokens = TokenWindow(limit, self.seconds)
         else:
-            self.tokens.limit = limit
+            self.tokens = self.tokens or TokenWindow(limit, self.seconds)
+            self._resize(self.tokens, limit, seconds)
+
+    def set_burst(self, burst: int | None) -> None:
+        """Set the starts allowed in any `burst / requests` share of the window."""
+        self.burst = burst
+        if self.requests is None or (burst is None and self._pace is None):
+            self._bursts = None
+            return
+        limit, seconds = self._pace or (0, 0.0)
+        if burst is not None:  # what the user asked for is what counts
+            limit, seconds = burst, self.requests.seconds * burst / self.requests.limit
+        self._bursts = self._bursts or SlidingWindow(limit, seconds)
+        self._resize(self._bursts, limit, seconds)
+
+    def set_pace(self, limit: int, seconds: float) -> None:
+        """Set the starts that a server allows in `seconds`, a shorter time than the window, where no burst is set."""
+        self._pace = (limit, seconds)
+        self.set_burst(self.burst)
+
+    def _resize(self, window: SlidingWindow | TokenWindow, limit: int, seconds: float | None) -> None:
+        window.limit = limit
+        window.seconds = self.seconds if seconds is None else seconds
+        self._stretch(window)
+
+    def _stretch(self, window: SlidingWindow | TokenWindow) -> None:
+        is_cold = self._cold_until > 0 and window.seconds >= self.seconds  # a shorter one is soon past its first calls
+        window.stretch(max(0.0, self._slowest - self._fastest), cold=is_cold)
+
+    def expects(self, now: float, seconds: float) -> bool:
+        """Return whether a call that took so long teaches `timed` nothing."""
+        return self._fastest <= seconds <= self._slowest and (self._cold_until == 0.0 or now < self._cold_until < math.inf)
+
+    def timed(self, now: float, seconds: float) -> None:
+        """Learn by how much calls differ in the seconds they take, and so perhaps in those they take to arrive."""
+        if self._cold_until == math.inf:
+            self._cold_until = now + 2 * self.seconds
+        elif now >= self._cold_until:
+            self._cold_until = 0.0
+        self._fastest, self._slowest = min(self._fastest, seconds), max(self._slowest, seconds)
+        for window in (self.requests, self._bursts, self.tokens):
+            if window is not None:
+                self._stretch(window)
 
     def fits(self, now: float, tokens: int) -> bool:
         """Return whether a request that costs `tokens` may start at `now`."""
@@ -87,7 +128,7 @@ class Budget:
         if requests is None:
             return True
         times = requests.times
-        if len(times) >= requests.limit and not requests.fits(now):
+        if len(times) >= requests.allowed and not requests.fits(now):
             return False
         if self._bursts is not None:
             if not self._bursts.fits(now):
@@ -99,11 +140,11 @@ class Budget:
     def opens_at(self, now: float) -> float:
         """Return when the window opens that is in the way, of a request that does not fit at `now`."""
         if self.requests is not None and not self.requests.fits(now):
-            return self.requests.opens_at()
+            return self.requests.opens_at(now)
         if self._bursts is not None and not self._bursts.fits(now):
-            return self._bursts.opens_at()
+            return self._bursts.opens_at(now)
         assert self.tokens is not None
-        return self.tokens.opens_at()
+        return self.tokens.opens_at(now)
 
     def book(self, now: float, tokens: int) -> Spend | None:
         """Stamp a request that starts at `now`, and return the entry of its tokens, if any are counted."""
@@ -130,27 +171,47 @@ class Budget:
         self.tokens.correct(spend, tokens)
         return spend
 
-    def has_used_up(self, kind: Kind, now: float, limit: int | None, reset: float | None) -> bool:
-        """Return whether all of a server's `limit` is counted here too, in a window as long as its `reset` says."""
-        window = self.requests if kind == "requests" else self.tokens
-        if window is None or window.limit != limit or (reset is not None and reset > 1.05 * self.seconds):
-            return False
-        return window.used(now) >= limit
+    def refused(self, stamp: float, tokens: int) -> None:
+        """Remember that a server refused the call of a stamp: the call counts here for what it was, but not at most servers."""
+        while self._refused and self._refused[0][0] + self.seconds <= stamp:
+            self._refused.popleft()
+        self._refused.append((stamp, tokens))
 
-    def take_away(self, kind: Kind, now: float, remaining: int, reset: float | None) -> None:
-        """Count what others have used: the server says that only so many are left, until the `reset` in so many seconds."""
-        window = self.requests if kind == "requests" else self.tokens
-        if window is None:
+    def space(self, now: float) -> None:
+        """Space the starts by seconds, if a server with room for them in the window refuses most of a burst.
+
+        Some enforce a limit a minute as so many a second.
+        """
+        requests, refused = self.requests, len(self._refused)
+        if requests is None or self.burst is not None or refused < _MOST_OF_A_BURST:
             return
-        missing = window.limit - window.used(now) - remaining
-        if missing > 0:
-            whole_again = self.seconds if reset is None else min(reset, self.seconds)
-            window.insert(now + whole_again - self.seconds, missing)
+        served = requests.own(now) - refused
+        if served <= min(refused, requests.limit / 2):
+            each = max(1, int(requests.limit / requests.seconds))
+            self.set_pace(each, each * requests.seconds / requests.limit)
+
+    def served(self, kind: Kind, now: float) -> int:
+        """Return what is counted of one kind that a server counts too, others' share aside; forget what has left the window."""
+        window = self.window(kind)
+        if window is None:
+            return 0
+        window.forget(now)
+        sent = [tokens for stamp, tokens in self._refused if stamp + window.span > now]
+        return max(0, window.own(now) - (len(sent) if kind == "requests" else sum(sent)))
+
+    def forget_requests(self, until: float, used: int) -> None:
+        """Forget the oldest starts made until then, so that `used` are counted: as many as the server does."""
+        times = self.requests.times if self.requests is not None else deque[float]()
+        if len(times) > used:
+            later = sum(1 for _ in takewhile(lambda stamp: stamp > until, reversed(times)))
+            for _ in range(len(times) - later - used):
+                times.popleft()
 
     def clear(self) -> None:
-        """Forget every start and every spend."""
-        for window in (self.requests, self._bursts):
+        """Forget every start and every spend, and what others have taken."""
+        for window in (self.requests, self._bursts, self.tokens):
             if window is not None:
-                window.times.clear()
-        if self.tokens is not None:
-            self.tokens.clear()
+                window.clear()
+        self._refused.clear()
+        self._pace = None
+        self.set_burst(self.burst)

@@ -22,9 +22,26 @@ _RFC_3339 = re.compile(r"\d{4}-\d\d-\d\dT")
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)", re.IGNORECASE)
 _DURATIONS = re.compile(r"(?:\d{1,15}(?:\.\d{1,15})?(?:ms|s|m|h|d)){1,5}", re.IGNORECASE)
 _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
-_IETF = re.compile(r"\b([a-z]+)\s*=\s*(\d{1,15})", re.IGNORECASE)
 
 Kind = Literal["requests", "tokens"]
+
+_PARAMETER = re.compile(r"\b([a-z]{1,20})\s?=\s?(\d{1,15})")
+_MOST = 1e15  # of anything that is counted
+_HOUR = 3600.0
+
+# Kind, pattern of the names, and the window that they tell.
+_PATTERNS: tuple[tuple[Kind, str, float | None], ...] = (
+    ("requests", "x-ratelimit-{}-requests", None),  # OpenAI, Azure, Groq
+    ("requests", "anthropic-ratelimit-requests-{}", None),
+    ("requests", "x-ratelimit-{}-req-minute", 60.0),  # Mistral
+    ("requests", "x-ratelimit-{}", None),  # OpenRouter, and many others
+    ("requests", "ratelimit-{}", None),  # older drafts of the IETF
+    ("tokens", "x-ratelimit-{}-tokens", None),
+    ("tokens", "anthropic-ratelimit-tokens-{}", None),
+    ("tokens", "anthropic-ratelimit-input-tokens-{}", None),
+    ("tokens", "x-ratelimit-{}-tokens-minute", 60.0),
+)
+_NAMES = tuple((name.format("limit"), name.format("remaining"), name.format("reset")) for _, name, _ in _PATTERNS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +54,7 @@ class Quota:
         remaining: how many are left; None: it did not say.
         reset: seconds until the limit is whole again; None: it did not say.
         window: length of the window in seconds, where the server names it; None: it did not say.
+        is_guess: whether `reset` is a date counted from this machine's clock, for want of the server's.
     """
 
     kind: Kind
@@ -44,6 +62,19 @@ class Quota:
     remaining: int | None = None
     reset: float | None = None
     window: float | None = None
+    is_guess: bool = False
+
+    def is_longer_than(self, seconds: float) -> bool:
+        """Return whether its window is known to be longer.
+
+        Some servers (Groq) count requests by the day under the names that others (OpenAI) use for a minute: then the part that
+        is used takes too long to come back.
+        """
+        if self.window is not None:
+            return self.window > seconds
+        if self.limit is None or not self.remaining or self.reset is None or self.remaining >= self.limit:
+            return False
+        return not self.is_guess and self.reset * self.limit / (self.limit - self.remaining) > seconds
 
 
 def parse_wait(value: object, now: datetime | None = None) -> float | None:
@@ -69,6 +100,13 @@ def parse_wait(value: object, now: datetime | None = None) -> float | None:
         since_1970 = seconds / 1000 if seconds >= _EPOCH_MILLISECONDS else seconds
         seconds = max(0.0, since_1970 - (now or datetime.now(UTC)).timestamp())
     return seconds if math.isfinite(seconds) and seconds >= 0 else None
+
+
+def _is_date(value: str) -> bool:
+    try:
+        return float(value) >= _EPOCH_SECONDS
+    except ValueError:
+        return parse_date(value) is not None
 
 
 def _seconds_of_text(text: str, now: datetime | None) -> float:
@@ -119,65 +157,79 @@ def retry_after(headers: Mapping[str, str]) -> float | None:
     milliseconds = parse_wait(headers.get("retry-after-ms"))
     if milliseconds is not None:
         return milliseconds / 1000
-    return parse_wait(headers.get("retry-after"), parse_date(headers.get("date")))
+    told = headers.get("retry-after")
+    return None if told is None else parse_wait(told, parse_date(headers.get("date")))
 
 
 def read_quotas(headers: Mapping[str, str]) -> tuple[Quota, ...]:
     """Return what lower-case headers say of the limits, requests first.
 
-    Of several quotas of one kind, the one with the least left counts. Input tokens count for tokens where they are told apart:
-    those are what a request is admitted by, and output tokens are not known before.
+    Of several quotas of one kind, the one with the least left counts, one of a day last. Input tokens count for tokens where they
+    are told apart: those are what a request is admitted by, and output tokens are not known before.
 
     Example:
-        >>> read_quotas({"x-ratelimit-limit-requests": "60", "x-ratelimit-remaining-requests": "59",
-        ...              "x-ratelimit-reset-requests": "1s"})
-        (Quota(kind='requests', limit=60, remaining=59, reset=1.0, window=None),)
+        >>> [quota] = read_quotas({"x-ratelimit-limit-requests": "60", "x-ratelimit-remaining-requests": "59",
+        ...                        "x-ratelimit-reset-requests": "1s"})
+        >>> quota.kind, quota.limit, quota.remaining, quota.reset
+        ('requests', 60, 59, 1.0)
     """
-    now = parse_date(headers.get("date"))
-    found: list[Quota | None] = []
-    kinds: tuple[Kind, ...] = ("requests", "tokens")
-    for kind in kinds:
-        names = [f"x-ratelimit-{{}}-{kind}", f"anthropic-ratelimit-{kind}-{{}}"]
-        if kind == "tokens":
-            names.append("anthropic-ratelimit-input-tokens-{}")
-        quotas = [_quota(headers, kind, name, now) for name in names]
-        minute = "x-ratelimit-{}-req-minute" if kind == "requests" else "x-ratelimit-{}-tokens-minute"
-        quotas.append(_quota(headers, kind, minute, now, window=60.0))
-        if kind == "requests":
-            quotas += [_quota(headers, kind, name, now) for name in ("x-ratelimit-{}", "ratelimit-{}")]
-            quotas.append(_ietf_quota(headers))
-        found.append(min((quota for quota in quotas if quota is not None), key=_left, default=None))
-    return tuple(quota for quota in found if quota is not None)
+    found: dict[Kind, list[Quota]] = {"requests": [], "tokens": []}
+    for (kind, _, window), names in zip(_PATTERNS, _NAMES, strict=True):
+        if names[0] in headers or names[1] in headers:
+            quota = _quota(headers, kind, names, window)
+            if quota is not None:
+                found[kind].append(quota)
+    if "ratelimit" in headers or "ratelimit-policy" in headers:
+        found["requests"] += _ietf_quotas(headers)
+    return tuple(min(quotas, key=_tightness) for quotas in found.values() if quotas)
 
 
-def _left(quota: Quota) -> float:
-    return math.inf if quota.remaining is None else quota.remaining
+def _tightness(quota: Quota) -> tuple[bool, float]:
+    return quota.is_longer_than(_HOUR), math.inf if quota.remaining is None else quota.remaining
 
 
-def _quota(
-    headers: Mapping[str, str], kind: Kind, name: str, now: datetime | None, *, window: float | None = None
-) -> Quota | None:
-    limit = _count(headers.get(name.format("limit")), least=1)
-    remaining = _count(headers.get(name.format("remaining")), least=0)
-    if limit is None and remaining is None:
-        return None
-    return Quota(kind, limit, remaining, parse_wait(headers.get(name.format("reset")), now), window)
+def _quota(headers: Mapping[str, str], kind: Kind, names: tuple[str, str, str], window: float | None) -> Quota | None:
+    limit, remaining, reset = (headers.get(name) for name in names)
+    most, left = _count(limit, least=1), _count(remaining, least=0)
+    if most is None and (left is None or _count(limit, least=-math.inf) is not None):
+        return None  # a limit of 0 or -1 is how some servers say that they do not know
+    is_date = reset is not None and _is_date(reset)
+    now = parse_date(headers.get("date")) if is_date else None
+    return Quota(kind, most, left, parse_wait(reset, now), window, is_guess=is_date and now is None)
 
 
-def _ietf_quota(headers: Mapping[str, str]) -> Quota | None:
-    """Read `RateLimit: "api";r=0;t=55` and `RateLimit-Policy: "api";q=500;w=300`, of the IETF's draft."""
-    state = dict(_IETF.findall(headers.get("ratelimit", "")[:_LONGEST].lower()))
-    policy = dict(_IETF.findall(headers.get("ratelimit-policy", "")[:_LONGEST].lower()))
-    limit, remaining = _count(policy.get("q"), least=1), _count(state.get("r"), least=0)
-    if limit is None and remaining is None:
-        return None
-    return Quota("requests", limit, remaining, parse_wait(state.get("t")), parse_wait(policy.get("w")))
+def _ietf_quotas(headers: Mapping[str, str]) -> list[Quota]:
+    """Read what the IETF's drafts say: `RateLimit: "api";r=0;t=55` and `RateLimit-Policy: "api";q=500;w=300`, or several.
+
+    An older one says `RateLimit: limit=500, remaining=0, reset=55` and `RateLimit-Policy: 500;w=300`.
+    """
+    policies, states = (_ietf_items(headers.get(name, "")) for name in ("ratelimit-policy", "ratelimit"))
+    if "limit" in states or "remaining" in states:
+        state = {name: number for items in states.values() for name, number in items.items()}
+        policy = next(iter(policies.values()), {})
+        states, policies = (
+            {"": {"r": state.get("remaining", ""), "t": state.get("reset", "")}},
+            {"": {"q": state.get("limit", ""), "w": policy.get("w", "")}},
+        )
+    quotas = []
+    for name in {**policies, **states}:
+        state, policy = states.get(name, {}), policies.get(name, {})
+        limit, remaining = _count(policy.get("q"), least=1), _count(state.get("r"), least=0)
+        if limit is not None or remaining is not None:
+            quotas.append(Quota("requests", limit, remaining, parse_wait(state.get("t")), parse_wait(policy.get("w")) or None))
+    return quotas
 
 
-def _count(value: str | None, *, least: int) -> int | None:
+def _ietf_items(value: str) -> dict[str, dict[str, str]]:
+    """Return the parameters of each item of a structured list by its name."""
+    items = (item.strip() for item in value[:_LONGEST].lower().split(","))
+    return {item.partition(";")[0].partition("=")[0].strip(): dict(_PARAMETER.findall(item)) for item in items if item}
+
+
+def _count(value: str | None, *, least: float) -> int | None:
     """Return a count, or None for what is none: unreadable, or the -1 and the limit of 0 that some servers send for "unknown"."""
     try:
         number = float((value or "")[:_LONGEST])
     except ValueError:
         return None
-    return int(number) if math.isfinite(number) and number >= least else None
+    return int(number) if least <= number < _MOST and number > -_MOST else None

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Self
 from . import signals
 from .batch import Batch
 from .callers import around_the_calls_of, is_held_by_a_caller
+from .observing import UNMARKED, sent
 from .rate_limiter import RateLimiter
 from .registry import LimiterRegistry
 from .state import State, scope
@@ -176,8 +177,12 @@ class Throttled:
                 f"{type(self).__name__} waits for a slot of a limiter of which its own caller holds one: when all are held so, "
                 "nothing can go on. Give it a limiter of its own, or run it after the call"
             )
-        with around_the_calls_of(batch._live, limiter):
-            return await batch.run()
+        token = sent.set(UNMARKED)
+        try:
+            with around_the_calls_of(batch._live, limiter):
+                return await batch.run()
+        finally:
+            sent.reset(token)
 
     def _collects(self, error: Exception) -> bool:  # noqa: ARG002  (for those that tell one error from another)
         return self.on_error == "collect"
@@ -192,6 +197,8 @@ class Throttled:
             _retry.set(0)
         while True:
             permit.sent = True
+            if permit.limiter._is_told:
+                permit.limiter._mark()
             try:
                 result = await call(item)
             except Exception as exc:  # noqa: BLE001  (whatever the call raised decides what comes next)
@@ -220,6 +227,7 @@ class Throttled:
                 state = self._state
                 state.completed += 1
                 drought.since = math.inf
+                permit.took()
                 if permit.limiter._budget.tokens is not None:
                     self._settle(item, result, permit)
                 is_clean = retry + refusals == 0
@@ -235,6 +243,7 @@ class Throttled:
         self._state.refused += 1
         self._state.streak = 0
         refusal = signals.read_error(exc)
+        permit.not_served()
         permit.limiter._observe(signals.headers_of(exc), max(0.0, self.rate_limit_timeout - refused_for))
         if refusal is not None and refusal.final:  # it says nothing of the other items
             return _explained(exc, f"not sent again: {refusal.reason}")

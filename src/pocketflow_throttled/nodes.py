@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 
 from pocketflow import AsyncParallelBatchNode
@@ -148,18 +147,14 @@ class ThrottledParallelBatchNode(Throttled, AsyncParallelBatchNode):
         except (TypeError, ValueError) as error:
             error.add_note(f"for item {index}: {shown(item)}")
             raise
-        return math.ceil(estimated * self._state.token_ratio)
+        return self._state.correction.apply(estimated)
 
     def _settle(self, item: Any, result: Any, permit: Permit) -> None:
         estimated = self.estimate_tokens(item)
         counted = self.count_tokens(item, result)
-        if counted is None:
-            self._state.tokens_estimated += estimated
-            self._state.tokens_used += estimated
-        else:
-            self._state.learn_tokens(estimated, check_count("count_tokens", counted, least=0))
-            if counted != permit.tokens:
-                permit.settle(counted)
+        counted = estimated if counted is None else check_count("count_tokens", counted, least=0)
+        self._state.learn_tokens(estimated, counted)
+        permit.settle(counted)
 
     def _most_attempts(self) -> int:
         return self.max_retries

@@ -6,6 +6,7 @@ import math
 from threading import get_ident
 from typing import TYPE_CHECKING, Self
 
+from .tokens import Estimate
 from .validation import check_count
 
 if TYPE_CHECKING:
@@ -54,6 +55,7 @@ class Permit:
         """Make a permit that was given back good for one request more."""
         self.sent = False
         self._stamp = self._spend = self._future = None
+        self.estimate_again()
 
     def take(self) -> bool:
         """Take the permit if nobody waits and there is room now. Never waits."""
@@ -119,9 +121,37 @@ class Permit:
         limiter = self.limiter
         with limiter._lock:
             self.tokens = tokens
+            if limiter._queue:  # whoever is next may have been estimated before this was known
+                next(iter(limiter._queue)).estimate_again()
             if self._stamp is not None:
                 self._spend = limiter._budget.settle(self._stamp, self._spend, tokens)
                 limiter._wake()
+
+    def estimate_again(self) -> None:
+        """Cost what is known by now, where the tokens are an estimate that has not been booked."""
+        if isinstance(self.tokens, Estimate):
+            self.tokens = self.tokens.again()
+
+    def took(self) -> None:
+        """Let the limiter learn how long the request took, now that its answer is there."""
+        limiter = self.limiter
+        budget, stamp = limiter._budget, self._stamp
+        if stamp is None or (budget.requests is None and budget.tokens is None):
+            return
+        now = limiter._clock()
+        if not budget.expects(now, now - stamp):  # hardly ever: so no lock for every request
+            with limiter._lock:
+                now = limiter._now()
+                budget.timed(now, now - stamp)
+
+    def not_served(self) -> None:
+        """Let the limiter know that the API does not count the request, which it refused."""
+        limiter = self.limiter
+        if self._stamp is not None:
+            with limiter._lock:
+                limiter._budget.refused(self._stamp, self.tokens)
+                if limiter._rule is None:  # else the rule finds the pace
+                    limiter._budget.space(limiter._now())
 
     def succeeded(self, *, clean: bool = True) -> None:
         """Give the slot back after the API served the request, and let an adaptive limiter learn from it.

@@ -9,19 +9,15 @@ from typing import TYPE_CHECKING, Any, Self
 
 from .aimd import Adaptive, AdaptiveRule, Change
 from .budget import Budget
-from .headers import lowered, read_quotas, retry_after
+from .observing import Observing
 from .permit import Permit
 from .validation import check_count, check_optional_count, check_seconds
-from .waiting import Waiting
 
 if TYPE_CHECKING:
-    from .headers import Kind, Quota
-
-_LONGEST_PAUSE = 600.0  # that headers may ask for: after it, one call tries
-_LONGEST_WINDOW = 3600.0  # of a limit that is held here
+    from .headers import Kind
 
 
-class RateLimiter(Waiting):
+class RateLimiter(Observing):
     """At most so many requests at once, and so many requests and tokens in any window; first come, first served.
 
     Args:
@@ -70,9 +66,8 @@ class RateLimiter(Waiting):
             max_concurrent,
             Budget(max_per_window, max_tokens_per_window, max_burst, float(window_seconds)),
             _rule(adaptive, max_concurrent),
+            {"requests": max_per_window, "tokens": max_tokens_per_window},
         )
-        # What the user asked for: what headers say may be less, and is never more.
-        self._asked = {"requests": max_per_window, "tokens": max_tokens_per_window}
 
     # --- taking and giving back ---------------------------------------------------------------------------------
 
@@ -173,65 +168,6 @@ class RateLimiter(Waiting):
         with self._lock:
             now = self._now()
             self._paused_until = max(self._paused_until, now + seconds)
-
-    def observe(self, headers: object) -> None:
-        """Learn from the headers of a response, successful or not, what the API says is left.
-
-        Args:
-            headers: of any client, or a dict. What cannot be read is no information; nothing here raises.
-
-        What is left by the API's count beats what the limiter thinks it has used: other clients count too. At 0 left it pauses
-        until the reset, and for what Retry-After says, for 10 minutes at most. A limit that the headers name becomes the limit
-        if none was set, and is never raised above one that was. A window whose length the API does not say is taken to be
-        this limiter's.
-
-        Example:
-            >>> limiter = RateLimiter()
-            >>> limiter.observe({"x-ratelimit-limit-requests": "50", "x-ratelimit-remaining-requests": "20"})
-            >>> limiter.max_per_window, limiter.current_window_count
-            (50, 30)
-        """
-        self._observe(lowered(headers), _LONGEST_PAUSE)
-
-    async def observe_response(self, response: Any) -> None:
-        """Observe the headers of a response: an event hook for httpx and httpx2.
-
-        Example:
-            AsyncOpenAI(http_client=httpx2.AsyncClient(event_hooks={"response": [limiter.observe_response]}))
-        """
-        self.observe(getattr(response, "headers", None))
-
-    def _observe(self, headers: dict[str, str], longest_pause: float) -> None:
-        if not headers:
-            return
-        pauses = [retry_after(headers)]
-        with self._lock:
-            now = self._now()
-            for quota in read_quotas(headers):
-                if _is_per_day(quota):
-                    continue
-                if quota.limit is not None:
-                    self._set_limit(quota.kind, quota.limit, quota.window)
-                # Where the limiter has counted the same, its own log knows better when there is room than "whole again" says.
-                is_counted = self._budget.has_used_up(quota.kind, now, quota.limit, quota.reset)
-                if quota.remaining is not None and (quota.window is None or quota.window == self._budget.seconds):
-                    self._budget.take_away(quota.kind, now, quota.remaining, quota.reset)
-                if quota.remaining == 0 and not is_counted:
-                    pauses.append(quota.reset)
-            self._wake()
-        pause = max((pause for pause in pauses if pause is not None), default=0.0)
-        if pause > 0:
-            self.pause(min(pause, longest_pause))
-
-    def _set_limit(self, kind: Kind, limit: int, seconds: float | None) -> None:
-        if seconds is not None and seconds != self._budget.seconds:
-            limit = max(1, int(limit * self._budget.seconds / seconds))
-        asked = self._asked[kind]
-        limit = limit if asked is None else min(limit, asked)
-        if kind == "requests":
-            self._budget.set_requests(limit)
-        else:
-            self._budget.set_tokens(limit)
 
     def reset(self) -> None:
         """Forget the windows and the pause. Held slots stay held."""
@@ -337,7 +273,8 @@ class RateLimiter(Waiting):
 
     def _setting(self, name: str) -> Any:
         """Return a setting as the user asked for it, whatever headers have said since."""
-        kind = {"max_per_window": "requests", "max_tokens_per_window": "tokens"}.get(name)
+        kinds: dict[str, Kind] = {"max_per_window": "requests", "max_tokens_per_window": "tokens"}
+        kind = kinds.get(name)
         return getattr(self, name) if kind is None else self._asked[kind]
 
     # --- what it is doing ---------------------------------------------------------------------------------------
@@ -391,16 +328,6 @@ class RateLimiter(Waiting):
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Self:
         return self
-
-
-def _is_per_day(quota: Quota) -> bool:
-    """Whether a quota is of a window far longer than a minute: one part of it takes that long to come back.
-
-    Some servers (Groq) count requests by the day under the names that others (OpenAI) use for a minute.
-    """
-    if quota.limit is None or quota.remaining is None or quota.reset is None or quota.remaining >= quota.limit:
-        return False
-    return quota.reset * quota.limit / (quota.limit - quota.remaining) > _LONGEST_WINDOW and quota.remaining > 0
 
 
 def _rule(adaptive: Adaptive | bool | None, max_concurrent: int) -> AdaptiveRule | None:

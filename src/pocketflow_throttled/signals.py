@@ -6,9 +6,11 @@ names, wherever they stand along `__cause__`. Whatever a server sent, nothing he
 
 from __future__ import annotations
 
+import json
 import math
 import re
 from dataclasses import dataclass
+from itertools import count
 from typing import TYPE_CHECKING, Any
 
 from . import headers
@@ -19,7 +21,8 @@ if TYPE_CHECKING:
 
 _CAUSES = 10  # as deep as anyone wraps; a cycle ends here too
 _TEXT = 2000  # of a message, in characters
-_DEPTH = 6  # of a body
+_DEPTH, _PARTS, _LONGEST_BODY = 6, 1000, 100_000  # of a body: levels, parts, characters of its text
+_LONGEST_GUESS = 60.0  # seconds until a date by a server's clock that did not tell its own time
 
 _STATUSES = range(100, 600)
 _REFUSED, _OVERLOADED, _UNAVAILABLE, _TOO_LARGE, _PAYMENT = 429, 529, 503, 413, 402
@@ -49,10 +52,11 @@ _FINAL_CODES = frozenset(
         "enforced_spend_limit_reached",
     }
 )
+_FINAL_CODE = re.compile(rf"\b(?:{'|'.join(sorted(_FINAL_CODES))})\b")
 # ai.google.dev/gemini-api/docs/rate-limits and console.groq.com/docs/rate-limits, November 2026.
 _FINAL_TEXTS = (
     (re.compile(r"PerDay|\bper[ -]day\b|\((?:RPD|TPD)\)"), "a quota per day is used up"),
-    (re.compile(r"\blimit: ?0\b"), "the limit is 0"),
+    (re.compile(r"\blimit: ?0\b(?!\.\d)"), "the limit is 0"),
     (re.compile(r"\brequest too large\b", re.IGNORECASE), "the request can never fit the limit"),
 )
 
@@ -102,15 +106,17 @@ def _read(error: BaseException) -> Refusal | None:
     if isinstance(error, RateLimitHit):
         return Refusal(_seconds(error.retry_after), final=False, reason=_text(error) or type(error).__name__)
     status = _status(error)
-    codes = set(_codes(error))
+    body = _body(error)
+    texts = [_text(error), *_strings(body)]
+    codes = set(_codes(error, body))
     fields = _headers(error)
-    hint = _hint(error, fields)
+    hint = _hint(error, body, fields)
     if status == _TOO_LARGE and "rate_limit_exceeded" in codes:  # Groq's
         return Refusal(None, final=True, reason="the request can never fit the limit")
-    if not _is_refusal(error, status, codes, hint):
+    if not _is_refusal(error, status, codes, texts, hint):
         return None
-    final = _final_reason(error, codes, fields)
-    return Refusal(hint, final is not None, final or _text(error) or type(error).__name__)
+    final = _final_reason(texts, codes, fields)
+    return Refusal(hint, final is not None, final or texts[0] or type(error).__name__)
 
 
 def _seconds(value: object) -> float | None:
@@ -118,69 +124,66 @@ def _seconds(value: object) -> float | None:
     return float(value) if is_number and math.isfinite(value) and value >= 0 else None  # type: ignore[arg-type,operator]
 
 
-def _is_refusal(error: BaseException, status: int | None, codes: set[str], hint: float | None) -> bool:
+def _is_refusal(error: BaseException, status: int | None, codes: set[str], texts: list[str], hint: float | None) -> bool:
     if status is None:
         if any(cls.__name__ in _REFUSED_NAMES for cls in type(error).__mro__):
             return True
-        return _OVERLOADED_TYPE in codes or _REFUSED_TEXT.search(_text(error)) is not None
+        return _OVERLOADED_TYPE in codes or _REFUSED_TEXT.search(texts[0]) is not None
     if status in (_REFUSED, _OVERLOADED):
         return True
     if status == _UNAVAILABLE:
-        return hint is not None
+        return hint is not None or "slow_down" in codes
     if status == _PAYMENT:  # OpenRouter's, of calls under way
-        return "in_flight_budget_exhausted" in codes or "in_flight_budget_exhausted" in _text(error)
-    is_overloaded = _OVERLOADED_TYPE in codes or _OVERLOADED_TYPE in _text(error)
+        return any("in_flight_budget_exhausted" in text for text in texts)
+    is_overloaded = _OVERLOADED_TYPE in codes or _OVERLOADED_TYPE in texts[0]
     return is_overloaded and (status < 300 or status >= 500)
 
 
-def _final_reason(error: BaseException, codes: set[str], fields: dict[str, str]) -> str | None:
+def _final_reason(texts: list[str], codes: set[str], fields: dict[str, str]) -> str | None:
     for code in sorted(codes & _FINAL_CODES):
         return code
     if fields.get("x-ratelimit-limit-req-minute", "").strip() == "0":  # Mistral's
         return "the limit is 0"
-    texts = [_text(error), *_strings(_body(error))]
     for pattern, reason in _FINAL_TEXTS:
         if any(pattern.search(text) for text in texts):
             return reason
-    return None
+    return next((found[0] for text in texts if (found := _FINAL_CODE.search(text))), None)  # litellm passes the text on
 
 
-def _hint(error: BaseException, fields: dict[str, str]) -> float | None:
+def _hint(error: BaseException, body: object, fields: dict[str, str]) -> float | None:
     wait = headers.retry_after(fields)
     if wait is None:
         wait = headers.parse_wait(_get(error, "retry_after"))
     if wait is None:
-        wait = _retry_info(_body(error))
+        wait = _retry_info(body)
     if wait is None and (said := _HINT.search(_text(error))):
         wait = headers.parse_wait(said[1] or said[2])
     if wait is None:
-        resets = [quota.reset for quota in headers.read_quotas(fields) if quota.remaining == 0 and quota.reset is not None]
+        used_up = [quota for quota in headers.read_quotas(fields) if quota.remaining == 0 and quota.reset is not None]
+        # By a clock that may be an hour off, it is asked again after a minute.
+        resets = [min(quota.reset or 0.0, _LONGEST_GUESS if quota.is_guess else math.inf) for quota in used_up]
         wait = max(resets, default=None)
     return wait
 
 
-def _retry_info(body: object, depth: int = _DEPTH) -> float | None:
+def _retry_info(body: object) -> float | None:
     """Return the delay of a google.rpc.RetryInfo, wherever it stands in a body."""
-    if depth == 0:
-        return None
-    parts: list[object] = []
+    parts: list[Any] = []
     if isinstance(body, dict):
-        delay = body.get("retryDelay")
-        if delay is not None:
-            return headers.parse_wait(delay)
+        if body.get("retryDelay") is not None:
+            return headers.parse_wait(body["retryDelay"])
         parts = list(body.values())
-    elif isinstance(body, list | tuple):
-        parts = list(body)
-    waits = (_retry_info(part, depth - 1) for part in parts[:100])
-    return next((wait for wait in waits if wait is not None), None)
+    elif isinstance(body, list):
+        parts = body
+    return next((wait for part in parts if (wait := _retry_info(part)) is not None), None)
 
 
-def _strings(body: object, depth: int = _DEPTH) -> Iterator[str]:
+def _strings(body: object) -> Iterator[str]:
     if isinstance(body, str):
-        yield body[:_TEXT]
-    elif depth and isinstance(body, dict | list | tuple):
-        for part in list(body.values() if isinstance(body, dict) else body)[:100]:
-            yield from _strings(part, depth - 1)
+        yield body
+    elif isinstance(body, dict | list):
+        for part in body.values() if isinstance(body, dict) else body:
+            yield from _strings(part)
 
 
 def _causes(exc: BaseException) -> Iterator[BaseException]:
@@ -194,7 +197,9 @@ def _causes(exc: BaseException) -> Iterator[BaseException]:
 
 def _get(thing: object, name: str) -> Any:
     try:
-        return getattr(thing, name, None)
+        value = getattr(thing, name, None)
+        isinstance(value, int)  # raises for a class that raises when it is asked what it is
+        return value
     except Exception:  # noqa: BLE001  (an exception that cannot be read says nothing)
         return None
 
@@ -212,11 +217,9 @@ def _status(error: BaseException) -> int | None:
 
 
 def _headers(error: BaseException) -> dict[str, str]:
-    for source in (_get(_get(error, "response"), "headers"), _get(error, "headers"), _get(error, "litellm_response_headers")):
-        found = headers.lowered(source) if source is not None else {}
-        if found:
-            return found
-    return {}
+    # litellm keeps the provider's headers beside those of a response that it may have made up.
+    kept = (_get(error, "litellm_response_headers"), _get(error, "headers"), _get(_get(error, "response"), "headers"))
+    return {name: value for source in kept if source is not None for name, value in headers.lowered(source).items()}
 
 
 def headers_of(exc: BaseException) -> dict[str, str]:
@@ -224,23 +227,45 @@ def headers_of(exc: BaseException) -> dict[str, str]:
     return next((found for error in _causes(exc) if (found := _headers(error))), {})
 
 
-def _body(error: BaseException) -> object:
-    """Return the body of an error, where an SDK keeps it; google-genai calls it `details`."""
-    for name in ("body", "details"):
-        body = _get(error, name)
-        if isinstance(body, dict | list | tuple):
+def _body(error: BaseException) -> dict[str, Any] | list[Any] | None:
+    """Return the body of an error as plain data: google-genai's is `details`, mistralai's a text, httpx's in the response."""
+    response = _get(error, "response")
+    for source, name in ((error, "body"), (error, "details"), (response, "content"), (response, "text")):
+        body = _plain(_get(source, name))
+        if isinstance(body, dict | list):
             return body
     return None
 
 
-def _codes(error: BaseException) -> Iterator[str]:
-    body = _get(error, "body")
-    inner = body.get("error", body) if isinstance(body, dict) else None
+def _plain(value: object) -> Any:
+    """Return data as a server may have sent it, cut to a size that takes no time to read; what is none of it is None."""
+    try:
+        if isinstance(value, str | bytes) and len(value) <= _LONGEST_BODY and value[:1] in ("{", "[", b"{", b"["):
+            value = json.loads(value)
+        return _cut(value, _DEPTH, count(1))
+    except Exception:  # noqa: BLE001  (what cannot be read says nothing)
+        return None
+
+
+def _cut(value: object, depth: int, parts: Iterator[int]) -> Any:
+    if isinstance(value, str):
+        return str(value[:_TEXT])
+    if isinstance(value, int | float):
+        return value
+    if depth and isinstance(value, dict):
+        return {str(name): _cut(part, depth - 1, parts) for name, part in value.items() if next(parts) <= _PARTS}
+    if depth and isinstance(value, list | tuple):
+        return [_cut(part, depth - 1, parts) for part in value[:_PARTS] if next(parts) <= _PARTS]
+    return None
+
+
+def _codes(error: BaseException, body: object) -> Iterator[str]:
+    inner = body.get("error") if isinstance(body, dict) else None
     for source in (error, body, inner):
         for name in ("code", "type", "error_code"):
             value = source.get(name) if isinstance(source, dict) else _get(source, name)
             if isinstance(value, str):
-                yield value
+                yield value[:_TEXT]
 
 
 def _text(error: BaseException) -> str:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, Self
 
+from .tokens import Correction
+
 if TYPE_CHECKING:
     from .rate_limiter import RateLimiter
 
@@ -16,14 +18,13 @@ class State:
 
     __slots__ = (
         "completed",
+        "correction",
         "failed",
         "gave_up",
         "latest",
         "own",
         "refused",
         "streak",
-        "token_counts",
-        "token_ratio",
         "tokens_estimated",
         "tokens_used",
     )
@@ -32,17 +33,14 @@ class State:
         self.own: Own | None = None
         self.latest: RateLimiter | None = None  # in use in the last run, perhaps that of a flow's instance
         self.gave_up = False
-        self.token_ratio = 1.0  # of what calls cost to what was estimated
-        self.token_counts = 0
+        self.correction = Correction()  # of token estimates
         self.reset_counts()
 
     def learn_tokens(self, estimated: int, used: int) -> None:
         """Count what a call cost, and by how much estimates are wrong."""
         self.tokens_estimated += estimated
         self.tokens_used += used
-        if estimated:
-            self.token_counts = min(self.token_counts + 1, 10)
-            self.token_ratio += (used / estimated - self.token_ratio) / self.token_counts
+        self.correction.learn(estimated, used)
 
     def reset_counts(self) -> None:
         """Set every count to zero."""

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 _CHARACTERS = 4  # to a token, in English: help.openai.com/en/articles/4936856; other scripts need more tokens
 _PER_MESSAGE = 4  # tokens around the content of a chat message, by OpenAI's cookbook
+
+_DOUBT = 3.0  # an estimate may be wrong by such a factor, which only the first answer tells
+_KEPT = 0.95  # of what is known, after each answer: the last twenty or so count
+_CAUTION = 0.75  # of how far single calls are off, on top of what they cost on average
 
 
 def estimate(item: Any) -> int:
@@ -50,6 +55,52 @@ def used(result: Any) -> int | None:
         return prompt + (_count(_get(usage, "completion_tokens")) or 0)
     read = _count(_get(usage, "input_tokens"))
     return None if read is None else read + (_count(_get(usage, "cache_creation_input_tokens")) or 0)
+
+
+class Estimate(int):
+    """What a call is thought to cost. As answers come in while it waits, it can be told anew."""
+
+    correction: Correction
+    estimated: int
+
+    def again(self) -> Estimate:
+        """Return it as it is known by now."""
+        return self.correction.apply(self.estimated)
+
+
+class Correction:
+    """By how much estimates are wrong, as a factor that is learned from what calls have cost.
+
+    Until the first answer, an estimate may be too small by a factor: so less is sent until then, not three times too much.
+
+    Example:
+        >>> correction = Correction()
+        >>> correction.apply(100)
+        300
+        >>> correction.learn(100, 50)
+        >>> correction.apply(100)
+        50
+    """
+
+    __slots__ = ("_estimated", "_off", "_used")
+
+    def __init__(self) -> None:
+        self._estimated = self._used = self._off = 0.0
+
+    def learn(self, estimated: int, used: int) -> None:
+        """Learn what a call has cost, beside what was estimated."""
+        if self._estimated:
+            self._off = self._off * _KEPT + abs(used - estimated * self._used / self._estimated)
+        # Of sums, not of single calls: small items that cost many times their estimate would count for more than they cost.
+        self._estimated = self._estimated * _KEPT + estimated
+        self._used = self._used * _KEPT + used
+
+    def apply(self, estimated: int) -> Estimate:
+        """Return what a call that is estimated at so much will cost, rather a little more than less."""
+        factor = (self._used + _CAUTION * self._off) / self._estimated if self._estimated else _DOUBT
+        cost = Estimate(math.ceil(estimated * factor - 1e-9))
+        cost.correction, cost.estimated = self, estimated
+        return cost
 
 
 def _get(thing: Any, name: str) -> Any:

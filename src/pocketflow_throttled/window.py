@@ -8,11 +8,84 @@ a log of the grants admits `limit` in *any* `seconds`.
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from contextlib import suppress
 
+# A server counts what arrives, not what is sent, and a request may take longer to arrive than the one a window after it. So a
+# window is stretched by what calls differ in time, within bounds: it costs a thirtieth at most, but for the first calls of a
+# client, which open connections.
+_MOST_STRETCH, _MOST_STRETCH_COLD = (0.3, 0.03), (1.0, 0.25)  # in seconds, and as a part of the window
+_STEPS = 50  # in which the share of others comes back: a waiter is woken for each, not for every token
 
-class SlidingWindow:
+
+class _Window:
+    """What both windows have: a limit, of which others may have taken a share for a while, and a length.
+
+    Attributes:
+        seconds: its length.
+        span: how long a start counts: its length, stretched.
+        allowed: how many are allowed now: the limit without the share of others.
+    """
+
+    __slots__ = ("_back_from", "_back_until", "_limit", "_taken", "allowed", "seconds", "span")
+
+    def __init__(self, limit: int, seconds: float) -> None:
+        self._limit = self.allowed = limit
+        self.seconds = self.span = seconds
+        self._taken = 0
+        self._back_from = self._back_until = -math.inf
+
+    @property
+    def limit(self) -> int:
+        """How many are allowed in any one window."""
+        return self._limit
+
+    @limit.setter
+    def limit(self, value: int) -> None:
+        self._limit = value
+        self.allowed = max(0, value - self._taken)
+
+    def stretch(self, spread: float, *, cold: bool = False) -> None:
+        """Count each start for as much longer as calls differ in the seconds they take, within bounds, wider ones if `cold`."""
+        seconds, part = _MOST_STRETCH_COLD if cold else _MOST_STRETCH
+        self.span = self.seconds + min(spread, seconds, part * self.seconds)
+
+    def take_away(self, count: int, back_from: float, back_until: float) -> None:
+        """Count `count` of others, in place of what was counted of them before.
+
+        They come back evenly between two moments, or all at once if these are one.
+        """
+        self._taken, self._back_from, self._back_until = count, back_from, back_until
+        self.allowed = max(0, self._limit - count)
+
+    def others(self, now: float) -> int:
+        """Return how much others have taken that is not back at `now`."""
+        if now >= self._back_until:
+            return 0
+        if now < self._back_from:
+            return self._taken
+        step = max(1, self._taken // _STEPS)
+        part = (now - self._back_from) / (self._back_until - self._back_from)
+        return max(0, self._taken - step * (1 + math.floor(part * self._taken / step + 1e-9)))
+
+    def _others_back_at(self, now: float) -> float:
+        """Return when more of the share of others comes back, after `now`."""
+        if now < self._back_from:
+            return self._back_from
+        step = max(1, self._taken // _STEPS)
+        steps = (self._taken - self.others(now)) / step
+        return min(self._back_until, self._back_from + steps * step / self._taken * (self._back_until - self._back_from))
+
+    def _give_back(self, now: float) -> None:
+        if self._taken:
+            others = self.others(now)
+            self.allowed = max(0, self._limit - others)
+            if not others:
+                self._taken = 0
+
+
+class SlidingWindow(_Window):
     """At most `limit` starts in any `seconds`.
 
     Args:
@@ -22,37 +95,38 @@ class SlidingWindow:
     Example:
         >>> window = SlidingWindow(limit=1, seconds=60.0)
         >>> window.add(now=0.0)
-        >>> window.fits(now=59.9), window.opens_at(), window.fits(now=60.0)
+        >>> window.fits(now=59.9), window.opens_at(now=59.9), window.fits(now=60.0)
         (False, 60.0, True)
     """
 
-    __slots__ = ("limit", "seconds", "times")
+    __slots__ = ("times",)
 
     def __init__(self, limit: int, seconds: float) -> None:
-        self.limit = limit
-        self.seconds = seconds
+        super().__init__(limit, seconds)
         self.times: deque[float] = deque()
 
     def fits(self, now: float) -> bool:
         """Return whether one more start is allowed at `now`; forgets what has left the window."""
-        times = self.times
-        if len(times) < self.limit:
+        if len(self.times) < self.allowed:
             return True
-        while times and times[0] + self.seconds <= now:
-            times.popleft()
-        return len(times) < self.limit
+        self.forget(now)
+        return len(self.times) < self.allowed
 
-    def opens_at(self) -> float:
-        """Return when the next start fits, if none does now."""
-        return self.times[-self.limit] + self.seconds
+    def forget(self, now: float) -> None:
+        """Forget what has left the window, and the share of others that has come back."""
+        times = self.times
+        while times and times[0] + self.span <= now:
+            times.popleft()
+        self._give_back(now)
+
+    def opens_at(self, now: float) -> float:
+        """Return when the next start may fit, if none does now."""
+        own = self.times[-self.allowed] + self.span if 0 < self.allowed <= len(self.times) else math.inf
+        return min(own, self._others_back_at(now)) if self._taken else own
 
     def add(self, now: float) -> None:
         """Stamp a start."""
         self.times.append(now)
-
-    def insert(self, stamp: float, count: int) -> None:
-        """Stamp `count` starts of others, at a time that may lie before the last stamp."""
-        self.times = deque(sorted((*self.times, *(stamp for _ in range(count)))))
 
     def remove(self, stamp: float) -> None:
         """Take back the stamp of a start that was never sent."""
@@ -60,13 +134,22 @@ class SlidingWindow:
             self.times.remove(stamp)
 
     def used(self, now: float) -> int:
-        """Return how many starts are in the window at `now`. Reading forgets nothing."""
+        """Return how many starts are in the window at `now`, others' included. Reading forgets nothing."""
+        return self.own(now) + self.others(now)
+
+    def own(self, now: float) -> int:
+        """Return how many starts are in the window at `now` without those of others."""
         used = len(self.times)
         for stamp in self.times:
-            if stamp + self.seconds > now:
+            if stamp + self.span > now:
                 break
             used -= 1
         return used
+
+    def clear(self) -> None:
+        """Forget every start, and what others have taken."""
+        self.times.clear()
+        self.take_away(0, -math.inf, -math.inf)
 
 
 class Spend:
@@ -80,7 +163,7 @@ class Spend:
         self.in_window = True
 
 
-class TokenWindow:
+class TokenWindow(_Window):
     """At most `limit` tokens in any `seconds`; one request larger than that runs alone.
 
     Spending more than was booked is debt: `used` then exceeds `limit`, and nothing fits until enough has expired.
@@ -99,26 +182,31 @@ class TokenWindow:
         True
     """
 
-    __slots__ = ("_total", "limit", "seconds", "spends")
+    __slots__ = ("_total", "spends")
 
     def __init__(self, limit: int, seconds: float) -> None:
-        self.limit = limit
-        self.seconds = seconds
+        super().__init__(limit, seconds)
         self.spends: deque[Spend] = deque()
         self._total = 0
 
     def fits(self, now: float, cost: int) -> bool:
         """Return whether `cost` more tokens are allowed at `now`; forgets what has left the window."""
+        self.forget(now)
+        return cost == 0 or self._total + min(cost, self._limit) <= self.allowed
+
+    def forget(self, now: float) -> None:
+        """Forget what has left the window, and the share of others that has come back."""
         spends = self.spends
-        while spends and spends[0].time + self.seconds <= now:
+        while spends and spends[0].time + self.span <= now:
             spend = spends.popleft()
             spend.in_window = False
             self._total -= spend.cost
-        return cost == 0 or self._total + min(cost, self.limit) <= self.limit
+        self._give_back(now)
 
-    def opens_at(self) -> float:
-        """Return when the oldest spend leaves, the next moment at which anything changes by itself."""
-        return self.spends[0].time + self.seconds
+    def opens_at(self, now: float) -> float:
+        """Return when the oldest spend leaves, or others' share: the next moment at which anything changes by itself."""
+        own = self.spends[0].time + self.span if self.spends else math.inf
+        return min(own, self._others_back_at(now)) if self._taken else own
 
     def add(self, now: float, cost: int) -> Spend:
         """Book `cost` tokens and return the entry, to be corrected or removed."""
@@ -145,17 +233,22 @@ class TokenWindow:
             spend.cost = cost
 
     def clear(self) -> None:
-        """Forget every spend."""
+        """Forget every spend, and what others have taken."""
         for spend in self.spends:
             spend.in_window = False
         self.spends.clear()
         self._total = 0
+        self.take_away(0, -math.inf, -math.inf)
 
     def used(self, now: float) -> int:
-        """Return how many tokens are in the window at `now`. Reading forgets nothing."""
+        """Return how many tokens are in the window at `now`, others' included. Reading forgets nothing."""
+        return self.own(now) + self.others(now)
+
+    def own(self, now: float) -> int:
+        """Return how many tokens are in the window at `now` without those of others."""
         used = self._total
         for spend in self.spends:
-            if spend.time + self.seconds > now:
+            if spend.time + self.span > now:
                 break
             used -= spend.cost
         return used

@@ -1,157 +1,255 @@
-"""An HTTP server on loopback with the wire formats of OpenAI and Anthropic: it enforces limits, and misbehaves at will."""
+"""An HTTP server on loopback with the wire formats of OpenAI and Anthropic: it enforces limits, and misbehaves at will.
+
+It runs in a thread and a loop of its own, so that what the client does between two requests does not hold up its clock.
+"""
 
 import asyncio
+import json
 import time
-from collections import deque
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from email.utils import format_datetime
+from threading import Thread
+from typing import Any, Literal
 
 from aiohttp import web
 
-# Two requests may come closer together than they were sent: server and client share one loop and one core, which take up to
-# a few tenths of a second for a burst of twenty. So the server counts in a window that much shorter than the limiter's.
-JITTER = 0.5
+from pocketflow_throttled.headers import Kind
+
+from .counting import Count
+from .dialects import Dialect, RetryAfter, quotas, retry_after
 
 
 @dataclass
 class Behaviour:
-    """What the server does to one request instead of answering it."""
+    """What the server does to one request instead of answering it.
 
-    status: int
+    `drop` cuts the connection; `late` lets an error come in mid-flight: after the request was admitted, and if it streams, after
+    half of the answer.
+    """
+
+    status: int = 200
     error: dict[str, Any] = field(default_factory=dict)
     headers: dict[str, str] = field(default_factory=dict)
     drop: bool = False
+    late: bool = False
     seconds: float = 0.0
 
 
 @dataclass
 class Provider:
-    """The server's limits, what it does to which request (by its number), and what it saw."""
+    """The server's limits, what it does to which request (by its number from 1), and what it saw.
 
+    `received` is all there was; `served` was answered, `refused` was over a limit, `unfair` was refused for no reason.
+    """
+
+    requests: Count | None = None
+    tokens: Count | None = None
     max_concurrent: int | None = None
-    max_per_window: int | None = None
-    max_tokens_per_window: int | None = None
-    window_seconds: float = 1.0
     latency: float = 0.01
-    skew: float = 0.0
-    garbage: bool = False
+    dialect: Dialect | None = None  # that of the wire format, unless it is said
+    retry_after: RetryAfter = "seconds"
+    skew: float = 0.0  # seconds by which its clock is ahead
     sends_date: bool = True
     misbehave: Callable[[int], Behaviour | None] = lambda number: None
+    received: int = 0
     served: int = 0
     refused: int = 0
+    unfair: int = 0
     in_flight: int = 0
     peak_concurrent: int = 0
-    received: int = 0
-    _admitted: deque[tuple[float, int]] = field(default_factory=deque)
 
-    def _used(self) -> tuple[int, int]:
+    @contextmanager
+    def serve(self) -> Iterator[str]:
+        """Serve on loopback, and give the address."""
+        ready: list[str] = []
+        loop = asyncio.new_event_loop()
+
+        async def start() -> web.AppRunner:
+            app = web.Application()
+            app.router.add_post("/v1/chat/completions", self._openai)
+            app.router.add_post("/v1/messages", self._anthropic)
+            runner = web.AppRunner(app, handler_cancellation=True, shutdown_timeout=1.0)
+            await runner.setup()
+            await web.TCPSite(runner, "127.0.0.1", 0).start()
+            ready.append(f"http://127.0.0.1:{runner.addresses[0][1]}")
+            return runner
+
+        runner = loop.run_until_complete(start())
+        thread = Thread(target=loop.run_forever, name="provider")
+        thread.start()
+        try:
+            yield ready[0]
+        finally:
+            asyncio.run_coroutine_threadsafe(runner.cleanup(), loop).result(10)
+            loop.call_soon_threadsafe(loop.stop)
+            thread.join(10)
+            loop.close()
+
+    async def _openai(self, request: web.Request) -> web.StreamResponse:
+        return await self._answer(request, OpenAI)
+
+    async def _anthropic(self, request: web.Request) -> web.StreamResponse:
+        return await self._answer(request, Anthropic)
+
+    async def _answer(self, request: web.Request, wire: "Wire") -> web.StreamResponse:
         now = time.monotonic()
-        while self._admitted and self._admitted[0][0] + self.window_seconds - JITTER <= now:
-            self._admitted.popleft()
-        return len(self._admitted), sum(tokens for _, tokens in self._admitted)
-
-    def _over(self, tokens: int) -> bool:
-        requests, spent = self._used()
-        return (
-            (self.max_concurrent is not None and self.in_flight >= self.max_concurrent)
-            or (self.max_per_window is not None and requests >= self.max_per_window)
-            or (self.max_tokens_per_window is not None and spent + tokens > self.max_tokens_per_window)
-        )
-
-    def _left(self) -> dict[str, tuple[int, int, float]]:
-        requests, tokens = self._used()
-        opens = self._admitted[0][0] + self.window_seconds - time.monotonic() if self._admitted else 0.0
-        limits = {"requests": (self.max_per_window, requests), "tokens": (self.max_tokens_per_window, tokens)}
-        return {kind: (limit, max(0, limit - used), max(0.0, opens)) for kind, (limit, used) in limits.items() if limit}
-
-    def openai_headers(self) -> dict[str, str]:
-        if self.garbage:
-            return {
-                "x-ratelimit-limit-requests": "lots",
-                "x-ratelimit-remaining-requests": "-1",
-                "x-ratelimit-reset-tokens": "soon",
-            }
-        headers = {}
-        for kind, (limit, left, opens) in self._left().items():
-            headers |= {f"x-ratelimit-limit-{kind}": str(limit), f"x-ratelimit-remaining-{kind}": str(left)}
-            headers[f"x-ratelimit-reset-{kind}"] = f"{max(1, int(opens * 1000))}ms"
-        return headers
-
-    def anthropic_headers(self) -> dict[str, str]:
-        if self.garbage:
-            return {"anthropic-ratelimit-requests-reset": "yesterday", "anthropic-ratelimit-requests-limit": "0"}
-        headers = {}
-        clock = datetime.now(UTC) + timedelta(seconds=self.skew)
-        for kind, (limit, left, opens) in self._left().items():
-            name = "input-tokens" if kind == "tokens" else kind
-            headers[f"anthropic-ratelimit-{name}-limit"] = str(limit)
-            headers[f"anthropic-ratelimit-{name}-remaining"] = str(left)
-            headers[f"anthropic-ratelimit-{name}-reset"] = (clock + timedelta(seconds=opens)).isoformat().replace("+00:00", "Z")
-        if self.sends_date:
-            headers["Date"] = clock.strftime("%a, %d %b %Y %H:%M:%S GMT")
-        return headers
-
-    async def answer(self, request: web.Request, headers: Callable[[], dict[str, str]], reply: Callable[[str], Any]) -> Any:
         self.received += 1
-        number = self.received
+        behaviour = self.misbehave(self.received)
         body = await request.json()
         text = body["messages"][-1]["content"]
-        behaviour = self.misbehave(number)
-        if behaviour is not None:
+        cost = len(text) // 4
+        if behaviour is not None and not behaviour.late:
             await asyncio.sleep(behaviour.seconds)
-            if behaviour.drop:
-                assert request.transport is not None
-                request.transport.close()
-                return web.Response()
-            if behaviour.status != 200:
-                self.refused += behaviour.status in (429, 529)
-                return web.json_response({"error": behaviour.error}, status=behaviour.status, headers=behaviour.headers)
-        if self._over(len(text) // 4):
+            if behaviour.drop or behaviour.status != 200:
+                return self._misbehave(request, behaviour, wire)
+        counts: list[tuple[Kind, Count, int]] = []
+        if self.requests is not None:
+            counts.append(("requests", self.requests, 1))
+        if self.tokens is not None:
+            counts.append(("tokens", self.tokens, cost))
+        wait = max((count.wait(now, need) for _, count, need in counts), default=0.0)
+        if wait > 0 or (self.max_concurrent is not None and self.in_flight >= self.max_concurrent):
             self.refused += 1
-            _, _, opens = min(self._left().values(), key=lambda left: left[1], default=(0, 0, 0.1))
-            error = {"type": "rate_limit_error", "code": "rate_limit_exceeded", "message": "Rate limit reached"}
-            return web.json_response({"error": error}, status=429, headers={**headers(), "retry-after": f"{opens:.3f}"})
-        self._admitted.append((time.monotonic(), len(text) // 4))
+            headers = self._headers(wire, counts, now)
+            if wait > 0:
+                headers |= retry_after(self.retry_after, wait, self._clock())
+            return web.json_response(wire.refusal(), status=429, headers=headers)
+        for _, count, need in counts:
+            count.add(now, need)
         self.in_flight += 1
         self.peak_concurrent = max(self.peak_concurrent, self.in_flight)
+        headers = self._headers(wire, counts, now)
         try:
             await asyncio.sleep(self.latency)
+            if behaviour is not None and behaviour.late and not body.get("stream"):
+                return self._misbehave(request, behaviour, wire)
+            if body.get("stream"):
+                return await self._stream(request, wire, text, cost, headers, behaviour)
         finally:
             self.in_flight -= 1
         self.served += 1
-        return web.json_response(reply(text), headers=headers())
+        return web.json_response(wire.answer(text.upper(), cost), headers=headers)
 
-    async def openai(self, request: web.Request) -> Any:
-        def reply(text: str) -> Any:
-            usage = {"prompt_tokens": len(text) // 4, "completion_tokens": 0, "total_tokens": len(text) // 4}
-            message = {"role": "assistant", "content": text.upper()}
-            choice = {"index": 0, "finish_reason": "stop", "message": message}
-            return {"id": "1", "object": "chat.completion", "created": 1, "model": "m", "choices": [choice], "usage": usage}
+    def _misbehave(self, request: web.Request, behaviour: Behaviour, wire: "Wire") -> web.Response:
+        if behaviour.drop:
+            assert request.transport is not None
+            request.transport.close()
+            return web.Response()
+        self.unfair += behaviour.status in (402, 429, 503, 529)
+        return web.json_response(wire.error(behaviour.error), status=behaviour.status, headers=behaviour.headers)
 
-        return await self.answer(request, self.openai_headers, reply)
+    async def _stream(
+        self,
+        request: web.Request,
+        wire: "Wire",
+        text: str,
+        cost: int,
+        headers: dict[str, str],
+        behaviour: Behaviour | None,
+    ) -> web.StreamResponse:
+        response = web.StreamResponse(headers={**headers, "content-type": "text/event-stream"})
+        await response.prepare(request)
+        events = wire.events(text.upper(), cost)
+        if behaviour is not None:
+            events = [*events[: len(events) // 2], wire.failed(behaviour.error)]
+            self.unfair += 1
+        else:
+            self.served += 1
+        for name, data in events:
+            told = f"event: {name}\n" if name else ""
+            await response.write(f"{told}data: {data if isinstance(data, str) else json.dumps(data)}\n\n".encode())
+        await response.write_eof()
+        return response
 
-    async def anthropic(self, request: web.Request) -> Any:
-        def reply(text: str) -> Any:
-            usage = {"input_tokens": len(text) // 4, "output_tokens": 500, "cache_read_input_tokens": 90}
-            content = [{"type": "text", "text": text.upper()}]
-            return {"id": "1", "type": "message", "role": "assistant", "model": "m", "content": content, "usage": usage}
+    def _clock(self) -> datetime:
+        return datetime.now(UTC) + timedelta(seconds=self.skew)
 
-        return await self.answer(request, self.anthropic_headers, reply)
+    def _headers(self, wire: "Wire", counts: list[tuple[Kind, Count, int]], now: float) -> dict[str, str]:
+        told = quotas(self.dialect or wire.dialect, [(kind, count) for kind, count, _ in counts], now, self._clock())
+        # An empty one keeps the library from adding that of this machine.
+        return told | {"Date": format_datetime(self._clock(), usegmt=True) if self.sends_date else ""}
 
-    @asynccontextmanager
-    async def serve(self) -> AsyncIterator[str]:
-        """Serve on loopback, and give the address."""
-        app = web.Application()
-        app.router.add_post("/v1/chat/completions", self.openai)
-        app.router.add_post("/v1/messages", self.anthropic)
-        runner = web.AppRunner(app, handler_cancellation=True, shutdown_timeout=1.0)
-        await runner.setup()
-        site = web.TCPSite(runner, "127.0.0.1", 0)
-        await site.start()
-        try:
-            yield f"http://127.0.0.1:{runner.addresses[0][1]}"
-        finally:
-            await runner.cleanup()
+
+Wire = type["OpenAI | Anthropic"]
+Event = tuple[str, dict[str, Any] | str]
+
+
+class OpenAI:
+    """The wire format of chat completions."""
+
+    dialect: Dialect = "openai"
+
+    @staticmethod
+    def answer(text: str, tokens: int) -> dict[str, Any]:
+        usage = {"prompt_tokens": tokens, "completion_tokens": 0, "total_tokens": tokens}
+        choice = {"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": text}}
+        return {"id": "1", "object": "chat.completion", "created": 1, "model": "m", "choices": [choice], "usage": usage}
+
+    @staticmethod
+    def events(text: str, tokens: int) -> list[Event]:
+        def chunk(content: str, reason: Literal["stop"] | None = None) -> Event:
+            choice = {"index": 0, "delta": {"content": content}, "finish_reason": reason}
+            return "", {"id": "1", "object": "chat.completion.chunk", "created": 1, "model": "m", "choices": [choice]}
+
+        half = len(text) // 2
+        return [chunk(text[:half]), chunk(text[half:]), chunk("", "stop"), ("", "[DONE]")]
+
+    @staticmethod
+    def error(error: dict[str, Any]) -> dict[str, Any]:
+        return {"error": error}
+
+    @classmethod
+    def failed(cls, error: dict[str, Any]) -> Event:
+        return "", cls.error(error)
+
+    @staticmethod
+    def refusal() -> dict[str, Any]:
+        message = "Rate limit reached for m"
+        return {"error": {"message": message, "type": "requests", "param": None, "code": "rate_limit_exceeded"}}
+
+
+class Anthropic:
+    """The wire format of messages. Output and what is read from the cache are told, and do not count."""
+
+    dialect: Dialect = "anthropic"
+
+    @staticmethod
+    def answer(text: str, tokens: int) -> dict[str, Any]:
+        usage = {"input_tokens": tokens, "output_tokens": 500, "cache_read_input_tokens": 90}
+        content = [{"type": "text", "text": text}]
+        message = {"id": "1", "type": "message", "role": "assistant", "model": "m", "content": content, "usage": usage}
+        return message | {"stop_reason": "end_turn", "stop_sequence": None}
+
+    @classmethod
+    def events(cls, text: str, tokens: int) -> list[Event]:
+        def event(name: str, **fields: Any) -> Event:
+            return name, {"type": name, **fields}
+
+        def delta(part: str) -> Event:
+            return event("content_block_delta", index=0, delta={"type": "text_delta", "text": part})
+
+        half = len(text) // 2
+        return [
+            event("message_start", message={**cls.answer("", tokens), "content": [], "stop_reason": None}),
+            event("content_block_start", index=0, content_block={"type": "text", "text": ""}),
+            delta(text[:half]),
+            delta(text[half:]),
+            event("content_block_stop", index=0),
+            event("message_delta", delta={"stop_reason": "end_turn", "stop_sequence": None}, usage={"output_tokens": 500}),
+            event("message_stop"),
+        ]
+
+    @staticmethod
+    def error(error: dict[str, Any]) -> dict[str, Any]:
+        return {"type": "error", "error": error}
+
+    @classmethod
+    def failed(cls, error: dict[str, Any]) -> Event:
+        return "error", cls.error(error)
+
+    @classmethod
+    def refusal(cls) -> dict[str, Any]:
+        return cls.error({"type": "rate_limit_error", "message": "This request would exceed your rate limit"})

@@ -1,0 +1,194 @@
+"""Observing: what the headers of responses say of the limits, put to use in a limiter.
+
+A server counts a call when it arrives, and tells of it when it answers: what it says is left is as old as the answer is slow.
+So the count that it is held against is the larger of those at the call's start and now; only what is missing then is others'.
+"""
+
+from __future__ import annotations
+
+import math
+from contextvars import ContextVar
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from .headers import lowered, read_quotas, retry_after
+from .waiting import Waiting
+
+if TYPE_CHECKING:
+    from .aimd import AdaptiveRule
+    from .budget import Budget
+    from .headers import Kind, Quota
+
+_LONGEST_PAUSE = 600.0  # that headers may ask for: after it, one call tries
+_LONGEST_WINDOW = 3600.0  # of a limit that is held here
+_ALIKE = 0.8  # windows whose lengths differ by less than that are the same, as told by a clock or a full second
+_ROLLING = 0.9  # of a window: a reset as far away as that does not tell when the first of the limit comes back
+_ROUNDED = 0.02  # of a limit: what it says is left may be rounded
+
+
+@dataclass(frozen=True, slots=True)
+class Mark:
+    """What a limiter had counted when a call started."""
+
+    time: float
+    requests: int
+    tokens: int
+
+
+# That of the call which runs in this context: its response tells of what the server had counted by then. None outside of a batch.
+sent: ContextVar[Mark | None] = ContextVar("sent", default=None)
+UNMARKED = Mark(-math.inf, 0, 0)  # of calls that started before the server had told anything
+
+
+class Span:
+    """How long a window is of which the server tells no length.
+
+    If the limit comes back bit by bit, `reset` is the part of the window that is used: so its length follows from any answer. If
+    it comes back at once, `reset` counts down from it. Either way no reset is longer than the window, and none with little left
+    makes it longer than `reset * limit / used`. Until little is left it does not matter, and the default will do.
+    """
+
+    __slots__ = ("_least", "_limit", "_most")
+
+    def __init__(self) -> None:
+        self._limit = 0
+        self._least, self._most = 0.0, math.inf
+
+    def seconds(self, quota: Quota, default: float) -> float:
+        """Return the length in seconds, as far as the quotas told so far say it, and at most the default."""
+        limit, remaining, reset = quota.limit, quota.remaining, quota.reset
+        if limit is None:
+            return default
+        if limit != self._limit:
+            self._limit, self._least, self._most = limit, 0.0, math.inf
+        if reset is not None and not quota.is_guess:
+            self._least = max(self._least, reset)
+            if remaining is not None and remaining <= limit / 4:
+                # A reset that is told to the second and is now may be almost a second away.
+                self._most = min(self._most, (reset or 1.0) * limit / (limit - remaining))
+        return min(default, max(self._least, self._most))
+
+
+class Observing(Waiting):
+    """A queue whose limits follow what a server says of them, as far as the user allows."""
+
+    def __init__(
+        self,
+        max_concurrent: int,
+        budget: Budget,
+        rule: AdaptiveRule | None,
+        asked: dict[Kind, int | None],
+    ) -> None:
+        super().__init__(max_concurrent, budget, rule)
+        # What the user asked for: what headers say may be less, and is never more.
+        self._asked = asked
+        self._spans: dict[Kind, Span] = {"requests": Span(), "tokens": Span()}
+        self._told_at: dict[Kind, float] = {"requests": -math.inf, "tokens": -math.inf}
+        self._is_told = False
+
+    def observe(self, headers: object) -> None:
+        """Learn from the headers of a response, successful or not, what the API says is left.
+
+        Args:
+            headers: of any client, or a dict. What cannot be read is no information; nothing here raises.
+
+        What is left by the API's count beats what the limiter thinks it has used: other clients count too. It pauses for what
+        Retry-After says; without that, at 0 left, until the reset; for 10 minutes at most. A limit that the headers name becomes
+        the limit if none was set, and is never raised above one that was. A window whose length the API does not say is taken to
+        be this limiter's, until its resets tell that it is shorter.
+
+        Example:
+            >>> from pocketflow_throttled import RateLimiter
+            >>> limiter = RateLimiter()
+            >>> limiter.observe({"x-ratelimit-limit-requests": "50", "x-ratelimit-remaining-requests": "20"})
+            >>> limiter.max_per_window, limiter.current_window_count
+            (50, 30)
+        """
+        self._observe(lowered(headers), _LONGEST_PAUSE)
+
+    async def observe_response(self, response: Any) -> None:
+        """Observe the headers of a response: an event hook for httpx and httpx2.
+
+        Example:
+            AsyncOpenAI(http_client=httpx2.AsyncClient(event_hooks={"response": [limiter.observe_response]}))
+        """
+        self.observe(getattr(response, "headers", None))
+
+    def _observe(self, headers: dict[str, str], longest_pause: float) -> None:
+        if not headers:
+            return
+        hint = retry_after(headers)
+        pause = hint or 0.0
+        with self._lock:
+            now = self._now()
+            for quota in read_quotas(headers):
+                if quota.is_longer_than(_LONGEST_WINDOW):
+                    continue
+                self._is_told = True
+                self._set_limit(quota)
+                wait = self._take_away(quota, now, hint)
+                if hint is None:
+                    pause = max(pause, wait)
+            if pause > 0:
+                self._paused_until = max(self._paused_until, now + min(pause, longest_pause))
+            self._wake()
+
+    def _mark(self) -> None:
+        """Remember for the call that starts now what is counted: its answer will tell what the server had counted by then."""
+        with self._lock:
+            now, budget = self._now(), self._budget
+            sent.set(Mark(now, budget.served("requests", now), budget.served("tokens", now)))
+
+    def _set_limit(self, quota: Quota) -> None:
+        limit, asked, budget = quota.limit, self._asked[quota.kind], self._budget
+        if limit is None:
+            return
+        seconds = self._spans[quota.kind].seconds(quota, budget.seconds) if quota.window is None else quota.window
+        set_limit = budget.set_requests if quota.kind == "requests" else budget.set_tokens
+        if asked is None:
+            set_limit(limit, seconds)
+            return
+        if quota.kind == "requests" and seconds < _ALIKE * budget.seconds:
+            budget.set_pace(limit, seconds)  # as well as the user's own
+        if not _ALIKE <= seconds / budget.seconds <= 1:
+            limit = max(1, int(limit * budget.seconds / seconds))
+        set_limit(min(limit, asked))
+
+    def _take_away(self, quota: Quota, now: float, hint: float | None) -> float:
+        """Count what others have used, and return for how long nothing should start: until the reset at 0 left.
+
+        Where the limiter has counted the same, its own log knows better when there is room than "whole again" says.
+        """
+        remaining, reset, window = quota.remaining, quota.reset, self._budget.window(quota.kind)
+        if remaining is None:
+            return 0.0
+        if window is None:
+            reset = min(reset or 0.0, self._budget.seconds) if quota.is_guess else reset or 0.0
+            return reset if remaining == 0 else 0.0
+        call = sent.get()
+        used = max(0, (quota.limit or window.limit) - remaining)  # by the server's count
+        own, age = self._budget.served(quota.kind, now), 0.0
+        if call is not None:
+            before = call.requests if quota.kind == "requests" else call.tokens
+            if call is not UNMARKED and used <= before:  # it counts no later call, so it was told when this one arrived
+                age = now - call.time
+            own = max(own, before)
+        # Told to the minute's end by a clock that may be wrong, a reset is no further away than the window is long.
+        most = window.seconds if reset is None or quota.is_guess else math.inf
+        reset = max(0.0, min(math.inf if reset is None else reset, most) - age)
+        wait = reset if remaining == 0 and quota.reset is not None else 0.0
+        others = max(0, window.limit - remaining - own)
+        first = reset
+        if remaining == 0 and hint is not None:
+            # Retry-After tells when the first of them is back, `reset` when the last is, if the clocks agree.
+            first = hint
+            reset = hint if quota.is_guess else max(hint, min(reset, window.seconds))
+        is_newer = call is None or call.time >= self._told_at[quota.kind]
+        if is_newer or others >= window.others(now):
+            window.take_away(others, now + first, now + reset)
+            self._told_at[quota.kind] = now
+        if call is not None and quota.kind == "requests" and self._asked["requests"] is None:
+            self._budget.forget_requests(call.time, used)
+        is_counted = others <= _ROUNDED * window.limit
+        is_rolling = own > 0 and reset + age >= _ROLLING * window.seconds
+        return 0.0 if (is_counted or is_rolling) and reset <= 1.05 * window.seconds else wait

@@ -1,0 +1,204 @@
+"""A fixed node whose limits are those of the server, against servers of every kind: next to no refusal, no waste, no loss."""
+
+import asyncio
+import math
+import random
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+
+from pocketflow_throttled import ThrottledParallelBatchNode, run_virtual
+
+from .counting import Count, Counting
+from .model import Model, jitter
+
+COUNTINGS: list[Counting] = ["sliding", "bucket", "fixed"]
+WINDOWS = 6  # of a minute, for as long as throughput is measured
+Factor = float | None  # of the estimates to the truth; None: each item's its own, up to 3 either way
+COST = 100
+
+
+@dataclass
+class Answer:
+    item: int
+    usage: Any
+
+
+@dataclass
+class Outcome:
+    """What came of a batch: the share refused, the share of the allowed throughput that was used, and whether nothing is lost."""
+
+    refused: float
+    share: float
+    is_whole: bool
+    node: ThrottledParallelBatchNode = field(repr=False)
+
+
+def measure(
+    make: Callable[[random.Random], Model],
+    *,
+    at_once: int = 50,
+    hooks: bool = False,
+    factor: Factor = 1.0,
+    learned: bool = False,
+    per_minute: int | None = None,
+    windows: float = WINDOWS,
+) -> Outcome:
+    """Run a batch that keeps a server busy for longer than `windows` minutes, and measure it over these."""
+    chance = random.Random(7)
+    model = make(chance)
+    rates = [count.limit * 60 / count.seconds / (1 if kind == "requests" else COST) for kind, count in model.counts()]
+    allowed = int(min(rates) * windows * (1 - model.others))
+    items = range(int(allowed * (1 + 0.7 / windows)))
+
+    class Node(ThrottledParallelBatchNode):
+        max_concurrent = at_once
+        max_per_minute = per_minute if learned or per_minute else (model.requests and model.requests.limit)
+        max_tokens_per_minute = None if learned or not model.tokens else model.tokens.limit
+
+        async def prep_async(self, shared: Any) -> Any:
+            return items
+
+        def estimate_tokens(self, item: int) -> int:
+            off = factor if factor is not None else math.exp(random.Random(item).uniform(-math.log(3), math.log(3)))
+            return math.ceil(COST * off)
+
+        async def exec_async(self, item: int) -> Answer:
+            response = await model.call(COST)
+            if hooks:
+                await self.limiter.observe_response(response)
+            return Answer(item, response.usage)
+
+        async def post_async(self, shared: Any, prep_res: Any, exec_res_list: list[Any]) -> None:
+            shared["answers"] = exec_res_list
+
+    admitted = 0
+
+    async def main() -> tuple[Any, dict[str, Any]]:
+        nonlocal admitted
+        node, shared = Node(), {}
+        others = asyncio.create_task(model.others_call(COST))
+        batch = asyncio.create_task(node.run_async(shared))
+        await asyncio.sleep(60 * windows)
+        admitted = model.received - model.refused
+        await batch
+        others.cancel()
+        return node, shared
+
+    node, shared = run_virtual(main())
+    whole = [answer.item for answer in shared["answers"]] == list(items)
+    return Outcome(model.refused / len(items), admitted / allowed, whole, node)
+
+
+def check(outcome: Outcome, *, refused: float = 0.01, share: float = 0.95) -> None:
+    assert outcome.is_whole
+    assert outcome.refused <= refused, outcome
+    assert outcome.share >= share, outcome
+    assert (outcome.node.limiter.active, outcome.node.limiter.waiting) == (0, 0)
+
+
+Delay = tuple[float, float]
+NETWORKS: dict[str, tuple[Delay, Delay]] = {  # seconds that an answer takes, and that it is on its way
+    "quick": ((0.2, 2.0), (0.0, 0.0)),
+    "slow": ((1.0, 8.0), (0.02, 0.15)),
+}
+
+
+def server(
+    requests: int | None,
+    tokens: int | None,
+    counting: Counting,
+    network: str = "slow",
+    **settings: Any,
+) -> Callable[[random.Random], Model]:
+    latency, delay = NETWORKS[network]
+
+    def make(chance: random.Random) -> Model:
+        return Model(
+            requests=Count(requests, 60.0, counting, phase=17.0) if requests else None,
+            tokens=Count(tokens, 60.0, counting, phase=43.0) if tokens else None,
+            latency=jitter(chance, *latency),
+            delay=jitter(chance, *delay),
+            **settings,
+        )
+
+    return make
+
+
+@pytest.mark.parametrize("network", NETWORKS)
+@pytest.mark.parametrize("counting", COUNTINGS)
+@pytest.mark.parametrize("dialect", ["none", "openai", "azure", "anthropic", "ietf"])
+def test_a_limit_of_requests_is_used_up_and_not_overrun(counting: Counting, dialect: Any, network: str) -> None:
+    check(measure(server(100, None, counting, network, dialect=dialect), hooks=dialect != "none"))
+
+
+@pytest.mark.parametrize("counting", COUNTINGS)
+@pytest.mark.parametrize("factor", [1 / 3, 1.0, 3.0, None])
+@pytest.mark.parametrize(("tokens", "hooks"), [(60_000, False), (6_000, False), (6_000, True)])
+def test_a_limit_of_tokens_is_used_up_and_not_overrun_however_wrong_the_estimates(
+    counting: Counting, factor: Factor, tokens: int, hooks: bool
+) -> None:
+    check(measure(server(None, tokens, counting, rounding=1000 if tokens > 6_000 else 100), hooks=hooks, factor=factor))
+
+
+@pytest.mark.parametrize("counting", COUNTINGS)
+@pytest.mark.parametrize("factor", [1 / 3, 3.0])
+def test_both_limits_at_once_are_used_up_and_not_overrun(counting: Counting, factor: Factor) -> None:
+    check(measure(server(90, 10_000, counting), hooks=True, factor=factor))
+
+
+@pytest.mark.parametrize("counting", COUNTINGS)
+@pytest.mark.parametrize("dialect", ["openai", "anthropic"])
+@pytest.mark.parametrize("skew", [-3600.0, -7.0, 7.0, 3600.0])
+@pytest.mark.parametrize("sends_date", [True, False])
+def test_clocks_that_differ_cost_nothing(counting: Counting, dialect: Any, skew: float, sends_date: bool) -> None:
+    check(measure(server(100, None, counting, dialect=dialect, skew=skew, sends_date=sends_date), hooks=True, windows=4))
+
+
+@pytest.mark.parametrize("counting", COUNTINGS)
+def test_counts_told_only_with_the_answer_cost_nothing(counting: Counting) -> None:
+    check(measure(server(100, None, counting, tells_late=True), hooks=True))
+    check(measure(server(None, 10_000, counting, tells_late=True, rounding=1000), hooks=True, factor=1 / 3))
+
+
+@pytest.mark.parametrize("retry_after", ["whole", "none"])
+def test_refusals_that_say_little_cost_nothing(retry_after: Any) -> None:
+    check(measure(server(100, None, "sliding", retry_after=retry_after)))
+
+
+@pytest.mark.parametrize(("requests", "seconds"), [(1, 1.0), (10, 10.0)])
+def test_a_limit_a_minute_enforced_as_one_a_second_is_kept_by_spacing_the_starts(requests: int, seconds: float) -> None:
+    """The first burst is refused; after it the starts are spaced."""
+
+    def make(chance: random.Random) -> Model:
+        return Model(requests=Count(requests, seconds, "bucket"), dialect="none", latency=jitter(chance, 1.0, 8.0))
+
+    check(measure(make, at_once=20, per_minute=60, windows=20), refused=0.02, share=0.93)
+
+
+@pytest.mark.parametrize("counting", COUNTINGS)
+@pytest.mark.parametrize(
+    ("limit", "seconds", "windows"),
+    [(100, 60.0, 4), (20, 0.3, 0.3), (10, 1.0, 1), (500, 300.0, 11)],
+    ids=["a minute", "0.3 s", "a second", "five minutes"],
+)
+@pytest.mark.parametrize("dialect", ["openai", "late", "azure", "anthropic", "ietf"])
+def test_limits_nobody_gave_are_learned_and_neither_overrun_nor_crawled_at(
+    counting: Counting, dialect: Any, limit: int, seconds: float, windows: float
+) -> None:
+    tells_late, dialect = dialect == "late", "openai" if dialect == "late" else dialect
+
+    def make(chance: random.Random) -> Model:
+        count, latency = Count(limit, seconds, counting), jitter(chance, 0.1, 0.5)
+        return Model(requests=count, dialect=dialect, tells_late=tells_late, latency=latency)
+
+    # A reset told in whole seconds can be three times as long as the window, and no faster than that is it known to open.
+    share = 0.85 if seconds > 1 or dialect == "openai" else 0.25 if seconds < 1 else 0.65
+    check(measure(make, at_once=20, hooks=True, learned=True, windows=windows), refused=0.06, share=share)
+
+
+@pytest.mark.parametrize("counting", ["sliding", "bucket"])
+def test_others_who_use_the_same_key_are_made_room_for(counting: Counting) -> None:
+    check(measure(server(100, None, counting, "quick", others=0.3), hooks=True), refused=0.1, share=0.9)

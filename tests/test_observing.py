@@ -1,0 +1,321 @@
+"""What a limiter makes of headers: pauses, limits, others' share, and windows whose length nobody tells; in virtual time."""
+
+import asyncio
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import httpx2
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pocketflow_throttled import RateLimiter, run_virtual
+from pocketflow_throttled.headers import Quota
+from pocketflow_throttled.observing import Span
+
+from .test_nodes import Batch, now, run
+from .test_signals import NAMES, TEXT, SDKError
+
+
+def told(limit: int | None = None, remaining: int | None = None, reset: object = None, **others: object) -> dict[str, str]:
+    """Return headers of OpenAI's kind, of requests, and others."""
+    parts = {"limit": limit, "remaining": remaining, "reset": reset}
+    found = {f"x-ratelimit-{part}-requests": str(value) for part, value in parts.items() if value is not None}
+    return found | {name.replace("_", "-"): str(value) for name, value in others.items()}
+
+
+def observed(limiter: RateLimiter, *args: Any, **kwargs: Any) -> RateLimiter:
+    limiter.observe(told(*args, **kwargs))
+    return limiter
+
+
+async def take(limiter: RateLimiter, calls: int = 1) -> None:
+    for _ in range(calls):
+        await limiter.acquire()
+        limiter.release()
+
+
+# --- limits
+
+
+def test_a_limit_the_headers_name_becomes_the_limit_when_none_was_set() -> None:
+    limiter = observed(RateLimiter(), 50, x_ratelimit_limit_tokens=1000)
+    assert (limiter.max_per_window, limiter.max_tokens_per_window) == (50, 1000)
+
+
+def test_it_is_never_raised_above_what_was_set_and_rises_again_after_it_fell() -> None:
+    limiter = observed(RateLimiter(5, 20, max_tokens_per_window=100), 50, x_ratelimit_limit_tokens=1000)
+    assert (limiter.max_per_window, limiter.max_tokens_per_window) == (20, 100)
+    observed(limiter, 10, x_ratelimit_limit_tokens=30)
+    assert (limiter.max_per_window, limiter.max_tokens_per_window) == (10, 30)
+    observed(limiter, 15, x_ratelimit_limit_tokens=500)
+    assert (limiter.max_per_window, limiter.max_tokens_per_window) == (15, 100)
+    assert observed(limiter, 500).max_per_window == 20
+
+
+@pytest.mark.parametrize(("limit", "remaining"), [(0, -1), (-1, -1), (0, 0), (-1, 0)])
+def test_minus_one_and_nought_are_unknown(limit: int, remaining: int) -> None:
+    limiter = observed(RateLimiter(), limit, remaining)
+    assert limiter.max_per_window is None
+    assert limiter.paused_for == 0
+
+
+def test_a_limit_per_day_is_not_taken_for_one_a_minute() -> None:
+    assert observed(RateLimiter(), 1000, 990, "14m24s").max_per_window is None
+    assert observed(RateLimiter(5, 30), 20, 10, "12h").max_per_window == 30
+
+
+def test_a_window_the_server_names_is_held_as_it_is() -> None:
+    async def main() -> list[float]:
+        limiter = RateLimiter(50)
+        limiter.observe({"ratelimit": '"api";r=10;t=2', "ratelimit-policy": '"api";q=10;w=2'})
+        starts = []
+        for _ in range(25):
+            await take(limiter)
+            starts.append(now())
+        return starts
+
+    assert run_virtual(main()) == pytest.approx([0] * 10 + [2] * 10 + [4] * 5, abs=1e-3)
+
+
+def test_of_a_users_limit_a_shorter_window_of_the_server_takes_nothing_but_the_pace() -> None:
+    async def main() -> list[float]:
+        limiter = RateLimiter(50, 600)
+        limiter.observe({"ratelimit": '"api";r=10;t=1', "ratelimit-policy": '"api";q=10;w=1'})
+        assert limiter.max_per_window == 600
+        starts = []
+        for _ in range(25):
+            await take(limiter)
+            starts.append(now())
+        return starts
+
+    assert run_virtual(main()) == pytest.approx([0] * 10 + [1] * 10 + [2] * 5, abs=1e-3)
+
+
+# --- what is left
+
+
+def test_what_is_left_beats_what_was_counted_until_the_reset() -> None:
+    async def main() -> None:
+        limiter = observed(RateLimiter(100, 60), 60, 2, "10s")
+        assert [limiter.try_acquire() for _ in range(3)] == [True, True, False]
+        await asyncio.sleep(10.01)
+        assert limiter.current_window_count == 2
+
+    run_virtual(main())
+
+
+def test_the_newest_word_on_what_others_have_used_counts_and_not_the_sum() -> None:
+    async def main() -> None:
+        limiter = observed(RateLimiter(100, 60), 60, 20, "40s")
+        assert limiter.current_window_count == 40
+        assert observed(limiter, 60, 20, "40s").current_window_count == 40
+        assert observed(limiter, 60, 50, "10s").current_window_count == 10
+        assert observed(limiter, 60, 60, "0s").current_window_count == 0
+
+    run_virtual(main())
+
+
+def test_what_is_left_of_tokens_is_held_against_those_counted() -> None:
+    async def main() -> None:
+        limiter = RateLimiter(100, max_tokens_per_window=1000)
+        assert limiter.try_acquire(tokens=300)
+        limiter.observe({"anthropic-ratelimit-input-tokens-remaining": "100"})
+        assert not limiter.try_acquire(tokens=101)
+        assert limiter.try_acquire(tokens=100)
+        assert limiter.stats["current_window_tokens"] == 1000
+
+    run_virtual(main())
+
+
+def test_calls_that_the_server_has_not_counted_yet_are_not_taken_for_others() -> None:
+    async def main() -> None:
+        limiter = RateLimiter(100, 60)
+        await take(limiter, 10)
+        observed(limiter, 60, 59, "1s")  # the answer to the first, which came before the rest arrived
+        assert limiter.current_window_count == 10
+
+    run_virtual(main())
+
+
+@pytest.mark.parametrize("latency", [1.0, 15.0])
+def test_an_answer_tells_of_what_was_counted_when_its_call_started(latency: float) -> None:
+    """What has left the window since is no one else's: held for another minute, it would cost half the throughput."""
+
+    async def call(item: int) -> int:
+        node.limiter.observe({})
+        await asyncio.sleep(latency)
+        node.limiter.observe(told(4, max(0, 3 - item % 4), "60s"))
+        starts.append(now() - latency)
+        return item
+
+    starts: list[float] = []
+    node = Batch(call, max_concurrent=2, max_per_minute=4)
+    run(node, range(12))
+    assert max(starts) <= 120 + latency + 2
+
+
+def test_what_has_left_the_window_since_a_call_started_is_no_one_elses() -> None:
+    async def call(item: int) -> int:
+        await asyncio.sleep(1 if item < 5 else 30)
+        node.limiter.observe(told(20, 20 - item - 1, "60s"))
+        return item
+
+    node = Batch(call, max_concurrent=6, max_per_minute=20)
+
+    async def main() -> int:
+        await node.run_async({"items": range(5)})
+        await asyncio.sleep(39)
+        await node.run_async({"items": [5]})  # its answer comes when the first five have left the window
+        return node.limiter.current_window_count
+
+    assert run_virtual(main()) == 1
+
+
+# --- pauses
+
+
+def test_at_none_left_it_pauses_until_the_reset() -> None:
+    async def main() -> None:
+        assert observed(RateLimiter(), x_ratelimit_remaining_tokens=0, x_ratelimit_reset_tokens="6m0s").paused_for == 360
+        assert observed(RateLimiter(5, 100), 100, 0, "20s").paused_for == 20
+        assert observed(RateLimiter(), retry_after=5).paused_for == 5
+        assert observed(RateLimiter(), retry_after=1_000_000).paused_for == 600
+
+    run_virtual(main())
+
+
+@pytest.mark.parametrize("reset", ["60s", "1h", (datetime.now(UTC) + timedelta(hours=1)).isoformat()], ids=str)
+def test_retry_after_wins_over_the_resets(reset: str) -> None:
+    async def main() -> None:
+        limiter = RateLimiter(10, 100)
+        await take(limiter, 5)
+        observed(limiter, 100, 0, reset, retry_after=1)
+        assert limiter.paused_for == 1
+        await take(limiter)
+        assert now() == pytest.approx(1, abs=1e-3)
+        await take(limiter, 99)
+        # From then on the others' share comes back as evenly as a bucket fills, and within a window.
+        assert now() <= 62
+
+    run_virtual(main())
+
+
+def test_what_it_has_counted_itself_reopens_as_its_own_log_says() -> None:
+    async def main() -> float:
+        limiter = RateLimiter(10, 4, 60.0)
+        for _ in range(4):
+            await take(limiter)
+            await asyncio.sleep(5)
+        # All four are used. "Whole again" is a minute after the last; the first comes back a minute after the first.
+        observed(limiter, 4, 0, "55s")
+        await take(limiter)
+        return now()
+
+    assert run_virtual(main()) == pytest.approx(60, abs=1e-3)
+
+
+@pytest.mark.parametrize("skew", [-3600, -5, 5, 3600])
+def test_a_reset_by_a_clock_that_is_wrong_is_no_further_than_the_window_is_long(skew: float) -> None:
+    async def main() -> None:
+        limiter = RateLimiter(10, 100)
+        reset = (datetime.now(UTC) + timedelta(seconds=30 + skew)).isoformat()
+        limiter.observe({f"anthropic-ratelimit-requests-{part}": str(value) for part, value in
+                         (("limit", 100), ("remaining", 0), ("reset", reset))})  # fmt: skip
+        assert limiter.paused_for <= 60
+
+    run_virtual(main())
+
+
+# --- windows whose length nobody tells
+
+
+@pytest.mark.parametrize(
+    ("quotas", "seconds"),
+    [
+        ([], 60.0),
+        ([Quota("requests", 20, None, None)], 60.0),
+        ([Quota("requests", 20, 0, None)], 60.0),
+        ([Quota("requests", 20, 19, 0.3)], 60.0),  # much is left: it may be the end of a minute
+        ([Quota("requests", 20, 0, 0.3)], 0.3),
+        ([Quota("requests", 20, 5, 0.3)], 0.4),
+        ([Quota("requests", 20, 0, 0.0)], 1.0),  # told to the second
+        ([Quota("requests", 20, 0, 0.3, is_guess=True)], 60.0),
+        ([Quota("requests", 20, 0, 0.3), Quota("requests", 20, 19, 59.0)], 59.0),  # it was the end of a minute
+        ([Quota("requests", 20, 0, 0.3), Quota("requests", 40, 39, 59.0)], 60.0),  # another limit
+        ([Quota("requests", 20, 0, 300.0)], 60.0),
+    ],
+    ids=str,
+)
+def test_the_length_of_a_window_follows_from_its_resets(quotas: list[Quota], seconds: float) -> None:
+    span, found = Span(), 60.0
+    for quota in quotas:
+        found = span.seconds(quota, 60.0)
+    assert found == pytest.approx(seconds)
+
+
+def test_a_limit_a_second_is_not_taken_for_one_a_minute() -> None:
+    async def main() -> float:
+        limiter = observed(RateLimiter(50), 20, 0, "0.3s")
+        await take(limiter, 200)
+        return now()
+
+    assert run_virtual(main()) == pytest.approx(3.0, abs=0.31)
+
+
+# --- where headers come from
+
+
+def test_it_is_an_event_hook_of_an_http_client() -> None:
+    limiter = RateLimiter()
+
+    def answer(_: httpx2.Request) -> httpx2.Response:
+        return httpx2.Response(200, headers=told(7, 6))
+
+    async def main() -> None:
+        hooks = {"response": [limiter.observe_response]}
+        async with httpx2.AsyncClient(transport=httpx2.MockTransport(answer), event_hooks=hooks) as client:
+            await client.get("https://api.example/")
+
+    asyncio.run(main())
+    assert (limiter.max_per_window, limiter.current_window_count) == (7, 1)
+
+
+def test_headers_on_an_exception_are_observed_by_the_node() -> None:
+    calls = 0
+
+    async def call(item: int) -> int:
+        nonlocal calls
+        calls += 1
+        if calls == 1:
+            headers = {"x-ratelimit-limit-req-minute": "30", "x-ratelimit-remaining-req-minute": "10", "retry-after": "2"}
+            raise SDKError("slow down", 429, headers)
+        return item
+
+    node = Batch(call, max_concurrent=1)
+    assert run(node, range(3)) == [0, 1, 2]
+    assert node.limiter.max_per_window == 30
+
+
+def test_a_reset_limiter_forgets_what_others_have_used() -> None:
+    limiter = observed(RateLimiter(5, 10), 10, 0, "60s")
+    limiter.reset()
+    assert limiter.try_acquire()
+    assert limiter.current_window_count == 1
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.lists(st.dictionaries(NAMES, TEXT), max_size=4))
+def test_no_headers_raise_or_pause_beyond_the_cap_or_block_for_longer_than_a_window(responses: list[dict[str, str]]) -> None:
+    async def main() -> None:
+        limiter = RateLimiter(5, 10, max_tokens_per_window=100)
+        for headers in responses:
+            limiter.observe(headers)
+        assert 0 <= limiter.paused_for <= 600
+        assert 1 <= (limiter.max_per_window or 1) <= 10
+        for nonsense in (None, 5, "x", [1], [("a",)], {"retry-after": object()}):
+            limiter.observe(nonsense)
+        async with limiter.reserve(tokens=1):
+            assert now() <= 600 + 3600
+
+    run_virtual(main())

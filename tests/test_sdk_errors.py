@@ -1,0 +1,244 @@
+"""Every SDK's exceptions, with the attributes and the texts that it gives them, are read for what they say.
+
+Those of openai, anthropic, httpx and httpx2 are made by the SDKs; those of the others are doubles, shaped as theirs are.
+"""
+
+import json
+from typing import Any
+
+import anthropic
+import httpx
+import httpx2
+import openai
+import pytest
+
+from pocketflow_throttled.signals import headers_of, read_error
+
+Body = Any
+Headers = dict[str, str] | None
+
+
+def response(http: Any, status: int, body: Body = None, headers: Headers = None) -> Any:
+    request = http.Request("POST", "https://api.example/v1")
+    return http.Response(status, headers=headers or {}, json={} if body is None else body, request=request)
+
+
+def by_openai(status: int, body: Body = None, headers: Headers = None) -> Exception:
+    return openai.OpenAI(api_key="test")._make_status_error_from_response(response(httpx2, status, body, headers))
+
+
+def by_anthropic(status: int, body: Body = None, headers: Headers = None) -> Exception:
+    return anthropic.Anthropic(api_key="test")._make_status_error_from_response(response(httpx2, status, body, headers))
+
+
+def in_anthropics_stream(body: Body) -> Exception:
+    return anthropic.APIStatusError("Overloaded", response=response(httpx2, 200), body=body)
+
+
+def by_http(http: Any, status: int, body: Body = None, headers: Headers = None) -> Exception:
+    with pytest.raises(http.HTTPStatusError) as caught:
+        response(http, status, body, headers).raise_for_status()
+    return caught.value
+
+
+class ClientError(Exception):
+    """google-genai's: `code` is the status, and there may be no response."""
+
+    def __init__(self, code: int, body: Body, response: Any = None) -> None:
+        first = body[0] if isinstance(body, list) else body
+        error = first.get("error", {})
+        self.code, self.status, self.message = code, error.get("status"), error.get("message")
+        self.details, self.response = body, response
+        super().__init__(f"{code} {self.status}. {body}")
+
+
+class SDKError(Exception):
+    """mistralai's: no `response`, and the body is text."""
+
+    def __init__(self, raw: Any) -> None:
+        self.status_code, self.headers, self.body, self.raw_response = raw.status_code, raw.headers, raw.text, raw
+        self.message = f"API error occurred: Status {raw.status_code}. Body: {raw.text}"
+        super().__init__(self.message)
+
+
+class ApiError(Exception):
+    """cohere's: no `response`, and perhaps no headers."""
+
+    def __init__(self, status_code: int, headers: Headers, body: Body) -> None:
+        super().__init__()
+        self.status_code, self.headers, self.body = status_code, headers, body
+
+    def __str__(self) -> str:
+        return f"headers: {self.headers}, status_code: {self.status_code}, body: {self.body}"
+
+
+class TooManyRequestsError(ApiError):
+    def __init__(self, body: Body, headers: Headers = None) -> None:
+        super().__init__(429, headers, body)
+
+
+class GroqError(Exception):
+    """groq's is made like openai's, on httpx."""
+
+    def __init__(self, status: int, body: Body, headers: Headers = None) -> None:
+        super().__init__(f"Error code: {status} - {body}")
+        self.response, self.status_code, self.body = response(httpx, status, body, headers), status, body.get("error", body)
+
+
+class LiteLLMError(Exception):
+    """litellm's: the provider's text, on a response that it may have made up."""
+
+    def __init__(self, message: str, status: int, headers: Headers = None, *, keeps_response: bool = True) -> None:
+        super().__init__(message)
+        self.status_code, self.message, self.llm_provider = status, message, "anthropic"
+        self.response = response(httpx, status, headers=headers if keeps_response else None)
+        self.litellm_response_headers = httpx.Headers(headers or {})
+        self.body = None
+
+
+class HfHubHTTPError(httpx2.HTTPError):
+    """huggingface_hub's."""
+
+    def __init__(self, message: str, response: Any) -> None:
+        super().__init__(message)
+        self.response = response
+
+
+def gemini(delay: str | None = None, quota: str = "GenerateRequestsPerMinutePerProjectPerModel-FreeTier", text: str = "") -> Body:
+    violation = {"@type": "type.googleapis.com/google.rpc.QuotaFailure", "violations": [{"quotaId": quota}]}
+    info = [{"@type": "type.googleapis.com/google.rpc.RetryInfo", "retryDelay": delay}] if delay else []
+    message = f"You exceeded your current quota, please check your plan and billing details. {text}"
+    return {"error": {"code": 429, "message": message, "status": "RESOURCE_EXHAUSTED", "details": [violation, *info]}}
+
+
+def error(**fields: Any) -> Body:
+    return {"error": {"message": "m", "type": "t", **fields}}
+
+
+WAIT = {"retry-after": "3"}
+GROQ_TEXT = "Rate limit reached for model `m` on tokens per minute (TPM): Limit 6000, Used 5800. Please try again in 7.66s."
+ANTHROPIC_TEXT = 'litellm.InternalServerError: AnthropicException - {"type":"error","error":{"type":"overloaded_error"}}'
+QUOTA_TEXT = (
+    'litellm.RateLimitError: OpenAIException - {"error":{"code":"insufficient_quota","message":"You exceeded your quota"}}'
+)
+OPENAI_429 = {
+    "x-ratelimit-limit-requests": "500",
+    "x-ratelimit-remaining-requests": "0",
+    "x-ratelimit-reset-requests": "120ms",
+}
+
+# What was raised, and the seconds that it asks to wait; None: it does not say.
+REFUSED: dict[str, tuple[Exception, float | None]] = {
+    "openai": (by_openai(429, error(code="rate_limit_exceeded"), WAIT), 3.0),
+    "openai, milliseconds": (by_openai(429, error(), {**WAIT, "retry-after-ms": "2500"}), 2.5),
+    "openai, resets": (by_openai(429, error(), OPENAI_429), 0.12),
+    "openai, slow_down": (by_openai(429, error(code="slow_down")), None),
+    "openai, 503 slow_down": (by_openai(503, error(code="slow_down")), None),
+    "openai, 503": (by_openai(503, error(), WAIT), 3.0),
+    "openrouter, 402": (by_openai(402, error(code="in_flight_budget_exhausted"), WAIT), 3.0),
+    "openrouter, 402 in metadata": (
+        by_openai(402, error(code=402, metadata={"reason": "in_flight_budget_exhausted"}), WAIT),
+        3.0,
+    ),
+    "anthropic": (by_anthropic(429, error(type="rate_limit_error"), WAIT), 3.0),
+    "anthropic, ramp": (by_anthropic(429, error(type="rate_limit_error", error_code="ramp_limit_exceeded")), None),
+    "anthropic, 529": (by_anthropic(529, error(type="overloaded_error")), None),
+    "anthropic, 503": (by_anthropic(503, error(type="api_error"), WAIT), 3.0),
+    "anthropic, in mid-stream": (in_anthropics_stream({"type": "error", **error(type="overloaded_error")}), None),
+    "google-genai": (ClientError(429, gemini("57.238747106s"), response(httpx2, 429)), 57.238747106),
+    "google-genai, no response": (ClientError(429, gemini("53s")), 53.0),
+    "google-genai, a list": (ClientError(429, [gemini("53s")]), 53.0),
+    "google-genai, no hint": (ClientError(429, gemini()), None),
+    "mistralai": (SDKError(response(httpx2, 429, {"type": "rate_limited"}, WAIT)), 3.0),
+    "mistralai, a limit": (SDKError(response(httpx2, 429, {}, {"x-ratelimit-limit-req-minute": "60"})), None),
+    "mistralai, 503": (SDKError(response(httpx2, 503, {}, WAIT)), 3.0),
+    "cohere": (TooManyRequestsError({"message": "You are using a Trial key, which is limited to 20 API calls / minute"}), None),
+    "cohere, headers": (TooManyRequestsError("x", {"Retry-After": "3"}), 3.0),
+    "cohere, 503": (ApiError(503, WAIT, "x"), 3.0),
+    "groq": (GroqError(429, error(message=GROQ_TEXT, code="rate_limit_exceeded")), 7.66),
+    "litellm": (LiteLLMError("litellm.RateLimitError: m", 429, WAIT), 3.0),
+    "litellm, other headers": (LiteLLMError("litellm.RateLimitError: m", 429, WAIT, keeps_response=False), 3.0),
+    "litellm, 529 as 500": (LiteLLMError(ANTHROPIC_TEXT, 500), None),
+    "huggingface_hub": (HfHubHTTPError("429", response(httpx2, 429, {}, {"RateLimit": '"api";r=0;t=55'})), 55.0),
+    "httpx": (by_http(httpx, 429, headers=WAIT), 3.0),
+    "httpx2": (by_http(httpx2, 529), None),
+    "httpx2, 503": (by_http(httpx2, 503, headers=WAIT), 3.0),
+    "grpc": (Exception('<AioRpcError of RPC that terminated with: status = StatusCode.RESOURCE_EXHAUSTED, details = "x">'), None),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_a_refusal_is_read_from_what_an_sdk_raises(case: str) -> None:
+    raised, wait = REFUSED[case]
+    refusal = read_error(raised)
+    assert refusal is not None
+    assert not refusal.final
+    assert refusal.retry_after == wait
+
+
+FINAL: dict[str, tuple[Exception, str]] = {
+    **{
+        f"openai, {code}": (by_openai(429, error(code=code), WAIT), code)
+        for code in (
+            "insufficient_quota",
+            "credit_balance_exhausted",
+            "organization_spend_limit_exceeded",
+            "project_spend_limit_exceeded",
+            "organization_usage_limit_exceeded",
+        )
+    },
+    "openai, the type": (by_openai(429, error(type="insufficient_quota")), "insufficient_quota"),
+    "openai, too large": (by_openai(429, error(message="Request too large for m on tokens per min (TPM)")), "never fit"),
+    "anthropic": (by_anthropic(429, error(error_code="enforced_spend_limit_reached"), WAIT), "enforced_spend_limit_reached"),
+    "google-genai, a day": (ClientError(429, gemini("53s", "GenerateRequestsPerDayPerProjectPerModel-FreeTier")), "per day"),
+    "google-genai, 0": (ClientError(429, gemini(text="* Quota exceeded for metric: x, limit: 0")), "limit is 0"),
+    "mistralai": (SDKError(response(httpx2, 429, {}, {"x-ratelimit-limit-req-minute": "0"})), "limit is 0"),
+    "groq": (GroqError(413, error(code="rate_limit_exceeded", message="Request too large for model")), "never fit"),
+    "litellm": (LiteLLMError(QUOTA_TEXT, 429), "insufficient_quota"),
+    "httpx": (by_http(httpx, 429, error(code="insufficient_quota")), "insufficient_quota"),
+}
+
+
+@pytest.mark.parametrize("case", FINAL)
+def test_a_refusal_for_good_is_read_from_what_an_sdk_raises_with_its_reason(case: str) -> None:
+    raised, reason = FINAL[case]
+    refusal = read_error(raised)
+    assert refusal is not None
+    assert refusal.final
+    assert reason in refusal.reason
+
+
+NEITHER: dict[str, Exception] = {
+    "openai, 400": by_openai(400, error(message="rate limit must be a number")),
+    "openai, 401": by_openai(401, error(message="too many requests with this key")),
+    "openai, 402": by_openai(402, error(message="Insufficient credits")),
+    "openai, 500": by_openai(500, error(message="rate limit service down")),
+    "openai, 503": by_openai(503, error()),
+    "openai, 413": by_openai(413, error(message="payload too large")),
+    "openai, no connection": openai.APIConnectionError(request=httpx2.Request("POST", "https://x")),
+    "anthropic, 400": by_anthropic(400, error(type="invalid_request_error", message="429 items are too many")),
+    "google-genai, 503": ClientError(503, {"error": {"status": "UNAVAILABLE", "message": "The model is overloaded"}}),
+    "cohere, 503": ApiError(503, None, "x"),
+    "litellm, 500": LiteLLMError("litellm.InternalServerError: m", 500),
+    "httpx, 404": by_http(httpx, 404),
+}
+
+
+@pytest.mark.parametrize("case", NEITHER)
+def test_what_is_no_refusal_is_left_to_the_user(case: str) -> None:
+    assert read_error(NEITHER[case]) is None
+
+
+def test_headers_are_found_where_every_sdk_keeps_them() -> None:
+    for raised in (REFUSED[case][0] for case in ("openai", "mistralai", "cohere, headers", "litellm", "litellm, other headers")):
+        assert headers_of(raised)["retry-after"] == "3"
+    assert headers_of(REFUSED["google-genai, no response"][0]) == {}
+
+
+def test_a_body_that_is_text_is_read_as_data() -> None:
+    raised = SDKError(response(httpx2, 429, error(code="insufficient_quota")))
+    assert json.loads(raised.body)["error"]["code"] == "insufficient_quota"
+    raised.args = ("API error occurred",)
+    refusal = read_error(raised)
+    assert refusal is not None
+    assert refusal.reason == "insufficient_quota"
