@@ -107,7 +107,7 @@ class ThrottledAsyncParallelBatchFlow(Throttled, AsyncParallelBatchFlow):
             scope.set({})  # called in the instance's own task, and so in its own context
             return self._orch_async(shared, {**own, **params})
 
-        actions = await self._run_batch(params_list, call=call, tokens=_check_params)
+        actions = await self._run_batch(params_list, call=call, check=_check_params)
         return await self.post_async(shared, params_list, actions)
 
     async def post_async(self, shared: Any, prep_res: Any, exec_res_list: list[Any]) -> Any:
@@ -191,7 +191,6 @@ class AdaptiveThrottledBatchFlow(AdaptiveThrottled, ThrottledAsyncParallelBatchF
         return {**limits, "adaptive": self._adaptive()}
 
 
-def _check_params(_: RateLimiter, index: int, params: Any) -> int:
+def _check_params(index: int, params: Any) -> None:
     if not isinstance(params, dict):
         raise TypeError(f"parameter set {index} must be a dict, got {shown(params)}")
-    return 0

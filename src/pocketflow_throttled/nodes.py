@@ -126,9 +126,7 @@ class ThrottledParallelBatchNode(Throttled, AsyncParallelBatchNode):
         """
         return tokens.used(result)
 
-    def _tokens_of(self, limiter: RateLimiter, index: int, item: Any) -> int:
-        if limiter._budget.tokens is None:
-            return 0
+    def _tokens_of(self, index: int, item: Any) -> int:
         try:
             estimated = check_count("estimate_tokens", self.estimate_tokens(item), least=0)
         except (TypeError, ValueError) as error:
@@ -151,7 +149,7 @@ class ThrottledParallelBatchNode(Throttled, AsyncParallelBatchNode):
         return await self.exec_fallback_async(item, error)
 
     async def _exec(self, items: Iterable[Any] | AsyncIterable[Any] | None) -> list[Any]:
-        return await self._run_batch(items, call=self._call, tokens=self._tokens_of)
+        return await self._run_batch(items, call=self._call)
 
 
 class AdaptiveNodeSettings(NodeSettings, total=False):
