@@ -1,6 +1,7 @@
 """What RateLimiter promises, in virtual time."""
 
 import asyncio
+import concurrent.futures
 import copy
 import gc
 import math
@@ -369,6 +370,30 @@ def test_waiters_of_a_closed_loop_do_not_keep_others_waiting() -> None:
     assert (limiter.active, limiter.waiting) == (1, 0)
 
 
+@pytest.mark.parametrize("trying", [True, False])
+def test_the_window_opens_for_others_though_a_waiter_of_a_closed_loop_is_ahead(trying: bool) -> None:
+    limiter = RateLimiter(5, 1, 0.02)
+    loop = asyncio.new_event_loop()
+    loop.run_until_complete(limiter.acquire())
+    abandoned = loop.create_task(limiter.acquire())
+    loop.run_until_complete(asyncio.sleep(0))
+    loop.close()
+    assert limiter.waiting == 1
+
+    async def main() -> None:
+        if trying:
+            assert limiter.current_window_count == 1  # from here on this loop's clock counts
+            await asyncio.sleep(100)
+            assert limiter.try_acquire()
+        else:
+            async with asyncio.timeout(100):
+                await limiter.__aenter__()
+
+    run_virtual(main())
+    assert (limiter.active, limiter.waiting) == (2, 0)
+    abandoned._log_destroy_pending = False  # type: ignore[attr-defined]
+
+
 def test_an_abandoned_holder_gives_its_slot_back() -> None:
     limiter = RateLimiter(1)
 
@@ -433,6 +458,24 @@ def test_a_waiter_of_another_thread_is_woken_in_its_own_loop() -> None:
     limiter.release()
     assert granted.wait(30)
     thread.join(30)
+
+
+def test_a_waiter_woken_from_outside_any_loop_is_stamped_by_the_clock_of_its_own() -> None:
+    limiter = RateLimiter(1, 2, 0.01)
+    assert limiter.try_acquire()
+    counted: list[int] = []
+
+    async def main() -> None:
+        await asyncio.sleep(1000)
+        waiter = asyncio.create_task(limiter.acquire())
+        await asyncio.sleep(0)
+        with concurrent.futures.ThreadPoolExecutor(1) as pool:
+            pool.submit(limiter.release).result()
+        await waiter
+        counted.append(limiter.current_window_count)
+
+    run_virtual(main())
+    assert counted == [1]
 
 
 @pytest.mark.parametrize("limit", [1, 4])

@@ -1,7 +1,7 @@
 """The batch runner: any source of items, one task each, as many as permits allow, results in order.
 
-It knows permits and calls, neither PocketFlow nor refusals. A feeder takes an item, waits for its permit and only then makes
-the task that owns it: so items start in order, one at most waits for its first permit, and the source is read as it is used.
+It knows permits and calls, neither PocketFlow nor refusals. An item is given its permit, and only then the task that owns it:
+so items start in order, one at most waits for its first permit, and the source is read as it is used.
 """
 
 from __future__ import annotations
@@ -9,18 +9,22 @@ from __future__ import annotations
 import asyncio
 import inspect
 from collections.abc import AsyncIterable, Iterable
-from typing import TYPE_CHECKING, Any
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any, Protocol
+from weakref import ref
 
 from .permit import Permit
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine
+    from collections.abc import Callable, Coroutine, Generator
+    from contextvars import Context
 
     from .rate_limiter import RateLimiter
 
 _SHOWN = 200
 # Items under way for each slot: those that wait for a retry hold none, and are bounded too.
 _LIVE_PER_SLOT = 2
+_EXHAUSTED = object()
 
 
 def shown(value: object) -> str:
@@ -31,45 +35,76 @@ def shown(value: object) -> str:
         return f"<{type(value).__name__}>"
 
 
+class Trouble(Protocol):
+    """What the calls of one item have met with."""
+
+    async def weigh(self, error: Exception, /) -> Exception | None:
+        """Give the permit back, wait if need be, and return what to give up with; None: call again."""
+
+
+class Work(Protocol):
+    """What a batch does with its items."""
+
+    @property
+    def check(self) -> Callable[[int, Any], None] | None:
+        """Refuse an item, given with its index, by raising as it is read; None: any will do."""
+
+    @property
+    def tokens(self) -> Callable[[int, Any], int]:
+        """Tell what an item, given with its index, costs. Asked when the limiter counts tokens."""
+
+    @property
+    def call(self) -> Callable[[Any], Coroutine[Any, Any, Any]]:
+        """Handle an item."""
+
+    def served(self, item: Any, result: Any, permit: Permit, /) -> None:
+        """Take note of a call that returned."""
+
+    def trouble(self, permit: Permit, /) -> Trouble:
+        """Return what weighs the errors of an item, once its first call has raised."""
+
+    @property
+    def give_up(self) -> Callable[[Any, Exception], Coroutine[Any, Any, Any]]:
+        """Return a result for an item that is not called again, or raise."""
+
+    @property
+    def collects(self) -> Callable[[Exception], bool]:
+        """Tell whether an exception takes its item's place; else it ends the batch."""
+
+
 class Batch:
     """One run over a source of items.
 
     Args:
         source: an iterable or async iterable of items, read lazily; None: no items.
         limiter: whose permits the items need.
-        tokens: tells what an item, given with its index, costs; it may refuse one by raising.
-        call: handles an item with its permit, and says `permit.sent = True` before anything is sent. The permit may be given
-            back and taken anew meanwhile; at the end the batch gives it back.
-        collect: tells whether an exception takes its item's place; else it ends the batch.
+        work: what to do with an item.
+        context: in which the source is read, and of which every item gets a copy.
 
     Raises:
         TypeError: the source cannot be iterated.
     """
 
     def __init__(
-        self,
-        source: Iterable[Any] | AsyncIterable[Any] | None,
-        *,
-        limiter: RateLimiter,
-        tokens: Callable[[int, Any], int],
-        call: Callable[[Any, Permit], Coroutine[Any, Any, Any]],
-        collect: Callable[[Exception], bool],
+        self, source: Iterable[Any] | AsyncIterable[Any] | None, *, limiter: RateLimiter, work: Work, context: Context
     ) -> None:
         source = () if source is None else source
         if not isinstance(source, Iterable | AsyncIterable) and not hasattr(source, "__getitem__"):
             raise TypeError(f"prep must return a list, an iterable, an async iterable or None, got {shown(source)}")
         self._source = source
         self._limiter = limiter
-        self._tokens = tokens
-        self._call = call
-        self._collect = collect
+        self._work = work
+        self._context = context
         self._results: list[Any] = []
-        self._live: dict[int, tuple[asyncio.Task[Any], Permit]] = {}  # by the index of the item
-        self._feeder: asyncio.Task[None] | None = None
-        self._room: asyncio.Future[None] | None = None
-        self._finished: asyncio.Future[None] | None = None
+        self._live: dict[int, tuple[asyncio.Task[None], Permit]] = {}  # by the index of the item
+        self._begun = 0  # items whose tasks have had their first step; where there are more, `_feed_on` is scheduled behind it
+        self._to_begin = 0  # items whose tasks will have had it by then
+        self._next: Permit | None = None  # in the limiter's queue, for the next item
+        self._turn = _Turn(self)
+        self._reader: asyncio.Task[None] | None = None  # feeds from an async source
+        self._room: asyncio.Future[None] | None = None  # that the reader waits for
         self._error: BaseException | None = None
-        self._closing = False
+        self._is_scheduled = self._is_exhausted = self._is_closing = False
 
     async def run(self) -> list[Any]:
         """Run every item and return the results in the order of the items.
@@ -78,145 +113,229 @@ class Batch:
             BaseException: the first error of an item or of the source, as it was, with a note that names the item. All other
                 calls have been cancelled and have ended by then, also when the run itself is cancelled.
         """
-        loop = asyncio.get_running_loop()
-        self._finished = loop.create_future()
-        self._feeder = loop.create_task(self._feed(loop))
-        self._feeder.add_done_callback(self._fed)
+        self._loop = loop = asyncio.get_running_loop()
+        self._finished: asyncio.Future[None] = loop.create_future()
+        self._feeder: Generator[None, None, None] | None = None
+        if isinstance(self._source, AsyncIterable):
+            self._reader = loop.create_task(self._read(self._source), context=self._context)
+            self._reader.add_done_callback(self._was_read)
+        else:
+            self._feeder = self._feed(self._source)
+            self._feed_soon()
         try:
             await self._finished
+            if self._error is not None:
+                raise self._error
         except GeneratorExit:  # nobody runs this coroutine any more, so it cannot wait
-            self._cancel()
+            if loop.is_closed():
+                self._give_back_unsent()
+            else:
+                self._cancel()
             raise
         except BaseException:
             await self._close()
             raise
-        if self._error is not None:
-            await self._close()
-            try:
-                raise self._error
-            finally:
-                self._error = None  # no cycle through the traceback
+        finally:
+            self._error = None  # no cycle through the traceback
         return self._results
 
-    async def _feed(self, loop: asyncio.AbstractEventLoop) -> None:
-        source, limiter, tokens, live, results = self._source, self._limiter, self._tokens, self._live, self._results
-        if isinstance(source, AsyncIterable):
-            items = aiter(source)
-            try:
-                async for item in items:
-                    permit = Permit(limiter, tokens(len(results), item))
-                    await self._admit(permit)
-                    self._launch(loop, item, permit)
-            finally:
-                if inspect.isasyncgen(items):
-                    await items.aclose()
-        else:
-            iterator = iter(source)
-            try:
-                for item in iterator:
-                    permit = Permit(limiter, tokens(len(results), item))
-                    if len(live) >= _LIVE_PER_SLOT * limiter._max_concurrent:
-                        await self._admit(permit)
-                    elif not permit.take():
-                        await permit.wait()
-                    self._launch(loop, item, permit)
-            finally:
-                if inspect.isgenerator(iterator):
-                    iterator.close()
+    # --- feeding: by a callback, or, since its items must be awaited, from an async source by a task
 
-    async def _admit(self, permit: Permit) -> None:
-        while len(self._live) >= _LIVE_PER_SLOT * self._limiter.max_concurrent:
-            self._room = asyncio.get_running_loop().create_future()
-            await self._room
-        if not permit.take():
-            await permit.wait()
-
-    def _launch(self, loop: asyncio.AbstractEventLoop, item: Any, permit: Permit) -> None:
-        if self._closing:  # the source swallowed the cancellation
-            permit.give_back_unsent()
-            raise asyncio.CancelledError
-        index = len(self._results)
-        self._results.append(None)
-        task = loop.create_task(self._run_item(index, item, permit))
-        self._live[index] = (task, permit)
-        task.add_done_callback(self._never_ran)
-
-    async def _run_item(self, index: int, item: Any, permit: Permit) -> None:
-        # From here on this coroutine keeps the books itself: a callback for each item is a tenth of what an item costs.
-        self._live[index][0].remove_done_callback(self._never_ran)
+    def _feed(self, source: Iterable[Any]) -> Generator[None, None, None]:
+        """Launch item after item; yield whenever there is no room."""
+        # Local names, for what is needed for every item.
+        limiter, budget, work, turn, loop = self._limiter, self._limiter._budget, self._work, self._turn, self._loop
+        results, live, check, handle, create_task = self._results, self._live, work.check, self._handle, loop.create_task
+        iterator = iter(source)
         try:
-            self._results[index] = await self._call(item, permit)
+            for item in iterator:
+                index = len(results)
+                if check is not None:
+                    check(index, item)
+                permit = Permit(limiter, 0 if budget.tokens is None else work.tokens(index, item))
+                while len(live) >= _LIVE_PER_SLOT * limiter._max_concurrent:
+                    yield
+                if index > self._begun and limiter._active >= limiter._max_concurrent:
+                    yield  # some have yet to begin, and instant calls make room as they do: it need not queue before that
+                if not permit.take(turn, loop):
+                    self._next = permit
+                    while not permit.held:
+                        yield
+                    self._next = None
+                results.append(None)
+                task = create_task(handle(index, item, permit))
+                if not task.done():
+                    live[index] = (task, permit)
+                elif self._is_closing:  # an eager task has failed
+                    return
+        finally:
+            if inspect.isgenerator(iterator):
+                iterator.close()
+
+    async def _read(self, source: AsyncIterable[Any]) -> None:
+        iterator = aiter(source)
+        try:
+            async for item in iterator:
+                if self._is_closing:  # the source swallowed the cancellation
+                    raise asyncio.CancelledError
+                for _ in self._feed((item,)):
+                    self._room = self._loop.create_future()
+                    await self._room
+                self._feed_soon()
+        finally:
+            if inspect.isasyncgen(iterator):
+                await iterator.aclose()
+
+    def _was_read(self, reader: asyncio.Task[None]) -> None:
+        error = asyncio.CancelledError() if reader.cancelled() else reader.exception()
+        if error is not None:
+            self._fail(error, f"while item {len(self._results)} was read")
+        self._is_exhausted = True
+        self._feed_soon()
+
+    def _feed_soon(self) -> None:
+        """Feed on, behind all that is about to run: the room that many make is filled at one go."""
+        if not self._is_scheduled:
+            self._is_scheduled = True
+            self._to_begin = len(self._results)
+            self._loop.call_soon(self._feed_on, context=self._context)
+
+    def _feed_on(self) -> None:
+        self._is_scheduled = False
+        launched, self._begun = self._begun, self._to_begin
+        if self._live:
+            self._take_back(range(launched, self._begun))
+        if self._room is not None and not self._room.done():
+            self._room.set_result(None)
+        if self._feeder is not None and not self._is_exhausted and not self._is_closing:
+            try:
+                self._is_exhausted = next(self._feeder, _EXHAUSTED) is _EXHAUSTED
+            except BaseException as error:  # noqa: BLE001  (it ends the batch)
+                # Those that were launched begin first: an error of theirs is the first.
+                self._loop.call_soon(self._fail, error, f"while item {len(self._results)} was read")
+        if len(self._results) > self._begun:
+            self._feed_soon()
+        elif self._is_exhausted and not self._live:
+            self._finish()
+
+    def _take_back(self, launched: range) -> None:
+        """Take back the items whose tasks were cancelled before their first step: nothing in them can do it."""
+        for index in launched:
+            if index in self._live and self._live[index][0].done():
+                _, permit = self._live.pop(index)
+                self._fail(asyncio.CancelledError(), f"in item {index}, before its first step")
+                permit.give_back_unsent()
+
+    # --- one item
+
+    async def _handle(self, index: int, item: Any, permit: Permit) -> None:
+        work = self._work
+        trouble: Trouble | None = None
+        is_served = False
+        try:
+            while True:
+                permit.sent = True
+                if permit.limiter._is_told:
+                    permit.limiter._mark()
+                try:
+                    result = await work.call(item)
+                except Exception as error:  # noqa: BLE001  (whatever the call raised)
+                    trouble = trouble or work.trouble(permit)
+                    final = await trouble.weigh(error)
+                    if final is not None:
+                        result = await work.give_up(item, final)
+                        break
+                else:
+                    work.served(item, result, permit)
+                    is_served = True
+                    break
+                permit.renew()
+                if not permit.take():
+                    await permit.wait()
+            self._results[index] = result
         except Exception as error:  # noqa: BLE001  (what becomes of it is the batch's to say)
-            if self._collect(error):
+            if work.collects(error):
                 self._results[index] = error
             else:
                 self._fail(error, f"in item {index}: {shown(item)}")
         except GeneratorExit:  # nobody runs this coroutine any more
-            permit.release()
+            if permit.sent:
+                permit.release()
+            else:
+                permit.give_back_unsent()
             raise
         except BaseException as error:  # noqa: BLE001  (it ends the batch, not this task)
             self._fail(error, f"in item {index}: {shown(item)}")
-        self._ended(index, permit)
-
-    def _never_ran(self, task: asyncio.Task[Any]) -> None:
-        """Take back a task that was cancelled before its first step."""
-        index, permit = next((index, permit) for index, (live, permit) in self._live.items() if live is task)
-        permit.give_back_unsent()
-        self._fail(asyncio.CancelledError(), f"in item {index}, before its first step")
-        self._ended(index, permit)
-
-    def _ended(self, index: int, permit: Permit) -> None:
-        del self._live[index]
+        self._live.pop(index, None)
         # Only now, when an error has cancelled the rest: whom this wakes would start one call more.
-        if permit.held:
-            permit.release()
-        if self._room is not None and not self._room.done():
-            self._room.set_result(None)
-        if not self._live:
-            self._finish_if_done()
+        if permit.sent:
+            permit.release(is_served)
+        else:
+            permit.give_back_unsent()
+        if self._next is None and not self._is_scheduled:  # what comes next waits for an item to end, not for a permit
+            self._feed_soon()
 
-    def _fed(self, feeder: asyncio.Task[None]) -> None:
-        error: BaseException | None = asyncio.CancelledError() if feeder.cancelled() else feeder.exception()
-        if error is not None:
-            self._fail(error, f"while item {len(self._results)} was read")
-        self._finish_if_done()
+    # --- ending
 
     def _fail(self, error: BaseException, note: str) -> None:
-        if self._error is None and not self._closing:
+        if not self._is_closing:
             error.add_note(note)
             self._error = error
             self._cancel()
             self._finish()
 
-    def _finish_if_done(self) -> None:
-        if not self._live and self._feeder is not None and self._feeder.done():
-            self._finish()
-
     def _finish(self) -> None:
-        if self._finished is not None and not self._finished.done():
+        if not self._finished.done():
             self._finished.set_result(None)
 
-    def _cancel(self) -> list[asyncio.Task[Any]]:
-        self._closing = True
-        tasks = self._under_way()
-        for task in tasks:
+    def _cancel(self) -> None:
+        self._is_closing = True
+        for task in self._under_way():
             task.cancel()
-        return tasks
+        self._give_back_unsent()
+
+    def _give_back_unsent(self) -> None:
+        """Give back what no task has begun to use; the rest is given back as the tasks end."""
+        if self._next is not None:
+            self._next.give_back_unsent()
+        for _, permit in self._live.values():
+            if not permit.sent:
+                permit.give_back_unsent()
 
     async def _close(self) -> None:
         """Cancel everything under way and wait until all of it has ended, however often this is cancelled meanwhile."""
-        tasks = self._under_way() if self._closing else self._cancel()
+        if not self._is_closing:
+            self._cancel()
         cancelled: asyncio.CancelledError | None = None
-        while tasks:
+        while tasks := self._under_way():
             try:
                 await asyncio.wait(tasks)
             except asyncio.CancelledError as again:
                 cancelled = again
                 self._cancel()
-            tasks = self._under_way()
+        if self._feeder is not None:
+            with suppress(Exception):  # what came first counts
+                self._context.run(self._feeder.close)
         if cancelled is not None:
             raise cancelled
 
-    def _under_way(self) -> list[asyncio.Task[Any]]:
-        feeding = [] if self._feeder is None or self._feeder.done() else [self._feeder]
-        return [*feeding, *(task for task, _ in self._live.values())]
+    def _under_way(self) -> list[asyncio.Task[None]]:
+        reading = [] if self._reader is None else [self._reader]
+        return [task for task in (*reading, *(task for task, _ in self._live.values())) if not task.done()]
+
+
+class _Turn:
+    """A batch's place in the limiter's queue: where a future would wake a task, this has the batch feed on."""
+
+    __slots__ = ("_batch",)
+
+    def __init__(self, batch: Batch) -> None:
+        self._batch = ref(batch)  # or the queue would keep a batch, and its slots, whose loop was closed
+
+    def done(self) -> bool:
+        return self._batch() is None
+
+    def set_result(self, _: None, /) -> None:
+        batch = self._batch()
+        if batch is not None:
+            batch._feed_soon()

@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from .permit import Permit
     from .rate_limiter import RateLimiter
 
@@ -28,17 +25,11 @@ class _Batch(NamedTuple):
 _around: ContextVar[_Batch | None] = ContextVar("around", default=None)
 
 
-@contextmanager
-def around_the_calls_of(items: Items, limiter: RateLimiter) -> Iterator[None]:
-    """Let every task that is started within know that a call of this batch is around it."""
+def be_around_the_calls_of(items: Items, limiter: RateLimiter) -> None:
+    """Let every task that is started in this context know that a call of this batch is around it."""
     outer = _around.get()
     limiters = (limiter,) if outer is None else (limiter, *outer.limiters)
-    token = _around.set(_Batch(limiters, items, asyncio.current_task(), outer))
-    try:
-        yield
-    finally:
-        with suppress(ValueError):  # an abandoned coroutine is closed in whatever context it is collected in
-            _around.reset(token)
+    _around.set(_Batch(limiters, items, asyncio.current_task(), outer))
 
 
 def is_held_by_a_caller(limiter: RateLimiter) -> bool:

@@ -13,8 +13,6 @@ from .mixins import Throttled, logger
 from .state import scope
 
 if TYPE_CHECKING:
-    from collections.abc import Coroutine
-
     from .permit import Permit
     from .rate_limiter import RateLimiter
 
@@ -125,15 +123,15 @@ class ThrottledAsyncParallelBatchFlow(Throttled, AsyncParallelBatchFlow):
             params_list = []
         own = {**self.params}
 
+        around = scope.get()
+
         def call(params: dict[str, Any]) -> Any:
+            if scope.get() is around:  # once for an instance and all its attempts, in its own task and so in its own context
+                scope.set({})
             return self._orch_async(shared, {**own, **params})
 
-        actions = await self._run_batch(params_list, call=call, tokens=_check_params)
+        actions = await self._run_batch(params_list, call=call, check=_check_params)
         return await self.post_async(shared, params_list, actions)
-
-    def _attempts(self, *item: Any) -> Coroutine[Any, Any, Any]:
-        scope.set({})  # once for an instance and all its attempts, in its own task and so in its own context
-        return super()._attempts(*item)
 
     async def post_async(self, shared: Any, prep_res: Any, exec_res_list: list[Any]) -> Any:
         """Override it to use the list of last actions; it stays silent, so that a batch flow works as a node of another flow."""
@@ -220,10 +218,9 @@ class AdaptiveThrottledBatchFlow(AdaptiveThrottled, ThrottledAsyncParallelBatchF
         return {**limits, "adaptive": self._adaptive()}
 
 
-def _check_params(_: RateLimiter, index: int, params: Any) -> int:
+def _check_params(index: int, params: Any) -> None:
     if not isinstance(params, dict):
         try:
             {**params}  # noqa: B018  (PocketFlow merges whatever has keys: a mapping, a row of a database)
         except TypeError:
             raise TypeError(f"parameter set {index} must be a dict, got {shown(params)}") from None
-    return 0

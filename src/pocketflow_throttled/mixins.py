@@ -1,23 +1,18 @@
-"""What nodes and flows share: settings from class attributes, the limiter, the counts, and what one item goes through.
-
-An attempt is one call and takes one permit. A refusal (429 and its kin) is not one of the user's retries: the limiter pauses, and
-the item queues again.
-"""
+"""What nodes and flows share: settings from class attributes, the limiter, the counts, and what a refusal leads to."""
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import math
 import random
-from contextvars import ContextVar
-from functools import partial
+from contextvars import ContextVar, copy_context
 from threading import RLock
 from typing import TYPE_CHECKING, Any, Self
 
 from . import signals
+from .attempts import Attempts
 from .batch import Batch
-from .callers import around_the_calls_of, is_held_by_a_caller
+from .callers import be_around_the_calls_of, is_held_by_a_caller
 from .observing import UNMARKED, sent
 from .rate_limiter import RateLimiter
 from .registry import LimiterRegistry
@@ -39,15 +34,6 @@ _SHORTEST_WAIT = 0.001
 
 _retry: ContextVar[int] = ContextVar("cur_retry", default=0)
 _choosing = RLock()  # re-entrant, as garbage collection can run anything within it
-
-
-class _Drought:
-    """Since when a batch has had nothing but refusals. An API that is down is not waited for by each item anew."""
-
-    __slots__ = ("since",)
-
-    def __init__(self) -> None:
-        self.since = math.inf
 
 
 def check_setting(name: str, value: Any) -> None:
@@ -161,79 +147,27 @@ class Throttled:
         items: Any,
         *,
         call: Callable[[Any], Coroutine[Any, Any, Any]],
-        tokens: Callable[[RateLimiter, int, Any], int],
+        check: Callable[[int, Any], None] | None = None,
     ) -> list[Any]:
-        """Run `call` for every item under the limiter, and return the results in order; `tokens` may refuse an item."""
+        """Run `call` for every item under the limiter, and return the results in order; `check` may refuse an item."""
         self._state.latest = limiter = self._limiter()
-        batch = Batch(
-            items,
-            limiter=limiter,
-            tokens=partial(tokens, limiter),
-            call=partial(self._attempts, call, _Drought()),
-            collect=self._collects,
-        )
         if is_held_by_a_caller(limiter):
             raise RuntimeError(
                 f"{type(self).__name__} waits for a slot of a limiter of which its own caller holds one: when all are held so, "
                 "nothing can go on. Give it a limiter of its own, or run it after the call"
             )
-        token = sent.set(UNMARKED)
-        try:
-            with around_the_calls_of(batch._live, limiter):
-                return await batch.run()
-        finally:
-            sent.reset(token)
+        context = copy_context()
+        context.run(_retry.set, 0)  # an item whose call runs this batch has its own
+        context.run(sent.set, UNMARKED)
+        batch = Batch(items, limiter=limiter, work=Attempts(self, call, self._tokens_of, check), context=context)
+        context.run(be_around_the_calls_of, batch._live, limiter)
+        return await batch.run()
+
+    def _tokens_of(self, index: int, item: Any) -> int:  # noqa: ARG002  (for those that count tokens)
+        return 0
 
     def _collects(self, error: Exception) -> bool:  # noqa: ARG002  (for those that tell one error from another)
         return self.on_error == "collect"
-
-    async def _attempts(
-        self, call: Callable[[Any], Coroutine[Any, Any, Any]], drought: _Drought, item: Any, permit: Permit
-    ) -> Any:
-        """Call until there is a result, the retries are used up, or the API has refused for too long."""
-        retry = refusals = 0
-        first_refused = math.inf
-        if _retry.get():  # that of an item whose call runs this batch
-            _retry.set(0)
-        while True:
-            permit.sent = True
-            if permit.limiter._is_told:
-                permit.limiter._mark()
-            try:
-                result = await call(item)
-            except Exception as exc:  # noqa: BLE001  (whatever the call raised decides what comes next)
-                if self.is_rate_limit_error(exc):
-                    now = asyncio.get_running_loop().time()
-                    refusals += 1
-                    first_refused = min(first_refused, now)
-                    drought.since = min(drought.since, now)
-                    error = self._refused(permit, exc, refusals, now - min(first_refused, drought.since))
-                    # Only after the limiter paused, or the next call would start into the refusal.
-                    permit.release()
-                else:
-                    permit.release()
-                    retry += 1
-                    error = exc if retry >= self._most_attempts() else None
-                    if error is None:
-                        self.cur_retry = retry
-                        if self.wait > 0:
-                            await asyncio.sleep(self.wait)
-                if error is not None:
-                    return await self._fall_back(item, error)
-                permit.renew()
-                if not permit.take():
-                    await permit.wait()
-            else:
-                state = self._state
-                state.completed += 1
-                drought.since = math.inf
-                permit.took()
-                if permit.limiter._budget.tokens is not None:
-                    self._settle(item, result, permit)
-                is_clean = retry + refusals == 0
-                state.streak += is_clean
-                permit.succeeded(clean=is_clean)
-                return result
 
     def _settle(self, item: Any, result: Any, permit: Permit) -> None:
         """Correct what a call was thought to cost; for those that count tokens."""

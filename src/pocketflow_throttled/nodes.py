@@ -139,9 +139,7 @@ class ThrottledParallelBatchNode(Throttled, AsyncParallelBatchNode):
         """
         return tokens.used(result)
 
-    def _tokens_of(self, limiter: RateLimiter, index: int, item: Any) -> int:
-        if limiter._budget.tokens is None:
-            return 0
+    def _tokens_of(self, index: int, item: Any) -> int:
         try:
             estimated = check_count("estimate_tokens", self.estimate_tokens(item), least=0)
         except (TypeError, ValueError) as error:
@@ -166,7 +164,7 @@ class ThrottledParallelBatchNode(Throttled, AsyncParallelBatchNode):
         def call(item: Any) -> Any:
             return self.exec_async(item)  # looked up for every item: tracers replace it on the instance
 
-        return await self._run_batch(items, call=call, tokens=self._tokens_of)
+        return await self._run_batch(items, call=call)
 
 
 class AdaptiveNodeSettings(NodeSettings, total=False):

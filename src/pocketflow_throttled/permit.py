@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
-from threading import get_ident
 from typing import TYPE_CHECKING, Self
 
 from .tokens import Estimate
 from .validation import check_count
 
 if TYPE_CHECKING:
-    import asyncio
-
     from .rate_limiter import RateLimiter
+    from .waiting import Waiter
     from .window import Spend
 
 
@@ -26,22 +25,25 @@ class Permit:
         tokens: what the request costs; `settle` corrects it.
         held: whether it holds a slot now.
         sent: whether its request was sent, so that stamp and tokens stay spent.
+        renewed: whether it was given back before and taken again.
     """
 
     # Class attributes as defaults: a permit is made for every request, and most need none of them changed.
     held = False
     sent = False
+    renewed = False
     _stamp: float | None = None  # when it was granted
     _level = 0  # how many were under way then, itself included
     _spend: Spend | None = None
-    _future: asyncio.Future[None] | None = None
+    _waiter: Waiter | None = None  # who waits for it in the queue ...
+    _loop: asyncio.AbstractEventLoop | None = None  # ... and in which loop
 
     def __init__(self, limiter: RateLimiter, tokens: int) -> None:
         self.limiter = limiter
         self.tokens = tokens
 
     async def __aenter__(self) -> Self:
-        if self._stamp is not None or self._future is not None:
+        if self._stamp is not None or self._waiter is not None:
             raise RuntimeError("a permit is good for one request: call reserve() again")
         if not self.take():
             await self.wait()
@@ -54,42 +56,57 @@ class Permit:
     def renew(self) -> None:
         """Make a permit that was given back good for one request more."""
         self.sent = False
-        self._stamp = self._spend = self._future = None
+        self.renewed = True
+        self._stamp = self._spend = self._waiter = None
         self.estimate_again()
 
-    def take(self) -> bool:
-        """Take the permit if nobody waits and there is room now. Never waits."""
+    def take(self, waiter: Waiter | None = None, loop: asyncio.AbstractEventLoop | None = None) -> bool:
+        """Take the permit if nobody waits and there is room now. Never waits.
+
+        Args:
+            waiter: waits for the permit in the queue, if it cannot be had now.
+            loop: the running one, which must be given with a waiter, and else spares asking for it.
+        """
         limiter = self.limiter
         lock = limiter._lock
         lock.acquire()
         try:
-            if limiter._queue:
-                limiter._wake()  # waiters of a loop that was closed must not be in the way
-            if limiter._active >= limiter._max_concurrent or limiter._queue:
-                return False
-            loop = limiter._loop
-            if limiter._thread != get_ident() or loop is None or not loop.is_running():
-                limiter._running_loop()
-            return limiter._grant(self, limiter._clock())
+            if limiter._active < limiter._max_concurrent and (not limiter._queue or limiter._has_let_all_in()):
+                if loop is None or loop is not limiter._loop:
+                    limiter._running_loop()
+                if limiter._grant(self, limiter._clock()):
+                    return True
+            if waiter is not None and loop is not None:
+                limiter._enqueue(self, waiter, loop)
+            return False
         finally:
             lock.release()
 
     async def wait(self) -> None:
         """Wait in the limiter's queue for the permit. When cancelled, nothing of it stays behind."""
         limiter = self.limiter
+        loop = asyncio.get_running_loop()
+        future = loop.create_future()
         with limiter._lock:
-            future = limiter._enqueue(self)
+            limiter._enqueue(self, future, loop)
         try:
             await future
         except BaseException:
             self.give_back_unsent()
             raise
 
-    def release(self) -> None:
-        """Give the slot back after the request was sent; its stamp and tokens stay in their windows."""
+    def release(self, served: bool = False) -> None:
+        """Give the slot back after the request was sent; its stamp and tokens stay in their windows.
+
+        Args:
+            served: whether the API served the request, for an adaptive limiter to learn from.
+        """
         if not self.held:
             return
         limiter = self.limiter
+        if served and limiter._rule is not None:
+            limiter._learn(self, True)
+            return
         lock = limiter._lock
         lock.acquire()
         try:
@@ -153,17 +170,6 @@ class Permit:
                 if limiter._rule is None:  # else the rule finds the pace
                     limiter._budget.space(limiter._now())
 
-    def succeeded(self, *, clean: bool = True) -> None:
-        """Give the slot back after the API served the request, and let an adaptive limiter learn from it.
-
-        Args:
-            clean: whether it was served at the first attempt. One that took a retry is no evidence of room.
-        """
-        if self.limiter._rule is None:
-            self.release()
-        else:
-            self.limiter._learn(self, served=True, clean=clean)
-
     def refused(self, pause: float, *, hinted: bool = True, at_most: float = math.inf) -> None:
         """Tell the limiter that the API refused the request, which is still to be released.
 
@@ -174,6 +180,6 @@ class Permit:
         """
         limiter = self.limiter
         if limiter._rule is not None:
-            limiter._learn(self, served=False, hint=pause if hinted else None, at_most=at_most)
+            limiter._learn(self, False, pause if hinted else None, at_most)
         if hinted or limiter._rule is None:
             limiter.pause(pause)

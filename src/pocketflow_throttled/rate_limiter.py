@@ -77,17 +77,24 @@ class RateLimiter(Observing):
         try:
             loop = self._loop
             if self._thread != get_ident() or loop is None or not loop.is_running():
-                self._running_loop()
+                loop = self._running_loop()
             if self._active < self._max_concurrent and not self._queue:
                 now = self._clock()
-                rule = self._rule
-                if now >= self._paused_until and (rule is None or rule.may_start(now)) and self._budget.admit(now):
+                rule, budget = self._rule, self._budget
+                if (
+                    now >= self._paused_until
+                    and (rule is None or rule.may_start(now))
+                    and (budget.requests is None or budget.admit(now))
+                ):
                     self._active += 1
                     if rule is not None:
                         rule.started(now, self._active)
                     return self
+            if loop is None:
+                raise RuntimeError("waiting needs a running event loop")
             permit = Permit(self, 0)
-            future = self._enqueue(permit)
+            future = loop.create_future()
+            self._enqueue(permit, future, loop)
         finally:
             lock.release()
         try:
@@ -97,7 +104,7 @@ class RateLimiter(Observing):
             raise
         return self
 
-    async def __aexit__(self, *exc_info: object) -> None:
+    async def __aexit__(self, exc_type: object, exc: object, traceback: object) -> None:
         lock = self._lock
         lock.acquire()
         try:

@@ -12,7 +12,7 @@ import math
 from collections import OrderedDict
 from functools import partial
 from threading import RLock, get_ident
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 from weakref import WeakKeyDictionary
 
 if TYPE_CHECKING:
@@ -30,6 +30,16 @@ _CLOCK_SKEW = 1.0
 _ROUNDING = 1e-6
 # One that fires earlier than that (uvloop counts in milliseconds) is set again no closer than this, so it does not spin.
 _TICK = 1e-3
+
+
+class Waiter(Protocol):
+    """Who waits for a permit: a future, or what answers like one."""
+
+    def done(self) -> bool:
+        """Return whether it waits no more."""
+
+    def set_result(self, result: None, /) -> None:
+        """Go on, the permit is granted. Called in the loop it waits in, perhaps under the limiter's lock."""
 
 
 class Waiting:
@@ -70,16 +80,17 @@ class Waiting:
         return self._budget.opens_at(now)
 
     def _grant(self, permit: Permit, now: float) -> bool:
-        """Book slot, stamp and tokens for a permit, if all of it is to be had `now`; else nothing."""
-        rule = self._rule
-        if self._active >= self._max_concurrent or now < self._paused_until or not (rule is None or rule.may_start(now)):
+        """Book slot, stamp and tokens for a permit when a slot is free, if all of it is to be had `now`; else nothing."""
+        if now < self._paused_until:
             return False
-        if not permit.tokens:
-            if not self._budget.admit(now):
+        rule, budget, tokens = self._rule, self._budget, permit.tokens
+        if rule is not None and not rule.may_start(now):
+            return False
+        if tokens:
+            if not budget.fits(now, tokens):
                 return False
-        elif self._budget.fits(now, permit.tokens):
-            permit._spend = self._budget.book(now, permit.tokens)
-        else:
+            permit._spend = budget.book(now, tokens)
+        elif budget.requests is not None and not budget.admit(now):
             return False
         self._active += 1
         permit.held = True
@@ -98,43 +109,49 @@ class Waiting:
         if self._rule is not None:
             self._rule.unsent(permit._stamp)
 
-    def _learn(
-        self, permit: Permit, *, served: bool, clean: bool = False, hint: float | None = None, at_most: float = math.inf
-    ) -> None:
+    def _learn(self, permit: Permit, served: bool, hint: float | None = None, at_most: float = math.inf) -> None:
+        """Tell the rule what became of a request; one that was served gives its slot back."""
         rule, stamp = self._rule, permit._stamp
         if rule is None or stamp is None:
             return
-        with self._lock:
-            now = self._now()
+        lock = self._lock
+        lock.acquire()
+        try:
+            self._running_loop()
+            now = self._clock()
             old = self._max_concurrent
             if served:
                 in_use = self._active >= old or self._last_full >= stamp
-                rule.succeeded(now, stamp, permit._level, in_use=in_use, clean=clean)
-            else:
-                rule.refused(now, stamp, permit._level, hint, at_most)
-            new = self._max_concurrent = rule.limit
-            if new > old:
-                self._last_full = -math.inf  # it is in use only when filled again
-            if served and permit.held:
+                rule.succeeded(now, stamp, permit._level, in_use=in_use, clean=not permit.renewed)
                 permit.held = False
                 self._active -= 1
+            else:
+                rule.refused(now, stamp, permit._level, hint, at_most)
+            new = rule.limit
+            if new != old:
+                self._max_concurrent = new
+                if new > old:
+                    self._last_full = -math.inf  # it is in use only when filled again
             if self._queue:
-                self._wake()
+                self._wake(now)
+        finally:
+            lock.release()
         if new != old:
             logger.info("%s: %d at once, was %d (%s)", self.name or "RateLimiter", new, old, rule.history[-1].reason)
 
-    def _enqueue(self, permit: Permit) -> asyncio.Future[None]:
-        loop = self._running_loop()
-        if loop is None:
-            raise RuntimeError("waiting needs a running event loop")
-        permit._future = future = loop.create_future()
+    def _enqueue(self, permit: Permit, waiter: Waiter, loop: asyncio.AbstractEventLoop) -> None:
+        """Let `waiter` wait for the permit in the running loop."""
+        if self._loop is not loop:
+            self._running_loop()  # whoever wakes it may have no clock
+        permit._waiter = waiter
+        permit._loop = loop
         queue = self._queue
         queue[permit] = None
-        head = next(iter(queue))
-        # A head of this loop has its timer here, and a release will wake it. Any other may be new, or its loop closed.
-        if head is permit or (head._future is not None and head._future.get_loop() is not loop):
-            self._wake()
-        return future
+        if self._active < self._max_concurrent:  # else a release will wake
+            head = next(iter(queue))
+            # A head of this loop has its timer here. Any other may be new, or its loop closed.
+            if head is permit or head._loop is not loop:
+                self._wake()
 
     def _wake(self, now: float | None = None) -> None:
         """Book room for the head of the queue and wake it, as long as there is any; else see to its timer."""
@@ -146,21 +163,23 @@ class Waiting:
             return
         self._waking = True
         try:
-            here = self._running_loop()
+            here = self._loop
+            if self._thread != get_ident() or here is None or not here.is_running():
+                here = self._running_loop()
             if now is None:
                 now = self._clock()
             while queue and self._active < self._max_concurrent:
                 head = next(iter(queue))
-                future = head._future
-                assert future is not None
-                loop = future.get_loop()
-                if future.done() or (loop is not here and loop.is_closed()):
+                waiter, loop = head._waiter, head._loop
+                assert waiter is not None
+                assert loop is not None
+                if waiter.done() or (loop is not here and loop.is_closed()):
                     queue.pop(head, None)
                 elif self._grant(head, now):
-                    del queue[head]
+                    queue.pop(head, None)
                     if loop is here:
-                        future.set_result(None)
-                    elif not _call_in(loop, _deliver, future):
+                        waiter.set_result(None)
+                    elif not _call_in(loop, _deliver, waiter):
                         self._active -= 1
                         head.held = False
                         self._unstamp(head)
@@ -171,6 +190,11 @@ class Waiting:
                     break
         finally:
             self._waking = False
+
+    def _has_let_all_in(self) -> bool:
+        """Whether nobody waits and a slot is free: waiters of a loop that was closed must not be in the way."""
+        self._wake()
+        return not self._queue and self._active < self._max_concurrent
 
     def _set_timer(self, now: float, loop: asyncio.AbstractEventLoop, here: asyncio.AbstractEventLoop | None) -> None:
         when = self._opens_at(now)
@@ -237,9 +261,9 @@ def _shifted(loop: asyncio.AbstractEventLoop, offset: float) -> float:
     return loop.time() + offset
 
 
-def _deliver(future: asyncio.Future[None]) -> None:
-    if not future.done():
-        future.set_result(None)
+def _deliver(waiter: Waiter) -> None:
+    if not waiter.done():
+        waiter.set_result(None)
 
 
 def _call_in(loop: asyncio.AbstractEventLoop, callback: Callable[..., object], argument: object) -> bool:

@@ -4,7 +4,7 @@ import asyncio
 import gc
 import time
 import tracemalloc
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from typing import Any
 
 from aiolimiter import AsyncLimiter
@@ -65,7 +65,7 @@ def contending(make: Callable[[], Any]) -> Work:
     return work
 
 
-def batch(base: type, **settings: Any) -> Work:
+def batch(base: type, source: Callable[[int], Any] = range, **settings: Any) -> Work:
     class Instant(base):  # type: ignore[misc]
         async def prep_async(self, shared: Any) -> Any:
             return shared
@@ -74,9 +74,22 @@ def batch(base: type, **settings: Any) -> Work:
             return item
 
     async def work(times: int) -> None:
-        await Instant(**settings).run_async(range(times))
+        await Instant(**settings).run_async(source(times))
 
     return work
+
+
+def a_list(items: int) -> list[int]:
+    return list(range(items))
+
+
+def a_generator(items: int) -> Iterator[int]:
+    yield from range(items)
+
+
+async def an_async_generator(items: int) -> AsyncIterator[int]:
+    for item in range(items):
+        yield item
 
 
 def flow(base: type, **settings: Any) -> Work:
@@ -154,34 +167,45 @@ def wake_up(waiters: int, times: int = 2000) -> float:
 def measure(scale: int = 1, rounds: int = ROUNDS) -> Iterator[dict[str, Any]]:
     """Yield one row for each figure; a larger scale measures less."""
     semaphore: Callable[[], Any] = lambda: asyncio.Semaphore(10)  # noqa: E731
-    limiter: Callable[[], Any] = lambda: RateLimiter(10, 10**9)  # noqa: E731
-    theirs = batch(AsyncParallelBatchNode)
+    limiter: Callable[[], Any] = lambda: RateLimiter(10)  # noqa: E731
+    windowed: Callable[[], Any] = lambda: RateLimiter(10, 10**9)  # noqa: E731
+    own, throttled, adaptive = AsyncParallelBatchNode, ThrottledParallelBatchNode, AdaptiveThrottledNode
+    window = {"max_per_minute": 10**9}
     # A batch is timed with the collector, as it runs in a program: 10,000 tasks held at once are work for it.
     pairs: list[tuple[str, Work, Work, int, float | None]] = [
         ("uncontended async with, to Semaphore", entering(limiter), entering(semaphore), 20_000, 1.6),
+        ("the same with a window", entering(windowed), entering(semaphore), 20_000, 1.6),
         ("the same of aiolimiter", entering(lambda: AsyncLimiter(10**9)), entering(semaphore), 20_000, None),
         ("contended, to Semaphore", contending(limiter), contending(semaphore), 10_000, 1.25),
-        ("an item of a batch, 5 at once", batch(ThrottledParallelBatchNode), theirs, 10_000, 1.1),
-        ("an item of a batch, 50 at once", batch(ThrottledParallelBatchNode, max_concurrent=50), theirs, 10_000, 1.1),
-        (
-            "an item of a batch, 50 at once, a window",
-            batch(ThrottledParallelBatchNode, max_concurrent=50, max_per_minute=10**9),
-            theirs,
-            10_000,
-            1.1,
+        ("the same with a window", contending(windowed), contending(semaphore), 10_000, 1.25),
+        *(
+            (f"an item of {name}", batch(throttled, source, **settings), batch(own, source), items, 1.1)
+            for name, source, items, settings in (
+                ("1,000, 5 at once", a_list, 1_000, {}),
+                ("1,000, 50 at once, a window", a_list, 1_000, {"max_concurrent": 50, **window}),
+                ("10,000, 5 at once", a_list, 10_000, {}),
+                ("10,000, 5 at once, a window", a_list, 10_000, window),
+                ("10,000, 50 at once", a_list, 10_000, {"max_concurrent": 50}),
+                ("10,000, 500 at once, a window", a_list, 10_000, {"max_concurrent": 500, **window}),
+                ("10,000 of a generator, 5 at once", a_generator, 10_000, {}),
+                ("100,000 of a generator, 50 at once", a_generator, 100_000, {"max_concurrent": 50}),
+            )
         ),
-        ("an instance of a flow", flow(ThrottledAsyncParallelBatchFlow), flow(AsyncParallelBatchFlow), 3_000, 1.2),
-        ("an adaptive item, to a fixed one", batch(AdaptiveThrottledNode), batch(ThrottledParallelBatchNode), 10_000, 1.3),
+        ("an item of 10,000, one at once", batch(throttled, max_concurrent=1), batch(own), 10_000, None),
+        ("an item of 10,000 of an async generator, 5 at once", batch(throttled, an_async_generator), batch(own), 10_000, None),
+        ("an instance of a flow, 5 at once", flow(ThrottledAsyncParallelBatchFlow), flow(AsyncParallelBatchFlow), 3_000, 1.2),
+        ("an adaptive item, to a fixed one", batch(adaptive), batch(throttled), 10_000, 1.3),
     ]
     for name, ours, baseline, times, target in pairs:
-        mine, other = ratio(ours, baseline, max(200, times // scale), rounds, collector=name.startswith("an "))
+        many = min(5 * rounds, max(3, rounds * 10_000 // times))  # short rounds are the more easily disturbed
+        mine, other = ratio(ours, baseline, max(200, times // scale), many, collector=name.startswith("an "))
         yield {"name": name, "ours": mine * 1e6, "theirs": other * 1e6, "ratio": mine / other, "target": target, "unit": "us"}
-    few, many = wake_up(2_000, 1_000), wake_up(200_000 // scale, 1_000)
+    crowd, few = (min(wake_up(waiters, 1_000) for _ in range(5)) for waiters in (200_000 // scale, 2_000))
     yield {
         "name": "a wake-up, 200,000 waiters to 2,000",
-        "ours": many * 1e6,
+        "ours": crowd * 1e6,
         "theirs": few * 1e6,
-        "ratio": many / few,
+        "ratio": crowd / few,
         "target": 1.25,
         "unit": "us",
     }
