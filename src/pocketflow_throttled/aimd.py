@@ -15,12 +15,13 @@ outline, as TCP has it, with what an API needs beyond it:
 from __future__ import annotations
 
 import math
-import random
 from collections import deque
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from .learned_rate import USUAL_WINDOWS, Closing, LearnedRate
+from .evidence import Closing
+from .learned_rate import LearnedRate
+from .timing import Timing
 from .validation import check_count, check_factor
 
 _RAREST_PROBE = 120  # successes between two probes: a refused call in eighty is what watching for a rising cap may cost
@@ -28,17 +29,7 @@ _HISTORY = 1000
 _CONFIRMED = 10  # starts beyond a ceiling, none refused, that lift it
 _DOUBTED = 3  # successes before a new ceiling is tried for the first time: a burst may have been refused, not a level
 _DISPROVED = 2  # ceilings that turned out to be none: what refuses is no cap
-
-
-# Before any refusal was seen, nobody knows how long one takes: guesses, in seconds and in latencies.
-_FIRST_SPACING, _SPACING_OF_LATENCY = 0.02, 1 / 200
 _MOST_AT_ONCE = 15  # starts beyond proven ground in the time of one refusal, once as many went well
-_FIRST_GAP, _GAP_OF_LATENCY = 0.01, 0.05  # before the first try after a refusal without a hint
-_GAP_GROWTH = 3.0
-_REFILL = 8.0  # times as fast as calls end, are slots filled once a limit is known
-_TICK = 1e-3  # seconds; what is closer together than that is not worth a timer
-_LONGEST_GAP = 60.0
-_GAP_OF_CYCLE = 0.35  # a closed window is tried again after this share of the time since it opened, so few tries find the end
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,8 +139,7 @@ class AdaptiveRule:
         self._last_cut = -math.inf
         self._proven = 0  # calls at once that were admitted
         self._unproven_starts = 0
-        self._refusal_time: float | None = None
-        self._latency: float | None = None
+        self._timing = Timing()
         self._cycle: float | None = None  # when the first call was admitted after the last closing
         self._closing: Closing | None = None
         self._before = _Before(0, 0, None)
@@ -198,18 +188,16 @@ class AdaptiveRule:
         if self._closing is not None:
             self._trial = now
             self._trial_due = min(now, max(self._closing.last, self.opens_at))
-            self.opens_at = now + 1.5 * (self._refusal_time or 0.0) + _FIRST_GAP
+            self.opens_at = now + self._timing.unrefused_after
             return
         self.opens_at = self.rate.opens_at(now)
         if level > self._proven:
-            self.opens_at = max(self.opens_at, now + self._spacing() / (1 + self._unproven_starts))
+            self.opens_at = max(self.opens_at, now + self._timing.spacing / (1 + self._unproven_starts))
             self._unproven_starts = min(self._unproven_starts + 1, _MOST_AT_ONCE)
         if self.ceiling is not None:
             if level > self.ceiling:
                 self._beyond_ceiling(now)
-            refill = self._latency / (_REFILL * self.limit) if self._latency else 0.0
-            if refill > _TICK:  # not all at once: who arrives when is up to the network, and a burst is refused at any level
-                self.opens_at = max(self.opens_at, now + refill)
+            self.opens_at = max(self.opens_at, now + self._timing.refill(self.limit))
 
     def unsent(self, stamp: float) -> None:
         """Take back a start whose call was never sent."""
@@ -229,9 +217,8 @@ class AdaptiveRule:
             clean: whether it was served at the first attempt; else it is no evidence of room.
         """
         self.successes += 1
-        took = now - started
-        self._latency = took if self._latency is None else self._latency + 0.1 * (took - self._latency)
-        self.rate.latency = self._latency
+        self._timing.served(now - started)
+        self.rate.latency = self._timing.latency or 0.0
         self.rate.succeeded(started)
         if self._closing is not None:
             if self._trial is None or started < self._trial:
@@ -241,7 +228,7 @@ class AdaptiveRule:
             self._reopen(self._trial)
             self.opens_at = self.rate.opens_at(now)
         if self.opens_at > now and self.rate.count is None:  # spaced by a guess, before any call had told how long one takes
-            self.opens_at = min(self.opens_at, now + self._spacing())
+            self.opens_at = min(self.opens_at, now + self._timing.spacing)
         if not clean:
             return
         self.streak += 1
@@ -262,16 +249,17 @@ class AdaptiveRule:
         self.refusals += 1
         self.streak = self._earned = self._unproven_starts = 0
         self.rate.forget(started)
-        took = now - started
-        self._refusal_time = took if self._refusal_time is None else max(took, 0.9 * self._refusal_time + 0.1 * took)
-        self.rate.refusal_time = self._refusal_time
+        self._timing.refused(now - started)
+        self.rate.refusal_time = self._timing.refusal or 0.0
         if started <= self._last_cut:
             return
         if self._closing is None and (
             (self._climbed and self.rate.absorbs(started)) or self._ends_probe(now, level) or self.rate.absorbs(started)
         ):
             self._last_cut = now
-            self.opens_at = max(self.rate.opens_at(now), now + (self._first_gap() if hint is None else hint))
+            self.opens_at = max(
+                self.rate.opens_at(now), now + (max(self._timing.first_gap, self.rate.gap) if hint is None else hint)
+            )
             return
         self._cut(now, started, level, hint, at_most)
 
@@ -302,7 +290,7 @@ class AdaptiveRule:
         """Count the starts beyond the ceiling before which others were not refused for as long as a refusal takes."""
         if self._beyond_since is None:
             self._beyond_since = now
-        elif now > self._beyond_since + 1.5 * (self._refusal_time or 0.0):
+        elif now > self._beyond_since + 1.5 * (self._timing.refusal or 0.0):
             self._beyond += 1
 
     # --- down
@@ -331,7 +319,8 @@ class AdaptiveRule:
         closing = self._closing
         if closing is None:
             self._before = _Before(max(self.limit, self._target), self._proven, self.ceiling)
-            self._closing = closing = Closing(since=started)
+            opened = started if self._cycle is None else self._cycle
+            self._closing = closing = Closing(opened, since=started)
         closing.tries += 1
         closing.last = started
         if hint is not None:
@@ -349,47 +338,20 @@ class AdaptiveRule:
         self._trial = None
         self._last_cut = now
         self._change(now, new, "refused")
-        self.opens_at = now + (min(self._gap(now, closing.tries), at_most) if hint is None else hint)
+        gap = self._timing.gap(now, closing.opened, closing.tries, self.rate.gap) if hint is None else hint
+        self.opens_at = now + min(gap, at_most)
 
     def _reopen(self, at: float) -> None:
         """Blame what explains the refusals, now that calls are admitted again since the one that started at `at`."""
         assert self._closing is not None
-        assert self._cycle is not None
         closing, self._closing, self._trial = self._closing, None, None
-        self._return_fast = self.rate.explain(closing, self._cycle, self._trial_due)
+        self._return_fast = self.rate.explain(closing, self._trial_due)
         if self._return_fast:
             self.ceiling, self._target, self._proven = self._before.ceiling, self._before.target, self._before.proven
             self._cycle = at
         elif self._before.ceiling is not None and self.ceiling is not None and self.rate.is_unexplained:
             # Refused below a ceiling that was known: the network blurs it, so stay clear of it.
             self.ceiling = self._target = max(self.limit, self.ceiling - max(1, self.ceiling // 16))
-
-    # --- times
-
-    def _spacing(self) -> float:
-        if self._refusal_time is not None:
-            return self._refusal_time
-        return _FIRST_SPACING if self._latency is None else min(_FIRST_SPACING, self._latency * _SPACING_OF_LATENCY)
-
-    def _first_gap(self) -> float:
-        return max(_FIRST_GAP, _GAP_OF_LATENCY * (self._latency or 0.0), self.rate.gap)
-
-    def _gap(self, now: float, tries: int) -> float:
-        """Seconds to the next try after a refusal without a hint: soon, then growing, and where windows usually end."""
-        gap = self._first_gap()
-        if tries == 1 or self._cycle is None:
-            return gap
-        gap = max(gap, 1.5 * (self._refusal_time or 0.0))
-        gap = min(gap * _GAP_GROWTH ** min(tries - 1, 50), max(gap, _GAP_OF_CYCLE * (now - self._cycle))) * random.uniform(
-            0.9, 1.1
-        )
-        if tries > 2:
-            gap = min(gap, _LONGEST_GAP)
-            for seconds in USUAL_WINDOWS:
-                end = self._cycle + 1.005 * seconds
-                if now < end < now + 1.5 * gap:
-                    return end - now
-        return gap
 
     def _change(self, now: float, new: int, reason: str) -> None:
         new = max(self.settings.min_concurrent, min(self.settings.max_concurrent, new))

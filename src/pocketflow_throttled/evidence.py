@@ -1,0 +1,141 @@
+"""Evidence: when calls were admitted and when refused, and which windows would explain it.
+
+Pure: times are arguments, in seconds. It believes nothing; what to make of it is for LearnedRate to say.
+"""
+
+from __future__ import annotations
+
+import math
+from bisect import bisect_left, bisect_right
+from collections import deque
+from dataclasses import dataclass
+
+# Providers count by the minute, and some by a few lengths around it: tried before any odd length.
+USUAL_WINDOWS = (5.0, 10.0, 15.0, 20.0, 30.0, 60.0, 300.0)
+# How far the most that was admitted may exceed the least that was refused, and a window still explain both.
+_EXACT, _NEARLY = 1.0, 1.02
+_LOGGED = 5_000  # starts, at the least
+_LONG = 0.1  # of the time that it was open: closed for longer, a window has ended, and no single place in it become free
+
+
+@dataclass(slots=True)
+class Closing:
+    """The time from a refusal to the next call that was admitted.
+
+    Attributes:
+        opened: when the first call was admitted after the closing before, or at all.
+        since: when the first refused call started.
+        last: when the last one did.
+        tries: how many were refused, each after the one before.
+        hinted_until: up to when the API said it would refuse.
+        is_rate: whether no limit of calls at once explains it: one was refused with no other under way, or the API named a time.
+    """
+
+    opened: float
+    since: float
+    last: float = 0.0
+    tries: int = 0
+    hinted_until: float = 0.0
+    is_rate: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """A window that would explain what was admitted and what was refused.
+
+    Attributes:
+        seconds: its length.
+        count: starts allowed in it.
+        too_short: a length that was refused, so that the true one lies between; the same as `seconds` if it is exact.
+        is_sure: whether all that was counted lay in one window; else it may allow more.
+    """
+
+    seconds: float
+    count: int
+    too_short: float
+    is_sure: bool
+
+
+class Evidence:
+    """The starts that were admitted, as far as anybody knows, and the last refusals.
+
+    Example:
+        >>> evidence = Evidence()
+        >>> for start in (0.0, 1.0, 2.0):
+        ...     evidence.started(start)
+        >>> evidence.between(0.0, 2.0), evidence.most(seconds=2.0)
+        (2, 2)
+    """
+
+    def __init__(self) -> None:
+        self.starts: list[float] = []
+        self._refusals: deque[float] = deque(maxlen=12)
+
+    def started(self, now: float) -> None:
+        """Log a start, which counts as admitted unless it is taken back."""
+        self.starts.append(now)
+        if len(self.starts) > 2 * _LOGGED:
+            del self.starts[:_LOGGED]
+
+    def forget(self, stamp: float) -> None:
+        """Take back the start of a call that was refused or never sent."""
+        at = bisect_left(self.starts, stamp)
+        if at < len(self.starts) and self.starts[at] == stamp:
+            del self.starts[at]
+
+    def refused(self, started: float) -> None:
+        """Log a refusal that any window must explain."""
+        self._refusals.append(started)
+
+    def between(self, since: float, until: float) -> int:
+        """Return how many starts there were after `since`, up to `until`."""
+        return bisect_right(self.starts, until) - bisect_right(self.starts, since)
+
+    def allows(self, count: int, seconds: float, now: float) -> bool:
+        """Return whether `count` in any `seconds` allow a start at `now`, after those before it."""
+        before = bisect_right(self.starts, now)
+        return before < count or self.starts[before - count] + seconds <= now + 1e-9
+
+    def most(self, seconds: float) -> int:
+        """Return the most starts in any `seconds`."""
+        most = first = 0
+        for index, start in enumerate(self.starts):
+            while self.starts[first] <= start - seconds:
+                first += 1
+            most = max(most, index - first + 1)
+        return most
+
+    def window(self, closing: Closing, now: float) -> Window | None:
+        """Return the window that explains best why it was closed until `now`, or None if none does."""
+        shut = max(closing.last, closing.hinted_until)
+        was_closed, was_open = shut - closing.since, closing.since - closing.opened
+        if closing.is_rate and was_closed > 0 and was_closed >= _LONG * was_open:
+            # The length lies between the last refusal and the first admission, counted from the first call since it opened.
+            # What was still refused long after the last start needs a window longer than that.
+            longest = now - closing.opened
+            last = bisect_right(self.starts, shut)
+            newest = self.starts[last - 1] if last else 0.0
+            usual = [length for length in USUAL_WINDOWS if shut - newest < length <= longest * 1.001]
+            # Not the first refusal: calls that started just after it were admitted, if they were faster on their way.
+            refusals = [*(refusal for refusal in self._refusals if refusal > closing.since), shut - 1e-6]
+            found = self._best([*usual, longest], refusals, _NEARLY)
+            if found is not None and found[0] >= USUAL_WINDOWS[0]:
+                is_exact = closing.hinted_until >= closing.last
+                too_short = found[0] if is_exact else closing.last - closing.opened
+                # Closed longer than it was open, so all of what was open lies in one window.
+                return Window(*found, too_short, was_closed >= was_open)
+        if len(self._refusals) < 2 or not self.starts:
+            return None
+        usual = [length for length in USUAL_WINDOWS if length <= (now - self.starts[0]) * 1.001]
+        found = self._best(usual, list(self._refusals), _EXACT)
+        return None if found is None else Window(*found, found[0], is_sure=False)
+
+    def _best(self, lengths: list[float], refusals: list[float], blur: float) -> tuple[float, int] | None:
+        best: tuple[float, float, int] | None = None
+        for seconds in lengths:
+            least = min(self.between(refusal - seconds, refusal) for refusal in refusals)
+            most = self.most(seconds)
+            misfit = most / least if least else math.inf
+            if misfit <= blur and (best is None or misfit < best[0]):
+                best = (misfit, seconds, max(least, most))
+        return None if best is None else best[1:]

@@ -1,0 +1,91 @@
+"""Timing: how long calls and refusals take, and so how closely calls may follow each other where nothing is known.
+
+Pure: times are arguments, in seconds.
+"""
+
+from __future__ import annotations
+
+import random
+
+from .evidence import USUAL_WINDOWS
+
+# Before any refusal was seen, nobody knows how long one takes: guesses, in seconds and in latencies.
+_FIRST_SPACING, _SPACING_OF_LATENCY = 0.02, 1 / 200
+_FIRST_GAP, _GAP_OF_LATENCY = 0.01, 0.05  # before the first try after a refusal without a hint
+_GAP_GROWTH = 3.0
+_GAP_OF_CYCLE = 0.35  # a closed window is tried again after this share of the time since it opened, so few tries find the end
+_LONGEST_GAP = 60.0
+_SURELY = 1.5  # times as long as a refusal takes: who was not refused by then was admitted
+_JITTER = 0.1
+_REFILL = 8.0  # times as fast as calls end, are slots filled once a limit is known
+_TICK = 1e-3  # what is closer together than that is not worth a timer
+
+
+class Timing:
+    """The seconds that a call takes, on average, and a refusal, at the most of late; None before the first.
+
+    Example:
+        >>> timing = Timing()
+        >>> timing.served(2.0), timing.refused(0.1)
+        (None, None)
+        >>> timing.latency, timing.spacing
+        (2.0, 0.1)
+    """
+
+    def __init__(self) -> None:
+        self.latency: float | None = None
+        self.refusal: float | None = None
+
+    def served(self, seconds: float) -> None:
+        """Take note of a call that was served after so long."""
+        self.latency = seconds if self.latency is None else self.latency + 0.1 * (seconds - self.latency)
+
+    def refused(self, seconds: float) -> None:
+        """Take note of a call that was refused after so long."""
+        self.refusal = seconds if self.refusal is None else max(seconds, 0.9 * self.refusal + 0.1 * seconds)
+
+    @property
+    def spacing(self) -> float:
+        """Seconds from a start beyond proven ground to the next: a refusal is back before it."""
+        if self.refusal is not None:
+            return self.refusal
+        return _FIRST_SPACING if self.latency is None else min(_FIRST_SPACING, self.latency * _SPACING_OF_LATENCY)
+
+    @property
+    def unrefused_after(self) -> float:
+        """Seconds after which a call that was not refused was admitted."""
+        return _SURELY * (self.refusal or 0.0) + _FIRST_GAP
+
+    def refill(self, limit: int) -> float:
+        """Return the seconds from a start to the next where a limit is known.
+
+        Not all at once: who arrives when is up to the network, and a burst is refused at any level.
+        """
+        seconds = 0.0 if self.latency is None else self.latency / (_REFILL * limit)
+        return seconds if seconds > _TICK else 0.0
+
+    @property
+    def first_gap(self) -> float:
+        """Seconds from a refusal without a hint to the first try."""
+        return max(_FIRST_GAP, _GAP_OF_LATENCY * (self.latency or 0.0))
+
+    def gap(self, now: float, opened: float, tries: int, least: float) -> float:
+        """Return the seconds from a refusal without a hint to the next try: soon, then growing, and where windows usually end.
+
+        Args:
+            now: when the refusal came.
+            opened: when the first call was admitted after the refusals before.
+            tries: how many were refused in a row, this one included.
+            least: seconds, if the first gap is shorter.
+        """
+        gap = max(self.first_gap, least)
+        if tries == 1:
+            return gap
+        gap = max(gap, _SURELY * (self.refusal or 0.0))
+        grown = gap * _GAP_GROWTH ** min(tries - 1, 50)
+        gap = min(grown, max(gap, _GAP_OF_CYCLE * (now - opened))) * random.uniform(1 - _JITTER, 1 + _JITTER)
+        if tries == 2:
+            return gap
+        gap = min(gap, _LONGEST_GAP)
+        ends = (opened + 1.005 * seconds for seconds in USUAL_WINDOWS)
+        return next((end - now for end in ends if now < end < now + 1.5 * gap), gap)
