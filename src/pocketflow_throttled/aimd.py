@@ -26,8 +26,10 @@ from .validation import check_count, check_factor
 
 _RAREST_PROBE = 120  # successes between two probes: a refused call in eighty is what watching for a rising cap may cost
 _HISTORY = 1000
+_DEAREST = 20  # times as rare, at the most, where a probe costs more than its call
 _CONFIRMED = 10  # starts beyond a ceiling, none refused, that lift it
 _DOUBTED = 3  # successes before a new ceiling is tried for the first time: a burst may have been refused, not a level
+_SHORT_HINT = 2.0  # seconds: many an API asks for a second or two whatever it limits
 _DISPROVED = 2  # ceilings that turned out to be none: what refuses is no cap
 _MOST_AT_ONCE = 15  # starts beyond proven ground in the time of one refusal, once as many went well
 
@@ -254,7 +256,7 @@ class AdaptiveRule:
         if started <= self._last_cut:
             return
         if self._closing is None and (
-            (self._climbed and self.rate.absorbs(started)) or self._ends_probe(now, level) or self.rate.absorbs(started)
+            (self._climbed and self.rate.absorbs(started)) or self._ends_probe(now, level, hint) or self.rate.absorbs(started)
         ):
             self._last_cut = now
             self.opens_at = max(
@@ -295,7 +297,7 @@ class AdaptiveRule:
 
     # --- down
 
-    def _ends_probe(self, now: float, level: int) -> bool:
+    def _ends_probe(self, now: float, level: int, hint: float | None) -> bool:
         """Return whether a refusal only ends a probe beyond the ceiling; it is taken back then."""
         # While one call probes, another may arrive before it and leave it, or itself, no room.
         if self.ceiling is None or not (level > self.ceiling or (self.limit > self.ceiling and level > 0.8 * self.ceiling)):
@@ -309,7 +311,10 @@ class AdaptiveRule:
             self._is_cap = True
             self.rate.roughen()
         if self._is_cap or not self.rate.is_smoothing:
-            self._probe_after = min(max(2 * self.settings.recovery_threshold, 2 * self._probe_after), _RAREST_PROBE)
+            # A probe that makes the API ask for a pause costs all the calls of that time.
+            cost = 1 + (hint or 0.0) * self.limit / (self._timing.latency or 1.0)
+            rarest = int(_RAREST_PROBE * max(1.0, min(cost, _DEAREST)))
+            self._probe_after = min(max(2 * self.settings.recovery_threshold, int(2 * min(cost, 4) * self._probe_after)), rarest)
         self._proven = min(self._proven, level - 1)
         self._change(now, self.ceiling, "probe refused")
         return True
@@ -325,8 +330,9 @@ class AdaptiveRule:
         closing.last = started
         if hint is not None:
             closing.hinted_until = started + hint
+        tells_window = hint is not None and hint > max(_SHORT_HINT, 2 * (self._timing.latency or 0.0))
         closing.is_rate = (
-            closing.is_rate or others == 0 or hint is not None or closing.tries >= 4 or self._disproved >= _DISPROVED
+            closing.is_rate or others == 0 or tells_window or closing.tries >= 4 or self._disproved >= _DISPROVED
         )
         self.rate.refused(started)
         self._is_cap = False
