@@ -150,7 +150,6 @@ class AdaptiveRule:
         self._beyond_since: float | None = None
         self._climbed = 0  # probes that went well since bursts are held back
         self._is_cap = False  # whether it was refused beyond the ceiling without a burst too
-        self._return_fast = False
         self._disproved = 0.0
 
     def forget_times(self) -> None:
@@ -166,6 +165,11 @@ class AdaptiveRule:
             raise ValueError(f"max_concurrent must be within {least}..{most}, the bounds of the adaptive rule, got {limit}")
         self._change(now, limit, "set")
 
+    @property
+    def reason(self) -> str:
+        """Why the limit is what it is."""
+        return self.history[-1].reason if self.history else "initial"
+
     def set_settings(self, now: float, settings: Adaptive) -> None:
         """Go on with other settings and what was learned."""
         self.settings = settings
@@ -178,7 +182,7 @@ class AdaptiveRule:
         if now < self.opens_at:
             return False
         if self._trial is not None:  # not refused in the time of a refusal
-            self._reopen(self._trial)
+            self._reopen(now, self._trial)
             self.opens_at = self.rate.opens_at(now)
         return now >= self.opens_at
 
@@ -227,7 +231,7 @@ class AdaptiveRule:
                 if self._closing.tries == 1 and in_use and self._closing.hinted_until == 0.0 and self.limit < self._target:
                     self._change(now, self.limit + 1, "return to what was proven")
                 return
-            self._reopen(self._trial)
+            self._reopen(now, self._trial)
             self.opens_at = self.rate.opens_at(now)
         if self.opens_at > now and self.rate.count is None:  # spaced by a guess, before any call had told how long one takes
             self.opens_at = min(self.opens_at, now + self._timing.spacing)
@@ -269,9 +273,7 @@ class AdaptiveRule:
 
     def _grow(self, now: float) -> None:
         if self.limit < self._target:
-            self._change(
-                now, min(self._target, self.limit + (self.limit if self._return_fast else 1)), "return to what was proven"
-            )
+            self._change(now, self.limit + 1, "return to what was proven")
             return
         self._earned += 1
         settings = self.settings
@@ -347,14 +349,14 @@ class AdaptiveRule:
         gap = self._timing.gap(now, closing.opened, closing.tries, self.rate.gap) if hint is None else hint
         self.opens_at = now + min(gap, at_most)
 
-    def _reopen(self, at: float) -> None:
+    def _reopen(self, now: float, at: float) -> None:
         """Blame what explains the refusals, now that calls are admitted again since the one that started at `at`."""
         assert self._closing is not None
         closing, self._closing, self._trial = self._closing, None, None
-        self._return_fast = self.rate.explain(closing, self._trial_due)
-        if self._return_fast:
+        if self.rate.explain(closing, self._trial_due):
             self.ceiling, self._target, self._proven = self._before.ceiling, self._before.target, self._before.proven
             self._cycle = at
+            self._change(now, self._target, "it was a rate")
         elif self._before.ceiling is not None and self.ceiling is not None and self.rate.is_unexplained:
             # Refused below a ceiling that was known: the network blurs it, so stay clear of it.
             self.ceiling = self._target = max(self.limit, self.ceiling - max(1, self.ceiling // 16))

@@ -83,7 +83,7 @@ class RateLimiter(Observing):
                 rule, budget = self._rule, self._budget
                 if (
                     now >= self._paused_until
-                    and (rule is None or rule.may_start(now))
+                    and (rule is None or self._lets_start(rule, now))
                     and (budget.requests is None or budget.admit(now))
                 ):
                     self._active += 1

@@ -84,7 +84,7 @@ class Waiting:
         if now < self._paused_until:
             return False
         rule, budget, tokens = self._rule, self._budget, permit.tokens
-        if rule is not None and not rule.may_start(now):
+        if rule is not None and not self._lets_start(rule, now):
             return False
         if tokens:
             if not budget.fits(now, tokens):
@@ -101,6 +101,14 @@ class Waiting:
                 self._last_full = now
             rule.started(now, self._active)
         return True
+
+    def _lets_start(self, rule: AdaptiveRule, now: float) -> bool:
+        may_start = rule.may_start(now)
+        if rule.limit > self._max_concurrent:  # it has just found out that calls at once are not to blame
+            logger.info("%s: %d at once, was %d (%s)", self.name or "RateLimiter", rule.limit, self._max_concurrent, rule.reason)
+            self._max_concurrent = rule.limit
+            self._last_full = -math.inf
+        return may_start
 
     def _unstamp(self, permit: Permit) -> None:
         if permit._stamp is None:
@@ -137,7 +145,7 @@ class Waiting:
         finally:
             lock.release()
         if new != old:
-            logger.info("%s: %d at once, was %d (%s)", self.name or "RateLimiter", new, old, rule.history[-1].reason)
+            logger.info("%s: %d at once, was %d (%s)", self.name or "RateLimiter", new, old, rule.reason)
 
     def _enqueue(self, permit: Permit, waiter: Waiter, loop: asyncio.AbstractEventLoop) -> None:
         """Let `waiter` wait for the permit in the running loop."""
