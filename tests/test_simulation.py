@@ -1,6 +1,7 @@
 """What SimulatedAPI and virtual time promise."""
 
 import asyncio
+import math
 import time
 from typing import Any
 
@@ -115,6 +116,13 @@ def test_who_waits_as_long_as_it_was_told_is_served(algorithm: Any, costs: list[
 
     run_virtual(main())
     assert api.served == len(costs)
+
+
+def test_every_refusal_may_ask_for_the_same_time() -> None:
+    assert outcomes(SimulatedAPI(max_concurrent=1, latency=5.0, retry_after=2.0), [0.0, 0.1]) == [0.0, "2.000"]
+    assert outcomes(SimulatedAPI(max_per_window=1, retry_after=2.0), [0.0, 0.1]) == [0.0, "2.000"]
+    with pytest.raises(ValueError, match="retry_after must be zero or more and finite, in seconds, got nan"):
+        SimulatedAPI(retry_after=math.nan)
 
 
 def test_hints_may_be_withheld() -> None:

@@ -333,9 +333,7 @@ class AdaptiveRule:
         if hint is not None:
             closing.hinted_until = started + hint
         tells_window = hint is not None and hint > max(_SHORT_HINT, 2 * (self._timing.latency or 0.0))
-        closing.is_rate = (
-            closing.is_rate or others == 0 or tells_window or closing.tries >= 4 or self._disproved >= _DISPROVED
-        )
+        closing.is_rate = closing.is_rate or others == 0 or tells_window or closing.tries >= 4 or self._disproved >= _DISPROVED
         self.rate.refused(started)
         self._is_cap = False
         new = max(self.settings.min_concurrent, int(self.limit * self.settings.backoff_factor))

@@ -180,7 +180,8 @@ class SimulatedAPI:
         latency: seconds that a request takes, or a function from the item to seconds.
         network_delay: seconds that a request is on its way, and again its answer, or a function that returns them.
         refusal_latency: seconds that the API takes to refuse, or a function that returns them.
-        retry_after: whether a refusal by a window says in a Retry-After header when room will be.
+        retry_after: whether a refusal by a window says in a Retry-After header when room will be; or seconds that every refusal
+            asks for, as many an API does whatever it limits.
         error: makes the exception of a refusal from its reason and its hint in seconds or None.
 
     Attributes:
@@ -209,7 +210,7 @@ class SimulatedAPI:
         latency: float | Callable[[Any], float] = 0.0,
         network_delay: float | Callable[[], float] = 0.0,
         refusal_latency: float | Callable[[], float] = 0.0,
-        retry_after: bool = True,
+        retry_after: bool | float = True,
         error: Callable[[str, float | None], Exception] = SimulatedRateLimitError,
     ) -> None:
         self.max_concurrent = max_concurrent
@@ -229,7 +230,7 @@ class SimulatedAPI:
         counter = _ALGORITHMS[algorithm]
         self._requests = None if max_per_window is None else counter(max_per_window, self.window_seconds)
         self._tokens = None if max_tokens_per_window is None else counter(max_tokens_per_window, self.window_seconds)
-        self._hints = retry_after
+        self._hints = retry_after if isinstance(retry_after, bool) else check_seconds("retry_after", retry_after, positive=False)
         self._error = error
         self._recent: deque[float] = deque()
         self.served = self.refused = self.in_flight = self.peak_concurrent = self.worst_window = 0
@@ -276,13 +277,18 @@ class SimulatedAPI:
     def _refusal(self, now: float, tokens: int) -> Exception | None:
         most = self.max_concurrent(now) if callable(self.max_concurrent) else self.max_concurrent
         if most is not None and self.in_flight >= most:
-            return self._error(f"{self.in_flight} requests under way, {most} allowed", None)
+            return self._error(f"{self.in_flight} requests under way, {most} allowed", self._hint(None))
         for counter, cost, unit in ((self._requests, 1, "requests"), (self._tokens, tokens, "tokens")):
             wait = 0.0 if counter is None else counter.wait(now, cost)
             if counter is not None and wait > 0:
                 reason = f"{counter.limit} {unit} in {self.window_seconds:g} s allowed"
-                return self._error(reason, wait if self._hints else None)
+                return self._error(reason, self._hint(wait))
         return None
+
+    def _hint(self, wait: float | None) -> float | None:
+        if isinstance(self._hints, bool):
+            return wait if self._hints else None
+        return self._hints
 
     @property
     def stats(self) -> dict[str, int]:

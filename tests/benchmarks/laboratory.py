@@ -170,9 +170,6 @@ SEEN = [
     Server("cap 20 and 300 a minute", 1200, _window(300, 60.0, max_concurrent=20), latency=2.0),
     Server("cap 12 and bucket 8 a second", 1500, _window(80, 10.0, "token_bucket", max_concurrent=12), latency=1.2),
     Server("slow refusals, 200 in 20 s", 1200, _window(200, 20.0, refusal_latency=0.5), latency=1.5, sigma=0.5),
-]
-# ... and never on these.
-UNSEEN = [
     Server("cap 25, heavy tail", 2000, {"max_concurrent": 25, "network_delay": 0.03}, latency=1.5, sigma=0.8, jitter=1.0),
     Server("cap 5", 500, {"max_concurrent": 5, "network_delay": 0.1, "refusal_latency": 0.1}, latency=3.0),
     Server("cap 60 to 20 to 60", 4000, {"max_concurrent": step((0, 60), (25, 20), (80, 60))}),
@@ -183,4 +180,41 @@ UNSEEN = [
     Server("bucket, 10 + 2 a second, network", 500, _window(10, 5.0, "token_bucket", network_delay=0.1), latency=2.0, jitter=1.0),
     Server("bucket, 100 + 10 a second, hints", 1500, _window(100, 10.0, "token_bucket", retry_after=True), latency=0.8),
     Server("cap 30 and 500 a minute, hints", 2000, _window(500, 60.0, max_concurrent=30, retry_after=True), latency=1.5),
+    Server("cap 8, asks for a second", 800, {"max_concurrent": 8, "retry_after": 1.0}),
+    Server("25 in 7 s, asks for a second", 600, _window(25, 7.0, retry_after=1.0), latency=1.5),
 ]
+
+
+def random_server(seed: int) -> Server:
+    """Return a server of any kind, some of them odd; the same seed gives the same one."""
+    chance = random.Random(f"server {seed}")
+    kind = ("none", "cap", "moving cap", "window", "clock", "bucket", "cap and window", "cap and bucket")[seed % 8]
+    latency = round(_spread(chance, 0.4, 8.0), 2)
+    settings: dict[str, Any] = {"refusal_latency": round(_spread(chance, 0.05, 0.8), 2) if chance.random() < 0.3 else 0.0}
+    if chance.random() < 0.6:
+        settings["network_delay"] = round(_spread(chance, 0.005, 0.2), 3)
+    at_once = AT_ONCE
+    if "cap" in kind:
+        at_once = cap = int(_spread(chance, 3, 80))
+        other, then = max(2, min(95, int(cap * chance.choice([0.25, 0.5, 2, 4])))), chance.uniform(20, 90)
+        settings["max_concurrent"] = step((0, cap), (then, other)) if kind == "moving cap" else cap
+    speed = at_once / latency  # calls a second
+    if kind not in ("none", "cap", "moving cap"):
+        algorithm = {"clock": "fixed_window", "bucket": "token_bucket", "cap and bucket": "token_bucket"}.get(
+            kind, "sliding_window"
+        )
+        seconds = chance.choice([1.0, 60.0, 60.0, round(_spread(chance, 3, 60), 1)])
+        limit = max(2, int(speed * seconds * chance.uniform(0.2, 0.8)))
+        settings.update(_window(limit, seconds, algorithm, retry_after=chance.choice([False, False, True, 1.0])))
+        speed = min(speed, limit / seconds)
+    items = int(min(4000, max(300, speed * chance.uniform(150, 400))))
+    sigma, jitter = chance.choice([0.2, 0.3, 0.5, 0.8]), chance.choice([0.0, 0.5, 1.0])
+    return Server(f"{seed}: {kind}", items, settings, latency, sigma, jitter)
+
+
+def _spread(chance: random.Random, least: float, most: float) -> float:
+    return math.exp(chance.uniform(math.log(least), math.log(most)))
+
+
+# ... and never on these.
+UNSEEN = [random_server(seed) for seed in range(1000, 1020)]
