@@ -1,6 +1,6 @@
 """pocketflow-throttled: PocketFlow batches that fire as fast as the API allows and no faster, and lose nothing."""
 
-from .aimd import Adaptive, Change
+from .adaptivity import Adaptive, Change
 from .exceptions import RateLimitHit
 from .flows import AdaptiveThrottledBatchFlow, ThrottledAsyncParallelBatchFlow
 from .nodes import AdaptiveThrottledNode, ThrottledParallelBatchNode

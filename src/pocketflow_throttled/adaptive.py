@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
-from .aimd import Adaptive, Change
+from .adaptivity import Adaptive, Change
 from .mixins import Throttled
 
 if TYPE_CHECKING:

@@ -7,7 +7,8 @@ import math
 from threading import get_ident
 from typing import TYPE_CHECKING, Any, Self
 
-from .aimd import Adaptive, AdaptiveRule, Change
+from .adaptivity import Adaptive, Change
+from .aimd import AdaptiveRule
 from .budget import Budget
 from .observing import Observing
 from .permit import Permit

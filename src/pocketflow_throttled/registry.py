@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 from .rate_limiter import RateLimiter
 
 if TYPE_CHECKING:
-    from .aimd import Adaptive
+    from .adaptivity import Adaptive
 
 
 class LimiterSettings(TypedDict, total=False):

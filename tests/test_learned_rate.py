@@ -1,0 +1,240 @@
+"""What is learned of a rate that nobody told: the evidence, the timing, and what is held and probed."""
+
+import math
+import random
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pocketflow_throttled import Adaptive
+from pocketflow_throttled.aimd import AdaptiveRule
+from pocketflow_throttled.evidence import Closing, Evidence
+from pocketflow_throttled.learned_rate import LearnedRate
+from pocketflow_throttled.timing import Timing
+
+times = st.lists(st.floats(0.0, 100.0), min_size=1, max_size=60).map(sorted)
+
+
+# --- evidence
+
+
+@given(times, st.floats(0.1, 50.0))
+def test_the_most_starts_in_a_window_are_those_of_some_window(starts: list[float], seconds: float) -> None:
+    evidence = Evidence()
+    for start in starts:
+        evidence.started(start)
+    assert evidence.most(seconds) == max(sum(end - seconds < start <= end for start in starts) for end in starts)
+
+
+@given(times, st.floats(0.0, 100.0), st.floats(0.0, 100.0))
+def test_starts_are_counted_after_a_time_and_up_to_another(starts: list[float], since: float, until: float) -> None:
+    evidence = Evidence()
+    for start in starts:
+        evidence.started(start)
+    if since <= until:
+        assert evidence.between(since, until) == sum(since < start <= until for start in starts)
+
+
+def test_a_start_that_was_refused_is_taken_back_and_any_other_stays() -> None:
+    evidence = Evidence()
+    for start in (1.0, 2.0, 2.0, 3.0):
+        evidence.started(start)
+    evidence.forget(2.0)
+    evidence.forget(2.5)
+    assert evidence.starts == [1.0, 2.0, 3.0]
+
+
+def test_the_log_of_starts_is_bounded() -> None:
+    evidence = Evidence()
+    for start in range(50_000):
+        evidence.started(float(start))
+    assert len(evidence.starts) <= 10_000
+    assert evidence.between(49_000.0, 50_000.0) == 999
+
+
+def closed(opened: float, since: float, *tries: float, hinted_until: float = 0.0) -> tuple[LearnedRate, Closing]:
+    """Return a rate that knows ten starts a second from `opened` to `since`, and the closing with these tries."""
+    rate = LearnedRate()
+    for tenth in range(round((since - opened) * 10)):
+        rate.started(opened + tenth / 10)
+    for started in (since, *tries):
+        rate.refused(started)
+    last = tries[-1] if tries else since
+    return rate, Closing(opened, since, last, 1 + len(tries), hinted_until, is_rate=True)
+
+
+def test_a_minute_is_known_by_its_end() -> None:
+    rate, closing = closed(0.0, 5.0, 5.1, 6.0, 20.0, 40.0)
+    assert rate.explain(closing, now=60.3)
+    assert (rate.count, rate.seconds) == (50, pytest.approx(60.3))
+
+
+def test_an_odd_window_is_as_long_as_the_api_says() -> None:
+    rate, closing = closed(0.0, 5.0, hinted_until=37.0)
+    assert rate.explain(closing, now=37.0)
+    assert (rate.count, rate.seconds) == (50, 37.0)
+
+
+def test_an_odd_window_is_known_better_each_time_and_no_shorter_than_it_is() -> None:
+    rate, closing = closed(0.0, 5.0, 10.0, 20.0, 30.0)
+    now = 41.0  # the first try that was admitted; the window is 37 s long
+    rate.explain(closing, now)
+    assert (rate.count, rate.seconds) == (50, 41.0)
+    starts = [tenth / 10 for tenth in range(50)]
+    for _ in range(200):
+        now = max(now, rate.opens_at(now))
+        is_admitted = sum(start > now - 37.0 for start in starts) < 50
+        rate.started(now)
+        if is_admitted:
+            starts.append(now)
+            rate.succeeded(now)
+        else:
+            rate.forget(now)
+            assert rate.absorbs(now)
+        now += 0.001
+    assert 37.0 <= rate.seconds <= 37.0 * 1.05
+
+
+def test_what_closes_for_a_moment_is_a_pace() -> None:
+    rate, closing = closed(0.0, 5.0, hinted_until=5.1)
+    assert rate.explain(closing, now=5.1)
+    assert rate.count == 1
+    assert 0.1 <= rate.seconds <= 0.15
+
+
+def test_a_pace_that_holds_is_probed_by_steps_that_grow_and_a_refused_one_is_taken_back() -> None:
+    rate, closing = closed(0.0, 5.0, hinted_until=5.1)
+    rate.explain(closing, now=5.1)
+    now, first = 5.1, rate.seconds
+    for _ in range(200):
+        now = max(now, rate.opens_at(now))
+        rate.started(now)
+    assert rate.seconds < 0.7 * first
+    probed = rate.seconds
+    rate.forget(now)
+    assert rate.absorbs(now)
+    assert probed < rate.seconds < first
+
+
+def test_refusals_in_a_row_are_no_mere_correction_of_a_pace() -> None:
+    rate, closing = closed(0.0, 5.0, hinted_until=5.1)
+    rate.explain(closing, now=5.1)
+    now = 5.1
+    for _ in range(30):
+        now = max(now, rate.opens_at(now))
+        rate.started(now)
+    absorbed = []
+    for _ in range(4):
+        now = max(now + 0.1, rate.opens_at(now))
+        rate.started(now)
+        rate.forget(now)
+        absorbed.append(rate.absorbs(now))
+    assert absorbed == [True, True, False, False]
+
+
+# --- timing
+
+
+def test_starts_are_spaced_by_the_time_a_refusal_takes_and_by_a_guess_before() -> None:
+    timing = Timing()
+    assert timing.spacing == 0.02
+    timing.served(1.0)
+    assert timing.spacing == 0.005
+    timing.refused(0.3)
+    assert timing.spacing == 0.3
+
+
+@given(st.floats(0.0, 1e6), st.floats(0.0, 1e6), st.integers(1, 1000), st.floats(0.0, 100.0), st.floats(0.0, 100.0))
+def test_the_next_try_is_neither_at_once_nor_never(
+    opened: float, after: float, tries: int, latency: float, refusal: float
+) -> None:
+    timing = Timing()
+    timing.served(latency)
+    timing.refused(refusal)
+    now = opened + after
+    gap = timing.gap(now, opened, tries, least=0.0)
+    assert 0.0 < gap <= 1.1 * 1.5 * max(60.0, latency, refusal)
+
+
+# --- the rule
+
+
+@given(st.integers(0, 2**32), st.sampled_from([None, 0.001, 1.0, 30.0]), st.floats(0.0, 0.5))
+def test_time_moves_on_with_every_refusal(seed: int, hint: float | None, refusal: float) -> None:
+    """An API whose refusals take no time must not be asked again and again at the same moment."""
+    chance = random.Random(seed)
+    rule = AdaptiveRule(Adaptive(initial_concurrent=10, max_concurrent=100))
+    now, refused_at_once = 0.0, 0
+    for _ in range(300):
+        now = max(now, rule.opens_at)
+        if not rule.may_start(now):
+            assert rule.opens_at > now
+            continue
+        level = chance.randint(1, rule.limit)
+        rule.started(now, level)
+        started, before = now, now
+        now += refusal if chance.random() < 0.6 else chance.random()
+        if chance.random() < 0.6:
+            rule.refused(now, started, level, hint)
+            now = max(now, rule.opens_at)
+            refused_at_once = 0 if now > before else refused_at_once + 1
+            assert refused_at_once == 0
+        else:
+            rule.succeeded(now, started, level, in_use=True, clean=True)
+        assert 1 <= rule.limit <= 100
+        assert math.isfinite(rule.opens_at)
+
+
+def fill(rule: AdaptiveRule, now: float, size: int) -> None:
+    for level in range(1, size + 1):
+        rule.started(now, level)
+
+
+def test_a_short_retry_after_says_nothing_of_what_is_limited() -> None:
+    rule = AdaptiveRule(Adaptive(initial_concurrent=10, max_concurrent=100))
+    fill(rule, 0.0, 10)
+    rule.refused(0.1, 0.0, 9, 1.0)
+    assert rule.limit == 5
+    assert not rule.may_start(1.05)
+    assert rule.may_start(1.1)
+    rule.started(1.1, 5)
+    rule.succeeded(2.1, 1.1, 5, in_use=True, clean=True)
+    assert rule.ceiling == 8
+    assert rule.rate.count is None
+
+
+def test_a_rate_is_no_reason_for_fewer_calls_at_once() -> None:
+    rule = AdaptiveRule(Adaptive(initial_concurrent=10, max_concurrent=100))
+    fill(rule, 0.0, 10)
+    rule.refused(0.1, 0.0, 10, 60.0)
+    assert rule.limit == 5
+    rule.started(60.1, 1)
+    assert rule.may_start(rule.opens_at)
+    assert rule.limit == 10
+    assert [change.reason for change in rule.history] == ["refused", "it was a rate"]
+
+
+@pytest.mark.parametrize("hint", [None, 1.0])
+def test_a_new_ceiling_is_tried_soon_and_one_that_holds_ever_more_rarely(hint: float | None) -> None:
+    rule = AdaptiveRule(Adaptive(initial_concurrent=10, max_concurrent=100))
+    fill(rule, 0.0, 10)
+    rule.refused(0.1, 0.0, 9, hint)
+    now, probes, served = 2.0, [], 0
+    for _ in range(2_000):
+        now = max(now, rule.opens_at) + 0.01
+        if not rule.may_start(now):
+            continue
+        rule.started(now, rule.limit)
+        if rule.limit > 8:
+            rule.refused(now + 0.1, now, rule.limit, hint)
+            probes.append(served)
+        else:
+            served += 1
+            rule.succeeded(now + 0.5, now, rule.limit, in_use=True, clean=True)
+        now += 0.5
+    between: list[Any] = [later - earlier for earlier, later in zip(probes, probes[1:], strict=False)]
+    assert probes[0] <= 10
+    assert between[-1] > 100
+    assert rule.limit == 8
