@@ -58,6 +58,18 @@ def test_32_at_once_of_which_16_are_refused_together_leave_16() -> None:
     assert rule.refusals == 16
 
 
+def test_what_was_served_together_with_what_was_refused_does_not_soften_the_cut() -> None:
+    rule = AdaptiveRule(Adaptive(initial_concurrent=32, max_concurrent=64))
+    for level in range(1, 33):
+        rule.started(0.0, level)
+    for level in range(1, 17):
+        rule.succeeded(1.0, 0.0, level, in_use=True, clean=True)
+    assert rule.limit == 38
+    for level in range(17, 33):
+        rule.refused(1.0, 0.0, level)
+    assert rule.limit == 16
+
+
 def test_a_limit_of_1_recovers_with_the_default_factors() -> None:
     rule = AdaptiveRule(Adaptive(initial_concurrent=1, max_concurrent=20))
     serve(rule, 10)

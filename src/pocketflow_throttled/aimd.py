@@ -285,7 +285,7 @@ class AdaptiveRule:
         closing.is_rate = closing.is_rate or others == 0 or tells_window or closing.tries >= 4 or self._disproved >= _DISPROVED
         self.rate.refused(started)
         self._is_cap = False
-        new = max(self.settings.min_concurrent, int(self.limit * self.settings.backoff_factor))
+        new = max(self.settings.min_concurrent, int(self._limit_at(started) * self.settings.backoff_factor))
         self.ceiling = self._target = max(others, new)
         self._proven = min(self._proven, max(others, 1))
         self._step = 1
@@ -295,6 +295,15 @@ class AdaptiveRule:
         self._change(now, new, "refused")
         gap = self._timing.gap(now, closing.opened, closing.tries, self.rate.gap) if hint is None else hint
         self.opens_at = now + min(gap, at_most)
+
+    def _limit_at(self, started: float) -> int:
+        """Return the limit that let a call start: what others raised since was no part of what was refused."""
+        limit = self.limit
+        for change in reversed(self.history):
+            if change.time <= started:
+                break
+            limit = change.old
+        return min(limit, self.limit)
 
     def _reopen(self, now: float, at: float) -> None:
         """Blame what explains the refusals, now that calls are admitted again since the one that started at `at`."""
