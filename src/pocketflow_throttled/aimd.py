@@ -70,7 +70,6 @@ class AdaptiveRule:
 
     def __init__(self, settings: Adaptive) -> None:
         self.settings = settings
-        self.rate = LearnedRate()
         self.history: deque[Change] = deque(maxlen=_HISTORY)
         self.reset()
 
@@ -79,7 +78,8 @@ class AdaptiveRule:
         self.limit = self.settings.initial
         self.opens_at = -math.inf
         self.ceiling: int | None = None
-        self.rate = LearnedRate()
+        self._timing = Timing()
+        self.rate = LearnedRate(self._timing)
         self.history.clear()
         self.successes = self.refusals = self.streak = 0
         self._target = 0  # calls at once to return to without probing
@@ -90,7 +90,6 @@ class AdaptiveRule:
         self._last_cut = -math.inf
         self._proven = 0  # calls at once that were admitted
         self._unproven_starts = 0
-        self._timing = Timing()
         self._cycle: float | None = None  # when the first call was admitted after the last closing
         self._closing: Closing | None = None
         self._before = _Before(0, 0, None)
@@ -104,7 +103,7 @@ class AdaptiveRule:
     def forget_times(self) -> None:
         """Forget the pauses and the learned rate; the limit of calls at once stays."""
         self.opens_at = -math.inf
-        self.rate = LearnedRate()
+        self.rate = LearnedRate(self._timing)
         self._cycle = self._closing = self._trial = None
 
     def set_limit(self, now: float, limit: int) -> None:
@@ -139,13 +138,18 @@ class AdaptiveRule:
         """Take note of a start, the `level`-th call under way."""
         if self._cycle is None:
             self._cycle = now
-        self.rate.started(now)
+        rate, due = self.rate, self.opens_at
+        if rate.count is None:
+            rate.starts.append(now)
+            self.opens_at = now
+        else:
+            rate.started(now)
+            self.opens_at = rate.opens_at(now)
         if self._closing is not None:
             self._trial = now
-            self._trial_due = min(now, max(self._closing.last, self.opens_at))
+            self._trial_due = min(now, max(self._closing.last, due))
             self.opens_at = now + self._timing.unrefused_after
             return
-        self.opens_at = self.rate.opens_at(now)
         if level > self._proven:
             self.opens_at = max(self.opens_at, now + self._timing.spacing / (1 + self._unproven_starts))
             self._unproven_starts = min(self._unproven_starts + 1, _MOST_AT_ONCE)
@@ -172,9 +176,10 @@ class AdaptiveRule:
             clean: whether it was served at the first attempt; else it is no evidence of room.
         """
         self.successes += 1
-        self._timing.served(now - started)
-        self.rate.latency = self._timing.latency or 0.0
-        self.rate.succeeded(started)
+        rate, took = self.rate, now - started
+        self._timing.served(took)
+        if rate.count is not None:
+            rate.succeeded(started)
         if self._closing is not None:
             if self._trial is None or started < self._trial:
                 if self._closing.tries == 1 and in_use and self._closing.hinted_until == 0.0 and self.limit < self._target:
@@ -182,7 +187,7 @@ class AdaptiveRule:
                 return
             self._reopen(now, self._trial)
             self.opens_at = self.rate.opens_at(now)
-        if self.opens_at > now and self.rate.count is None:  # spaced by a guess, before any call had told how long one takes
+        if self.opens_at > now and rate.count is None:  # spaced by a guess, before any call had told how long one takes
             self.opens_at = min(self.opens_at, now + self._timing.spacing)
         if not clean:
             return
@@ -205,7 +210,6 @@ class AdaptiveRule:
         self.streak = self._earned = self._unproven_starts = 0
         self.rate.forget(started)
         self._timing.refused(now - started)
-        self.rate.refusal_time = self._timing.refusal or 0.0
         if started <= self._last_cut:
             return
         if self._closing is None and (

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 USUAL_WINDOWS = (5.0, 10.0, 15.0, 20.0, 30.0, 60.0, 300.0)
 # How far the most that was admitted may exceed the least that was refused, and a window still explain both.
 _EXACT, _NEARLY = 1.0, 1.02
-_LOGGED = 5_000  # starts, at the least
+_LOGGED = 10_000  # starts
 _LONG = 0.1  # of the time that it was open: closed for longer, a window has ended, and no single place in it become free
 
 
@@ -62,20 +62,14 @@ class Evidence:
     Example:
         >>> evidence = Evidence()
         >>> for start in (0.0, 1.0, 2.0):
-        ...     evidence.started(start)
+        ...     evidence.starts.append(start)
         >>> evidence.between(0.0, 2.0), evidence.most(seconds=2.0)
         (2, 2)
     """
 
     def __init__(self) -> None:
-        self.starts: list[float] = []
+        self.starts: deque[float] = deque(maxlen=_LOGGED)  # to be appended to; each counts as admitted unless it is taken back
         self._refusals: deque[float] = deque(maxlen=12)
-
-    def started(self, now: float) -> None:
-        """Log a start, which counts as admitted unless it is taken back."""
-        self.starts.append(now)
-        if len(self.starts) > 2 * _LOGGED:
-            del self.starts[:_LOGGED]
 
     def forget(self, stamp: float) -> None:
         """Take back the start of a call that was refused or never sent."""
@@ -98,9 +92,10 @@ class Evidence:
 
     def most(self, seconds: float) -> int:
         """Return the most starts in any `seconds`."""
+        starts = list(self.starts)
         most = first = 0
-        for index, start in enumerate(self.starts):
-            while self.starts[first] <= start - seconds:
+        for index, start in enumerate(starts):
+            while starts[first] <= start - seconds:
                 first += 1
             most = max(most, index - first + 1)
         return most

@@ -13,8 +13,12 @@ a step that was not refused is good and the next one twice as large; one that is
 from __future__ import annotations
 
 from collections import deque
+from typing import TYPE_CHECKING
 
 from .evidence import USUAL_WINDOWS, Closing, Evidence, Window
+
+if TYPE_CHECKING:
+    from .timing import Timing
 
 # The server's window opens by its own clock, and calls do not all take the same time to reach it.
 _CLOCK_MARGIN = 1.005
@@ -38,16 +42,19 @@ _MOST_ABSORBED = 2  # refusals in a row that only correct a rate; after more of 
 class LearnedRate:
     """At most `count` starts in any `seconds`, once that is known; until then `count` is None.
 
+    Args:
+        timing: how long calls and refusals take, kept up to date by the rule.
+
     Attributes:
         count: starts allowed in any one window; 1 for a pace; None: no limit is known.
         seconds: length of the window, or between two starts.
-        latency: seconds that a call takes, kept up to date by the rule.
-        refusal_time: seconds that a refusal takes, kept up to date by the rule.
+        starts: when the last calls started that were not refused, the oldest first.
         is_unexplained: whether no rate was found that explains the last refusals.
         is_smoothing: whether the pace only holds bursts back, and is no limit of the API's.
 
     Example:
-        >>> rate = LearnedRate()
+        >>> from pocketflow_throttled.timing import Timing
+        >>> rate = LearnedRate(Timing())
         >>> for start in range(10):
         ...     rate.started(float(start))
         >>> rate.refused(started=9.5)
@@ -57,12 +64,13 @@ class LearnedRate:
         (10, 60.3)
     """
 
-    def __init__(self) -> None:
+    def __init__(self, timing: Timing) -> None:
+        self._timing = timing
         self.count: int | None = None
         self.seconds = 0.0
-        self.latency = self.refusal_time = 0.0
         self.is_unexplained = self.is_smoothing = False
         self._evidence = Evidence()
+        self.starts = self._evidence.starts
         self._is_window = False
         self._ends: deque[float] = deque(maxlen=8)  # of the stretches in which all that was allowed was used
         self._unexplained = 0
@@ -90,14 +98,14 @@ class LearnedRate:
 
     def started(self, now: float) -> None:
         """Stamp a start, and probe upwards when the rate has held enough of them back."""
+        starts, due = self.starts, self._due
         if self.count is None:
-            self._evidence.started(now)
+            starts.append(now)
             return
-        starts, due = self._evidence.starts, self._due
         is_held_back = due is not None and bool(starts) and now - due <= 0.1 * (now - starts[-1]) + 1e-4
         self._due = None
         is_beyond = self._is_probing and not self._evidence.allows(*self._good, now)
-        self._evidence.started(now)
+        starts.append(now)
         if self._trying is not None and self._tried is None:
             self._tried = now
         if is_beyond:
@@ -156,7 +164,7 @@ class LearnedRate:
 
     def opens_at(self, now: float) -> float:
         """Return when the next start is allowed, given those there were."""
-        starts = self._evidence.starts
+        starts = self.starts
         if self.count is None or len(starts) < self.count:
             return now
         first = starts[-self.count]
@@ -203,7 +211,7 @@ class LearnedRate:
 
     def _find_pace(self, until: float) -> None:
         """Hold what was admitted since a refusal before, up to one `until` which all that was allowed was used."""
-        starts, between = self._evidence.starts, self._evidence.between
+        starts, between = self.starts, self._evidence.between
         since = next((end for end in reversed(self._ends) if between(end, until) >= _ENOUGH), None)
         if since is None and self.count is not None:
             self._slow_down(until)
@@ -218,7 +226,7 @@ class LearnedRate:
         if until <= since:
             return
         overall = (between(since, until) + 1) / (until - since)
-        span = max(2 * (self.latency or 1.0), until - starts[-_ENOUGH] if len(starts) >= _ENOUGH else until - since)
+        span = max(2 * (self._timing.latency or 1.0), until - starts[-_ENOUGH] if len(starts) >= _ENOUGH else until - since)
         recent = (between(until - span, until) + 1) / span if span < until - since else overall
         # What was admitted on the whole may be less than is allowed, what was admitted last was more: between the two.
         seconds = 1 / (_AT_FIRST * recent if is_first else (overall * recent) ** 0.5)
@@ -252,10 +260,11 @@ class LearnedRate:
 
     def smooth(self, until: float) -> None:
         """Hold back what comes faster than of late."""
-        starts = self._evidence.starts
-        if not self.latency or self._is_window or len(starts) < 2:
+        starts = self.starts
+        latency = self._timing.latency
+        if not latency or self._is_window or len(starts) < 2:
             return
-        span = min(_SMOOTHED * self.latency, until - starts[0])
+        span = min(_SMOOTHED * latency, until - starts[0])
         average = self._evidence.between(until - span, until) / span if span > 0 else 0.0
         if average > 0 and (self.count is None or self.seconds < 1 / (_ROOM * average)):
             self._hold_pace(1 / (_ROOM * average))
@@ -281,7 +290,7 @@ class LearnedRate:
 
     @property
     def _unrefused_after(self) -> float:
-        return 1.5 * self.refusal_time + 1e-3
+        return 1.5 * (self._timing.refusal or 0.0) + 1e-3
 
     def _probe(self) -> None:
         assert self.count is not None
@@ -322,11 +331,14 @@ class LearnedRate:
     def _is_in_use(self, now: float) -> bool:
         if self.count is None or self._is_window:
             return False
-        span = max(2 * self.latency, 10 * self.seconds)
+        span = max(2 * (self._timing.latency or 0.0), 10 * self.seconds)
         return self._evidence.between(now - span, now) >= _IN_USE * span / self.seconds
 
     def _was_full(self, until: float) -> bool:
         """Whether the stretch that a refusal ended is long enough to measure what is allowed."""
         if not self._ends or self._unexplained < 2:
             return False
-        return until - self._ends[-1] > 2 * self.latency and self._evidence.between(self._ends[-1], until) >= _ENOUGH
+        return (
+            until - self._ends[-1] > 2 * (self._timing.latency or 0.0)
+            and self._evidence.between(self._ends[-1], until) >= _ENOUGH
+        )
