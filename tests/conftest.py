@@ -1,5 +1,6 @@
 """What every test has: a clean registry, and on request both of PocketFlow's sources."""
 
+import gc
 from collections.abc import Iterator
 
 import pocketflow
@@ -8,6 +9,13 @@ import pytest
 from pocketflow_throttled import LimiterRegistry
 
 from .newer_pocketflow import newer_exec
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _imports_are_no_garbage() -> None:
+    """Let tests that collect garbage look at their own, not at every module of the SDKs anew."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)

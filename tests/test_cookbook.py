@@ -1,9 +1,14 @@
 """Every script of the cookbook runs without a key, tells its options, and its tables are what it measures."""
 
+import io
 import os
+import runpy
 import subprocess
 import sys
+from collections.abc import Callable
+from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 
@@ -30,7 +35,6 @@ def stricter(self, **settings):
     init(self, **{**settings, "max_concurrent": max(1, told - 1) if isinstance(told, int) else 1})
 SimulatedAPI.__init__ = stricter
 """
-NO_MATPLOTLIB = "sys.modules['matplotlib'] = None"
 
 
 def run(
@@ -47,6 +51,35 @@ def run(
         cwd=cwd,
         env={**inherited, **environment},
     )
+
+
+class Done(NamedTuple):
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+@pytest.fixture
+def run_here(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Done]:
+    """Run a script in this process, which spares starting another."""
+
+    def run(script: str, *arguments: str, cwd: Path = ROOT) -> Done:
+        monkeypatch.setattr(sys, "argv", [str(COOKBOOK / script), *arguments])
+        monkeypatch.syspath_prepend(COOKBOOK)
+        monkeypatch.chdir(cwd)
+        for name in [name for name in os.environ if name.endswith("_API_KEY")]:
+            monkeypatch.delenv(name)
+        code = 0
+        with redirect_stdout(io.StringIO()) as out, redirect_stderr(io.StringIO()) as err:
+            try:
+                runpy.run_path(sys.argv[0], run_name="__main__")
+            except SystemExit as exit_:
+                code = exit_.code if isinstance(exit_.code, int) else int(exit_.code is not None)
+                if isinstance(exit_.code, str):
+                    print(exit_.code, file=sys.stderr)
+        return Done(code, out.getvalue(), err.getvalue())
+
+    return run
 
 
 @pytest.mark.parametrize("script", SCRIPTS)
@@ -70,9 +103,9 @@ def test_it_fails_when_its_claim_does_not_hold(script: str) -> None:
 
 
 @pytest.mark.parametrize("script", ["adaptive_example.py", "comparison.py"])
-def test_it_draws_a_picture(script: str, tmp_path: Path) -> None:
+def test_it_draws_a_picture(script: str, tmp_path: Path, run_here: Callable[..., Done]) -> None:
     file = tmp_path / "drawn.png"
-    done = run(script, "--plot", str(file))
+    done = run_here(script, "--plot", str(file))
     assert done.returncode == 0, done.stderr
     assert file.read_bytes().startswith(b"\x89PNG\r\n")
     assert f"Drawn to {file}." in done.stdout
@@ -80,17 +113,19 @@ def test_it_draws_a_picture(script: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("script", ["adaptive_example.py", "comparison.py"])
 @pytest.mark.parametrize(
-    ("file", "change", "message"),
+    ("file", "message"),
     [
-        ("drawn.png", NO_MATPLOTLIB, "--plot needs matplotlib: pip install matplotlib"),
-        ("no/such/folder/drawn.png", None, "No such file or directory"),
-        ("drawn.song", None, "'song' is not supported"),
+        ("drawn.png", "--plot needs matplotlib: pip install matplotlib"),
+        ("no/such/folder/drawn.png", "No such file or directory"),
+        ("drawn.song", "'song' is not supported"),
     ],
 )
 def test_a_picture_that_cannot_be_drawn_is_told_in_a_line(
-    script: str, file: str, change: str | None, message: str, tmp_path: Path
+    script: str, file: str, message: str, tmp_path: Path, run_here: Callable[..., Done], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    done = run(script, "--plot", str(tmp_path / file), change=change)
+    if "needs matplotlib" in message:
+        monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    done = run_here(script, "--plot", str(tmp_path / file))
     assert done.returncode == 2
     assert done.stderr.startswith(f"{script}: --plot")
     assert message in done.stderr
@@ -98,8 +133,8 @@ def test_a_picture_that_cannot_be_drawn_is_told_in_a_line(
 
 
 @pytest.mark.parametrize("script", SCRIPTS)
-def test_it_tells_its_options(script: str) -> None:
-    done = run(script, "--help")
+def test_it_tells_its_options(script: str, run_here: Callable[..., Done]) -> None:
+    done = run_here(script, "--help")
     assert done.returncode == 0
     assert "usage:" in done.stdout
 
@@ -141,8 +176,10 @@ def test_the_main_job_works_with_the_real_clients_and_waits_a_refusal_out(provid
         (("--compare", "--provider", "openai"), 2, "paid calls"),
     ],
 )
-def test_the_main_job_says_what_is_missing(tmp_path: Path, arguments: tuple[str, ...], code: int, message: str) -> None:
-    done = run("main.py", *arguments, cwd=tmp_path)
+def test_the_main_job_says_what_is_missing(
+    tmp_path: Path, arguments: tuple[str, ...], code: int, message: str, run_here: Callable[..., Done]
+) -> None:
+    done = run_here("main.py", *arguments, cwd=tmp_path)
     assert done.returncode == code
     assert message in done.stderr
     assert "Traceback" not in done.stderr

@@ -67,6 +67,15 @@ def test_the_api_reference_has_every_public_name() -> None:
     assert sorted(name or heading for name, heading in named) == sorted(pocketflow_throttled.__all__)
 
 
+def test_every_member_that_the_api_reference_names_exists() -> None:
+    page = (DOCS / "pages" / "api.md").read_text(encoding="utf-8")
+    named = re.findall(r"^::: pocketflow_throttled\.(\w+)\n +options: {members: \[(.*)\]}$", page, re.MULTILINE)
+    assert named
+    for owner, members in named:
+        for member in members.split(", "):
+            assert hasattr(getattr(pocketflow_throttled, owner), member), f"{owner}.{member}"
+
+
 def rooms() -> list[set[str]]:
     """Return the modules that the design page names, row by row."""
     page = (DOCS / "pages" / "design.md").read_text(encoding="utf-8")
