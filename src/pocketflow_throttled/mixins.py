@@ -10,7 +10,7 @@ from threading import RLock
 from typing import TYPE_CHECKING, Any, Self
 
 from . import signals
-from .attempts import Attempts
+from .attempts import Attempts, growing_wait
 from .batch import Batch
 from .callers import be_around_the_calls_of, is_held_by_a_caller
 from .observing import UNMARKED, sent
@@ -26,11 +26,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("pocketflow_throttled")
 
-# Without a hint the wait doubles from a second to a minute; jitter keeps refused items from coming back together.
-_FIRST_WAIT = 1.0
-_LONGEST_WAIT = 60.0
-# A server that says "at once" again and again is asked more and more slowly.
-_SHORTEST_WAIT = 0.001
+# A server that says "at once" again and again is asked more and more slowly, up to once a second.
+_SHORTEST_WAIT, _SLOW_ENOUGH = 0.001, 1.0
 
 _retry: ContextVar[int] = ContextVar("cur_retry", default=0)
 _choosing = RLock()  # re-entrant, as garbage collection can run anything within it
@@ -216,11 +213,10 @@ class Throttled:
 
 
 def _pause(hint: float | None, refusals: int, at_most: float) -> float:
-    doubled = 2.0 ** min(refusals - 1, 30)
     if hint is None:
-        pause = min(_LONGEST_WAIT, _FIRST_WAIT * doubled) * random.uniform(0.5, 1.0)
+        pause = growing_wait(refusals) * random.uniform(0.5, 1.0)  # so that refused items do not come back together
     else:
-        pause = max(hint, min(_FIRST_WAIT, _SHORTEST_WAIT * doubled))
+        pause = max(hint, min(_SLOW_ENOUGH, _SHORTEST_WAIT * 2.0 ** min(refusals - 1, 30)))
     return max(0.0, min(pause, at_most))
 
 

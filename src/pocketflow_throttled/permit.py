@@ -33,6 +33,7 @@ class Permit:
     sent = False
     renewed = False
     _stamp: float | None = None  # when it was granted
+    _place = math.inf  # when it was granted for the first time, if it was refused: whoever waits came later
     _level = 0  # how many were under way then, itself included
     _spend: Spend | None = None
     _waiter: Waiter | None = None  # who waits for it in the queue ...
@@ -144,6 +145,12 @@ class Permit:
                 self._spend = limiter._budget.settle(self._stamp, self._spend, tokens)
                 limiter._wake()
 
+    def held_for(self) -> float:
+        """Return the seconds since the permit was granted."""
+        limiter = self.limiter
+        with limiter._lock:
+            return 0.0 if self._stamp is None else limiter._now() - self._stamp
+
     def estimate_again(self) -> None:
         """Cost what is known by now, where the tokens are an estimate that has not been booked."""
         if isinstance(self.tokens, Estimate):
@@ -179,6 +186,8 @@ class Permit:
             at_most: ... of so many seconds.
         """
         limiter = self.limiter
+        if self._stamp is not None:
+            self._place = min(self._place, self._stamp)
         if limiter._rule is not None:
             limiter._learn(self, False, pause if hinted else None, at_most)
         if hinted or limiter._rule is None:
