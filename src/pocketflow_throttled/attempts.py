@@ -46,10 +46,10 @@ class Attempts:
         self.tokens = tokens
         self.check = check
         self.give_up = node._fall_back
-        self.collects = node._collects
+        self.collects = node._collects_error
         # For how many seconds an item was refused while none was served: an API that is down is not waited for by each anew.
         self.drought = 0.0
-        self._state = node._state
+        self._state = node._throttled_state
 
     def served(self, item: Any, result: Any, permit: Permit) -> None:
         """Count a call that returned a result."""
@@ -60,7 +60,7 @@ class Attempts:
         self.drought = 0.0
         permit.took()
         if permit.limiter._budget.tokens is not None:
-            self.node._settle(item, result, permit)
+            self.node._settle_tokens(item, result, permit)
 
     def trouble(self, permit: Permit) -> Trouble:
         """Return what weighs the errors of one item."""
@@ -90,7 +90,7 @@ class Trouble:
             self._refused_at = now
             self._refusals += 1
             attempts.drought = max(attempts.drought, self._refused_for)
-            final = node._refused(permit, error, self._refusals, attempts.drought)
+            final = node._weigh_refusal(permit, error, self._refusals, attempts.drought)
             self._asked = max(permit.limiter.paused_for, growing_wait(self._refusals))
             # Only after the limiter paused, or the next call would start into the refusal.
             permit.release()
