@@ -82,7 +82,13 @@ class Budget:
         limit, seconds = self._pace or (0, 0.0)
         if burst is not None:  # what the user asked for is what counts
             limit, seconds = burst, self.requests.seconds * burst / self.requests.limit
-        self._bursts = self._bursts or SlidingWindow(limit, seconds)
+        before = self._bursts
+        if before is None or seconds > before.seconds:  # what has left the shorter share may be in the longer one
+            self._bursts = SlidingWindow(limit, seconds)
+            times, older = self.requests.times, () if before is None else before.times
+            self._bursts.times.extend(takewhile(lambda stamp: not times or stamp < times[0], older))
+            self._bursts.times.extend(times)
+        assert self._bursts is not None
         self._resize(self._bursts, limit, seconds)
 
     def set_pace(self, limit: int, seconds: float) -> None:
