@@ -58,8 +58,14 @@ class Attempts:
         if not permit.renewed:
             state.streak += 1
         self.drought = 0.0
-        permit.took()
-        if permit.limiter._budget.tokens is not None:
+        limiter = permit.limiter
+        budget = limiter._budget
+        if budget.requests is None and budget.tokens is None:
+            return
+        # The clock may be another thread's loop's, as this takes no lock for every call; what is learned from it is not.
+        if not budget.fastest <= limiter._clock() - (permit._stamp or 0.0) <= budget.slowest:
+            permit.took()
+        if budget.tokens is not None:
             self.node._settle_tokens(item, result, permit)
 
     def trouble(self, permit: Permit) -> Trouble:

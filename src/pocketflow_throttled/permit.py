@@ -157,16 +157,12 @@ class Permit:
             self.tokens = self.tokens.again()
 
     def took(self) -> None:
-        """Let the limiter learn how long the request took, now that its answer is there."""
-        limiter = self.limiter
-        budget, stamp = limiter._budget, self._stamp
-        if stamp is None or (budget.requests is None and budget.tokens is None):
-            return
-        now = limiter._clock()
-        if not budget.expects(now, now - stamp):  # hardly ever: so no lock for every request
-            with limiter._lock:
-                now = limiter._now()
-                budget.timed(now, now - stamp)
+        """Let the limiter learn how long the request took, now that its answer is there, if that is out of the ordinary."""
+        limiter, stamp = self.limiter, self._stamp
+        with limiter._lock:
+            now = limiter._now()
+            if stamp is not None and now >= stamp:  # else it was granted in a loop whose clock is ahead of this one's
+                limiter._budget.timed(now, now - stamp)
 
     def not_served(self) -> None:
         """Let the limiter know that the API does not count the request, which it refused."""
