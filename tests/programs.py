@@ -518,7 +518,9 @@ async def names_of_ones_own(base: Base, flow_base: FlowBase) -> Shared:
         def __init__(self) -> None:
             super().__init__(max_retries=2)
             self.stats = {"calls": 0}
-            self.limiter = asyncio.Semaphore(2)
+            self.limiter = self._limiter = asyncio.Semaphore(2)
+            self.history: list[str] = []
+            self._state = self._current = self._refused = self._bounds = self._adaptive = self._settle = "the program's own"
 
         async def prep_async(self, shared: Shared) -> Any:
             return ["a", "bb", "ccc"]
@@ -529,15 +531,17 @@ async def names_of_ones_own(base: Base, flow_base: FlowBase) -> Shared:
         async def exec_async(self, item: str) -> str:
             async with self.limiter:
                 self.stats["calls"] += 1
+                self.history.append(item)
                 return await self._call(f"prompt {item}")
 
         async def post_async(self, shared: Shared, prep_res: Any, exec_res_list: Any) -> None:
-            shared["answers"], shared["calls"] = exec_res_list, self.stats["calls"]
+            shared["answers"], shared["calls"], shared["asked"] = exec_res_list, self.stats["calls"], self.history
 
     class Once(flow_base):
         def __init__(self, start: Any) -> None:
             super().__init__(start=start)
             self.stats = {"instances": 0}
+            self._state = self._limiter = self.history = "the program's own"
 
         async def prep_async(self, shared: Shared) -> Any:
             self.stats["instances"] += 1

@@ -81,7 +81,9 @@ class Limits(RuleBasedStateMachine):
 
     def book(self, request: Request) -> None:
         now = self.loop.time()
-        assert self.fits(now, request.cost, self.starts_at_this_rate), "over a limit"
+        most = self.limiter.max_per_window
+        remembered = most is None or self.burst is None or self.burst <= most  # a share no longer than the window
+        assert self.fits(now, request.cost, self.starts if remembered else self.starts_at_this_rate), "over a limit"
         request.granted_at = now
         self.holding.append(request)
         if self.limiter.max_per_window is not None:

@@ -5,7 +5,7 @@ import math
 from typing import Any
 
 import pytest
-from pocketflow import AsyncNode
+from pocketflow import AsyncNode, AsyncParallelBatchFlow, AsyncParallelBatchNode
 
 from pocketflow_throttled import (
     AdaptiveThrottledBatchFlow,
@@ -297,10 +297,26 @@ def test_limits_set_on_the_instance_hold_at_once_and_for_all_copies(cls: Any, se
     run_virtual(runnable.run_async({}))
     for name, value in settings.items():
         setattr(runnable, name, value)
-    limiter = copy.copy(runnable)._limiter()
-    assert limiter is runnable._limiter()
+    limiter = copy.copy(runnable)._throttled_limiter()
+    assert limiter is runnable._throttled_limiter()
     assert limiter.max_per_window == 3
     if limiter.adaptive is None:
         assert limiter.max_concurrent == 2
     else:
         assert limiter.adaptive.max_concurrent == 9
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs"),
+    [
+        (AdaptiveThrottledNode, AsyncParallelBatchNode),
+        (ThrottledParallelBatchNode, AsyncParallelBatchNode),
+        (AdaptiveThrottledBatchFlow, AsyncParallelBatchFlow),
+        (ThrottledAsyncParallelBatchFlow, AsyncParallelBatchFlow),
+    ],
+)
+def test_no_private_name_is_one_that_a_program_is_likely_to_have(ours: Any, theirs: Any) -> None:
+    names = (set(dir(ours)) | set(vars(ours()))) - set(dir(theirs)) - set(vars(theirs()))
+    private = {name for name in names if name.startswith("_") and not name.startswith("__")}
+    assert private
+    assert {name for name in private if "_" not in name[1:]} == set()

@@ -160,6 +160,56 @@ NOT_REFUSED: list[BaseException] = [
 ]
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Got 429",
+        "got a 429 from the server",
+        "received 429 status",
+        "returned 429",
+        "request failed (429)",
+        "API error [429]: slow down",
+        "throttled",
+        "Request was throttled. Expected available in 5 seconds.",
+        "your requests are being throttled",
+        "Rate exceeded",
+        "ThrottledException: Rate exceeded",
+        "An error occurred when calling InvokeModel: Rate exceeded.",
+        "quota has been exceeded",
+        "Quota was exceeded",
+        "You exceeded your current quota",
+        "server is busy, retry after 3s",
+    ],
+)
+def test_a_message_that_says_so_is_a_refusal(text: str) -> None:
+    assert is_rate_limit_error(Exception(text))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "got 429 results",
+        "received 429 items of 1429",
+        "got 4290",
+        "forgot 4291",
+        "order 1429 failed",
+        "page (429)",
+        "No module named 'pocketflow_throttled'",
+        "use a throttled class that does not adapt",
+        "unthrottled",
+        "the error rate exceeded 5 percent",
+        "heart rate exceeded",
+        "Rate exceeded the threshold",
+        "[Errno 122] Disk quota exceeded",
+        "the quota of quotas",
+        "server busy",  # as a 503 without a hint
+        "the server is busy-waiting, retry",
+    ],
+)
+def test_a_message_that_only_sounds_like_it_is_none(text: str) -> None:
+    assert not is_rate_limit_error(Exception(text))
+
+
 @pytest.mark.parametrize("error", NOT_REFUSED, ids=lambda value: f"{value!r:.60}")
 def test_what_is_no_refusal_is_none_of_our_business(error: Exception) -> None:
     assert read_error(error) is None

@@ -206,6 +206,29 @@ def test_raising_a_burst_wakes_at_once_those_for_whom_there_is_room() -> None:
     assert run_virtual(main()) == pytest.approx([0, 1, 1.5])
 
 
+@pytest.mark.parametrize(("name", "value"), [("max_burst", 6), ("max_per_window", 20)])
+def test_a_share_that_grows_in_use_counts_the_starts_that_had_left_the_shorter_one(name: str, value: int) -> None:
+    async def main() -> list[float]:
+        limiter = RateLimiter(99, 60, 60.0, max_burst=5)
+        await starts(limiter, 3)
+        await asyncio.sleep(5.5)
+        await starts(limiter, 3)  # the third has the first three forgotten
+        setattr(limiter, name, value)  # at 5.5: at most 6 in 6 seconds, or 5 in 15
+        return await starts(limiter, 1)
+
+    assert run_virtual(main()) == pytest.approx([6.0 if name == "max_burst" else 15.0])
+
+
+def test_a_burst_set_in_use_counts_the_starts_before_it() -> None:
+    async def main() -> list[float]:
+        limiter = RateLimiter(99, 60, 60.0)
+        await starts(limiter, 3)
+        limiter.max_burst = 2
+        return await starts(limiter, 2)
+
+    assert run_virtual(main()) == pytest.approx([2, 2])
+
+
 def test_loops_in_several_threads_share_one_window_and_none_is_forgotten() -> None:
     limiter = RateLimiter(10, 5, 0.01)
     counts: list[int] = []

@@ -139,4 +139,5 @@ def test_a_budget_is_stretched_more_while_its_first_calls_count() -> None:
     assert budget.requests.span == 2.0
     for now, span in ((0.5, 2.3), (4.3, 2.3), (4.5, 2.06), (9.0, 2.06)):
         budget.timed(now, seconds=0.1)
+        budget.fits(now, tokens=0)
         assert budget.requests.span == pytest.approx(span)

@@ -6,12 +6,14 @@ import re
 from typing import TYPE_CHECKING
 
 from .adaptivity import Adaptive, Change
+from .coverable import coverable
 from .mixins import Throttled
 
 if TYPE_CHECKING:
     from .rate_limiter import RateLimiter
 
 
+@coverable
 class AdaptiveThrottled(Throttled):
     """A `Throttled` whose limiter adapts. A subclass names the three settings that bound it."""
 
@@ -19,14 +21,14 @@ class AdaptiveThrottled(Throttled):
     recovery_threshold: int = 10
     recovery_factor: float = 1.2
 
-    _bounds: tuple[str, str, str]  # the names of the initial, the least and the most at once
+    _bound_names: tuple[str, str, str]  # the names of the initial, the least and the most at once
 
     def _check_settings(self) -> None:
         super()._check_settings()
-        self._adaptive()
+        self._adaptive_settings()
 
-    def _adaptive(self) -> Adaptive:
-        initial, least, most = self._bounds
+    def _adaptive_settings(self) -> Adaptive:
+        initial, least, most = self._bound_names
         try:
             return Adaptive(
                 getattr(self, initial) if self._is_given(initial) else None,
@@ -38,7 +40,7 @@ class AdaptiveThrottled(Throttled):
             )
         except (TypeError, ValueError) as error:
             message = str(error)
-            for plain, name in zip(("initial_concurrent", "min_concurrent", "max_concurrent"), self._bounds, strict=True):
+            for plain, name in zip(("initial_concurrent", "min_concurrent", "max_concurrent"), self._bound_names, strict=True):
                 message = re.sub(rf"\b{plain}\b", name, message)
             raise type(error)(message) from None
 
@@ -48,8 +50,8 @@ class AdaptiveThrottled(Throttled):
             return True
         return not next(cls for cls in type(self).__mro__ if name in vars(cls)).__module__.startswith(__package__ or "")
 
-    def _limiter(self) -> RateLimiter:
-        limiter = super()._limiter()
+    def _throttled_limiter(self) -> RateLimiter:
+        limiter = super()._throttled_limiter()
         if limiter.adaptive is None:
             raise ValueError(
                 f"{type(self).__name__} adapts, and its shared_limiter {self.shared_limiter!r} is fixed: register it with "
@@ -59,15 +61,15 @@ class AdaptiveThrottled(Throttled):
 
     def reset_adaptive_state(self) -> None:
         """Forget what was learned of the API: the limit is the initial one again, and every count is zero."""
-        own = self._limiter()
-        for limiter in {own, self._state.latest or own}:
+        own = self._throttled_limiter()
+        for limiter in {own, self._throttled_state.latest or own}:
             limiter.reset_adaptive()
-        self._state.reset_counts()
+        self._throttled_state.reset_counts()
 
     @property
     def history(self) -> list[Change]:
         """The last 1,000 changes of the limit in use, `(time, old, new, reason)`, the oldest first."""
-        return (self._state.latest or self._limiter()).history
+        return (self._throttled_state.latest or self._throttled_limiter()).history
 
-    def _current(self) -> int:
-        return (self._state.latest or self._limiter()).max_concurrent
+    def _current_limit(self) -> int:
+        return (self._throttled_state.latest or self._throttled_limiter()).max_concurrent

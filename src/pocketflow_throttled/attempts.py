@@ -1,12 +1,11 @@
 """Attempts: what the items of a batch go through. One is one call and takes one permit.
 
-A refusal (429 and its kin) is not one of the user's retries: the limiter pauses, and the item queues again.
+A refusal (429 and its kin) is not one of the user's retries: the limiter pauses, and the item queues again, where its turn was.
 """
 
 from __future__ import annotations
 
 import asyncio
-import math
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -14,6 +13,15 @@ if TYPE_CHECKING:
 
     from .mixins import Throttled
     from .permit import Permit
+
+# Without a hint the wait doubles from a second to a minute.
+_FIRST_WAIT = 1.0
+_LONGEST_WAIT = 60.0
+
+
+def growing_wait(refusals: int) -> float:
+    """Return the seconds to wait at most after so many refusals of an item, if the API does not say how long."""
+    return min(_LONGEST_WAIT, _FIRST_WAIT * 2.0 ** min(refusals - 1, 30))
 
 
 class Attempts:
@@ -38,10 +46,10 @@ class Attempts:
         self.tokens = tokens
         self.check = check
         self.give_up = node._fall_back
-        self.collects = node._collects
-        # Since when there was nothing but refusals: an API that is down is not waited for by each item anew.
-        self.drought = math.inf
-        self._state = node._state
+        self.collects = node._collects_error
+        # For how many seconds an item was refused while none was served: an API that is down is not waited for by each anew.
+        self.drought = 0.0
+        self._state = node._throttled_state
 
     def served(self, item: Any, result: Any, permit: Permit) -> None:
         """Count a call that returned a result."""
@@ -49,10 +57,16 @@ class Attempts:
         state.completed += 1
         if not permit.renewed:
             state.streak += 1
-        self.drought = math.inf
-        permit.took()
-        if permit.limiter._budget.tokens is not None:
-            self.node._settle(item, result, permit)
+        self.drought = 0.0
+        limiter = permit.limiter
+        budget = limiter._budget
+        if budget.requests is None and budget.tokens is None:
+            return
+        # The clock may be another thread's loop's, as this takes no lock for every call; what is learned from it is not.
+        if not budget.fastest <= limiter._clock() - (permit._stamp or 0.0) <= budget.slowest:
+            permit.took()
+        if budget.tokens is not None:
+            self.node._settle_tokens(item, result, permit)
 
     def trouble(self, permit: Permit) -> Trouble:
         """Return what weighs the errors of one item."""
@@ -66,7 +80,8 @@ class Trouble:
         self._attempts = attempts
         self._permit = permit
         self._retries = self._refusals = 0
-        self._first_refused = math.inf
+        self._refused_at = self._refused_for = 0.0
+        self._asked = 0.0  # seconds to wait, after the last refusal
 
     async def weigh(self, error: Exception) -> Exception | None:
         """Give the permit back, wait if need be, and return what to give up with; None: call again."""
@@ -74,10 +89,15 @@ class Trouble:
         node = attempts.node
         if node.is_rate_limit_error(error):
             now = asyncio.get_running_loop().time()
+            if self._refusals:
+                # Time in our own queue, beyond the wait that was asked for, is none in which the API refused.
+                took = permit.held_for()
+                self._refused_for += min(now - self._refused_at, self._asked + took)
+            self._refused_at = now
             self._refusals += 1
-            self._first_refused = min(self._first_refused, now)
-            attempts.drought = min(attempts.drought, now)
-            final = node._refused(permit, error, self._refusals, now - min(self._first_refused, attempts.drought))
+            attempts.drought = max(attempts.drought, self._refused_for)
+            final = node._weigh_refusal(permit, error, self._refusals, attempts.drought)
+            self._asked = max(permit.limiter.paused_for, growing_wait(self._refusals))
             # Only after the limiter paused, or the next call would start into the refusal.
             permit.release()
             return final

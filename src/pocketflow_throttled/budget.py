@@ -35,7 +35,19 @@ class Budget:
         (False, 60.0)
     """
 
-    __slots__ = ("_bursts", "_cold_until", "_fastest", "_pace", "_refused", "_slowest", "burst", "requests", "seconds", "tokens")
+    __slots__ = (
+        "_bursts",
+        "_cold_until",
+        "_is_cold",
+        "_pace",
+        "_refused",
+        "burst",
+        "fastest",
+        "requests",
+        "seconds",
+        "slowest",
+        "tokens",
+    )
 
     def __init__(self, requests: int | None, tokens: int | None, burst: int | None, seconds: float) -> None:
         self.seconds = seconds
@@ -45,8 +57,9 @@ class Budget:
         self._bursts: SlidingWindow | None = None
         self._pace: tuple[int, float] | None = None
         self._refused: deque[tuple[float, int]] = deque()  # the stamps and tokens of calls that were sent and not served
-        self._fastest, self._slowest = math.inf, 0.0
-        self._cold_until = math.inf  # when the first calls have left the window
+        self.fastest, self.slowest = math.inf, 0.0  # seconds that calls took
+        self._is_cold = True  # until the first calls have left the window
+        self._cold_until = math.inf
         self.set_requests(requests)
         self.set_tokens(tokens)
 
@@ -82,7 +95,13 @@ class Budget:
         limit, seconds = self._pace or (0, 0.0)
         if burst is not None:  # what the user asked for is what counts
             limit, seconds = burst, self.requests.seconds * burst / self.requests.limit
-        self._bursts = self._bursts or SlidingWindow(limit, seconds)
+        before = self._bursts
+        if before is None or seconds > before.seconds:  # what has left the shorter share may be in the longer one
+            self._bursts = SlidingWindow(limit, seconds)
+            times, older = self.requests.times, () if before is None else before.times
+            self._bursts.times.extend(takewhile(lambda stamp: not times or stamp < times[0], older))
+            self._bursts.times.extend(times)
+        assert self._bursts is not None
         self._resize(self._bursts, limit, seconds)
 
     def set_pace(self, limit: int, seconds: float) -> None:
@@ -96,26 +115,32 @@ class Budget:
         self._stretch(window)
 
     def _stretch(self, window: SlidingWindow | TokenWindow) -> None:
-        is_cold = self._cold_until > 0 and window.seconds >= self.seconds  # a shorter one is soon past its first calls
-        window.stretch(max(0.0, self._slowest - self._fastest), cold=is_cold)
-
-    def expects(self, now: float, seconds: float) -> bool:
-        """Return whether a call that took so long teaches `timed` nothing."""
-        return self._fastest <= seconds <= self._slowest and (self._cold_until == 0.0 or now < self._cold_until < math.inf)
+        is_cold = self._is_cold and window.seconds >= self.seconds  # a shorter one is soon past its first calls
+        window.stretch(max(0.0, self.slowest - self.fastest), cold=is_cold)
 
     def timed(self, now: float, seconds: float) -> None:
-        """Learn by how much calls differ in the seconds they take, and so perhaps in those they take to arrive."""
-        if self._cold_until == math.inf:
+        """Learn by how much calls differ in the seconds they take, and so perhaps in those they take to arrive.
+
+        A call that took no less than `fastest` and no more than `slowest` teaches nothing.
+        """
+        if self._is_cold and self._cold_until == math.inf:
             self._cold_until = now + 2 * self.seconds
-        elif now >= self._cold_until:
-            self._cold_until = 0.0
-        self._fastest, self._slowest = min(self._fastest, seconds), max(self._slowest, seconds)
+        self.fastest, self.slowest = min(self.fastest, seconds), max(self.slowest, seconds)
+        self._stretch_all()
+
+    def _grow_warm(self) -> None:
+        self._is_cold, self._cold_until = False, math.inf
+        self._stretch_all()
+
+    def _stretch_all(self) -> None:
         for window in (self.requests, self._bursts, self.tokens):
             if window is not None:
                 self._stretch(window)
 
     def fits(self, now: float, tokens: int) -> bool:
         """Return whether a request that costs `tokens` may start at `now`."""
+        if now >= self._cold_until:
+            self._grow_warm()
         return (
             (self.requests is None or self.requests.fits(now))
             and (self._bursts is None or self._bursts.fits(now))
@@ -128,8 +153,11 @@ class Budget:
         if requests is None:
             return True
         times = requests.times
-        if len(times) >= requests.allowed and not requests.fits(now):
-            return False
+        if len(times) >= requests.allowed:
+            if now >= self._cold_until:
+                self._grow_warm()
+            if not requests.fits(now):
+                return False
         if self._bursts is not None:
             if not self._bursts.fits(now):
                 return False

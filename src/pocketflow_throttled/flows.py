@@ -70,7 +70,7 @@ class ThrottledAsyncParallelBatchFlow(Throttled, AsyncParallelBatchFlow):
 
     def __init__(self, start: Any = None, **settings: Unpack[FlowSettings]) -> None:
         super().__init__(start)
-        self._configure(dict(settings))
+        self._take_settings(dict(settings))
 
     @property
     def flow_limiter(self) -> RateLimiter:
@@ -80,14 +80,14 @@ class ThrottledAsyncParallelBatchFlow(Throttled, AsyncParallelBatchFlow):
     def _limiter_in_use(self) -> RateLimiter:
         """Return the limiter to look at: within an instance it is the one that holds the instance."""
         limiters = scope.get()
-        if limiters is not None and self._state not in limiters:
-            return self._state.latest or self._limiter()
-        return self._limiter()
+        if limiters is not None and self._throttled_state not in limiters:
+            return self._throttled_state.latest or self._throttled_limiter()
+        return self._throttled_limiter()
 
     def reset_flow_limiter(self) -> None:
         """Forget the windows and the pause of the limiter, and set the counts to zero."""
-        self._limiter().reset()
-        self._state.reset_counts()
+        self._throttled_limiter().reset()
+        self._throttled_state.reset_counts()
 
     @property
     def stats(self) -> dict[str, Any]:
@@ -96,9 +96,9 @@ class ThrottledAsyncParallelBatchFlow(Throttled, AsyncParallelBatchFlow):
             **self._limiter_in_use().stats,
             "max_concurrent_flows": self.max_concurrent_flows,
             "max_flows_per_minute": self.max_flows_per_minute,
-            "completed_flows": self._state.completed,
-            "failed_flows": self._state.failed,
-            "total_rate_limits": self._state.refused,
+            "completed_flows": self._throttled_state.completed,
+            "failed_flows": self._throttled_state.failed,
+            "total_rate_limits": self._throttled_state.refused,
         }
 
     def _check_settings(self) -> None:
@@ -136,8 +136,8 @@ class ThrottledAsyncParallelBatchFlow(Throttled, AsyncParallelBatchFlow):
     async def post_async(self, shared: Any, prep_res: Any, exec_res_list: list[Any]) -> Any:
         """Override it to use the list of last actions; it stays silent, so that a batch flow works as a node of another flow."""
 
-    def _refused(self, permit: Permit, exc: Exception, refusals: int, refused_for: float) -> Exception | None:
-        error = super()._refused(permit, exc, refusals, refused_for)
+    def _weigh_refusal(self, permit: Permit, exc: Exception, refusals: int, refused_for: float) -> Exception | None:
+        error = super()._weigh_refusal(permit, exc, refusals, refused_for)
         return exc if error is None and refusals > self.max_flow_retries else error
 
     def _most_attempts(self) -> int:
@@ -196,7 +196,7 @@ class AdaptiveThrottledBatchFlow(AdaptiveThrottled, ThrottledAsyncParallelBatchF
     max_concurrent_flows: int = 20
 
     _setting_names = tuple(AdaptiveFlowSettings.__annotations__)
-    _bounds = ("initial_concurrent_flows", "min_concurrent_flows", "max_concurrent_flows")
+    _bound_names = ("initial_concurrent_flows", "min_concurrent_flows", "max_concurrent_flows")
 
     def __init__(self, start: Any = None, **settings: Unpack[AdaptiveFlowSettings]) -> None:
         super().__init__(start, **settings)  # type: ignore[misc]
@@ -204,18 +204,18 @@ class AdaptiveThrottledBatchFlow(AdaptiveThrottled, ThrottledAsyncParallelBatchF
     @property
     def current_concurrent_flows(self) -> int:
         """Instances at once that are allowed now."""
-        return self._current()
+        return self._current_limit()
 
     @property
     def stats(self) -> dict[str, Any]:
         """The settings, the counts over all copies and runs of this flow, and the live numbers of its limiter."""
-        streak = self._state.streak
+        streak = self._throttled_state.streak
         return {**super().stats, "current_concurrent_flows": self.current_concurrent_flows, "consecutive_successes": streak}
 
     def _limiter_settings(self) -> dict[str, Any]:
         limits = super()._limiter_settings()
         del limits["max_concurrent"]  # the rule's
-        return {**limits, "adaptive": self._adaptive()}
+        return {**limits, "adaptive": self._adaptive_settings()}
 
 
 def _check_params(index: int, params: Any) -> None:

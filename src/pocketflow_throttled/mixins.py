@@ -10,7 +10,7 @@ from threading import RLock
 from typing import TYPE_CHECKING, Any, Self
 
 from . import signals
-from .attempts import Attempts
+from .attempts import Attempts, growing_wait
 from .batch import Batch
 from .callers import be_around_the_calls_of, is_held_by_a_caller
 from .observing import UNMARKED, sent
@@ -26,11 +26,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("pocketflow_throttled")
 
-# Without a hint the wait doubles from a second to a minute; jitter keeps refused items from coming back together.
-_FIRST_WAIT = 1.0
-_LONGEST_WAIT = 60.0
-# A server that says "at once" again and again is asked more and more slowly.
-_SHORTEST_WAIT = 0.001
+# A server that says "at once" again and again is asked more and more slowly, up to once a second.
+_SHORTEST_WAIT, _SLOW_ENOUGH = 0.001, 1.0
 
 _retry: ContextVar[int] = ContextVar("cur_retry", default=0)
 _choosing = RLock()  # re-entrant, as garbage collection can run anything within it
@@ -66,15 +63,15 @@ class Throttled:
     rate_limit_timeout: float = 600.0
 
     _setting_names: tuple[str, ...]
-    _state: State
+    _throttled_state: State
 
     def __new__(cls, *_: Any, **__: Any) -> Self:
         """Make one with a state, whichever `__init__` a program calls."""
         self = super().__new__(cls)
-        self._state = State()
+        self._throttled_state = State()
         return self
 
-    def _configure(self, settings: dict[str, Any]) -> None:
+    def _take_settings(self, settings: dict[str, Any]) -> None:
         """Take keyword settings over the class attributes, and refuse what is out of range."""
         for name, value in settings.items():
             if name not in self._setting_names:
@@ -114,7 +111,7 @@ class Throttled:
 
     # --- the limiter
 
-    def _limiter(self) -> RateLimiter:
+    def _throttled_limiter(self) -> RateLimiter:
         self._check_settings()  # they may have changed, and the limiter would refuse them by names of its own
         if self.shared_limiter is not None:
             shared = self.shared_limiter
@@ -122,16 +119,16 @@ class Throttled:
         limits = self._limiter_settings()
         limiters = scope.get()
         with _choosing:  # threads that use a node for the first time must not make a limiter each
-            own = self._state.own if limiters is None else limiters.get(self._state)
+            own = self._throttled_state.own if limiters is None else limiters.get(self._throttled_state)
             if own is None:
                 limiter, before = RateLimiter(**limits), limits
                 limiter.name = type(self).__name__
             else:
                 limiter, before = own
             if limiters is None:
-                self._state.own = limiter, limits
+                self._throttled_state.own = limiter, limits
             else:
-                limiters[self._state] = limiter, limits
+                limiters[self._throttled_state] = limiter, limits
         if limits != before:  # what did not change here holds, also if it was set on the limiter itself
             changed = {name: value for name, value in limits.items() if value != before[name]}
             if "max_burst" in changed:
@@ -150,7 +147,7 @@ class Throttled:
         check: Callable[[int, Any], None] | None = None,
     ) -> list[Any]:
         """Run `call` for every item under the limiter, and return the results in order; `check` may refuse an item."""
-        self._state.latest = limiter = self._limiter()
+        self._throttled_state.latest = limiter = self._throttled_limiter()
         if is_held_by_a_caller(limiter):
             raise RuntimeError(
                 f"{type(self).__name__} waits for a slot of a limiter of which its own caller holds one: when all are held so, "
@@ -166,16 +163,16 @@ class Throttled:
     def _tokens_of(self, index: int, item: Any) -> int:  # noqa: ARG002  (for those that count tokens)
         return 0
 
-    def _collects(self, error: Exception) -> bool:  # noqa: ARG002  (for those that tell one error from another)
+    def _collects_error(self, error: Exception) -> bool:  # noqa: ARG002  (for those that tell one error from another)
         return self.on_error == "collect"
 
-    def _settle(self, item: Any, result: Any, permit: Permit) -> None:
+    def _settle_tokens(self, item: Any, result: Any, permit: Permit) -> None:
         """Correct what a call was thought to cost; for those that count tokens."""
 
-    def _refused(self, permit: Permit, exc: Exception, refusals: int, refused_for: float) -> Exception | None:
+    def _weigh_refusal(self, permit: Permit, exc: Exception, refusals: int, refused_for: float) -> Exception | None:
         """Pause and count; return what to give up with, or None to send the item again."""
-        self._state.refused += 1
-        self._state.streak = 0
+        self._throttled_state.refused += 1
+        self._throttled_state.streak = 0
         refusal = signals.read_error(exc)
         permit.not_served()
         permit.limiter._observe(signals.headers_of(exc), max(0.0, self.rate_limit_timeout - refused_for))
@@ -191,8 +188,8 @@ class Throttled:
     def _reason_to_give_up(self, refusals: int, refused_for: float) -> str | None:
         if refused_for < self.rate_limit_timeout:
             return None
-        if not self._state.gave_up:
-            self._state.gave_up = True
+        if not self._throttled_state.gave_up:
+            self._throttled_state.gave_up = True
             logger.warning("%s gave up: refused for %.1f s", type(self).__name__, refused_for)
         return f"refused {refusals} times in {refused_for:.1f} s; rate_limit_timeout is {self.rate_limit_timeout:g} s"
 
@@ -200,9 +197,9 @@ class Throttled:
         try:
             result = await self._give_up(item, error)
         except BaseException:
-            self._state.failed += 1
+            self._throttled_state.failed += 1
             raise
-        self._state.completed += 1
+        self._throttled_state.completed += 1
         return result
 
     @property
@@ -216,11 +213,10 @@ class Throttled:
 
 
 def _pause(hint: float | None, refusals: int, at_most: float) -> float:
-    doubled = 2.0 ** min(refusals - 1, 30)
     if hint is None:
-        pause = min(_LONGEST_WAIT, _FIRST_WAIT * doubled) * random.uniform(0.5, 1.0)
+        pause = growing_wait(refusals) * random.uniform(0.5, 1.0)  # so that refused items do not come back together
     else:
-        pause = max(hint, min(_FIRST_WAIT, _SHORTEST_WAIT * doubled))
+        pause = max(hint, min(_SLOW_ENOUGH, _SHORTEST_WAIT * 2.0 ** min(refusals - 1, 30)))
     return max(0.0, min(pause, at_most))
 
 

@@ -91,25 +91,25 @@ class ThrottledParallelBatchNode(Throttled, AsyncParallelBatchNode):
             self.max_retries if max_retries is _CLASS_ATTRIBUTE else max_retries,
             self.wait if wait is _CLASS_ATTRIBUTE else wait,
         )
-        self._configure(dict(settings))
+        self._take_settings(dict(settings))
 
     @property
     def limiter(self) -> RateLimiter:
         """The limiter in use: the shared one, that of the flow instance which runs this node, or the node's own."""
-        return self._limiter()
+        return self._throttled_limiter()
 
     def reset_limiter(self) -> None:
         """Forget the windows and the pause of the limiter, and set the counts to zero."""
-        self._limiter().reset()
-        self._state.reset_counts()
+        self._throttled_limiter().reset()
+        self._throttled_state.reset_counts()
 
     @property
     def stats(self) -> dict[str, Any]:
         """The counts over all copies and runs of this node, and the live numbers of its limiter."""
-        state = self._state
+        state = self._throttled_state
         counts = {"completed": state.completed, "failed": state.failed, "refused": state.refused}
         spent = {"tokens_estimated": state.tokens_estimated, "tokens_used": state.tokens_used}
-        return {**self._limiter().stats, "max_per_minute": self.max_per_minute, **counts, **spent}
+        return {**self._throttled_limiter().stats, "max_per_minute": self.max_per_minute, **counts, **spent}
 
     def _check_settings(self) -> None:
         super()._check_settings()
@@ -145,13 +145,13 @@ class ThrottledParallelBatchNode(Throttled, AsyncParallelBatchNode):
         except (TypeError, ValueError) as error:
             error.add_note(f"for item {index}: {shown(item)}")
             raise
-        return self._state.correction.apply(estimated)
+        return self._throttled_state.correction.apply(estimated)
 
-    def _settle(self, item: Any, result: Any, permit: Permit) -> None:
+    def _settle_tokens(self, item: Any, result: Any, permit: Permit) -> None:
         estimated = self.estimate_tokens(item)
         counted = self.count_tokens(item, result)
         counted = estimated if counted is None else check_count("count_tokens", counted, least=0)
-        self._state.learn_tokens(estimated, counted)
+        self._throttled_state.learn_tokens(estimated, counted)
         permit.settle(counted)
 
     def _most_attempts(self) -> int:
@@ -221,7 +221,7 @@ class AdaptiveThrottledNode(AdaptiveThrottled, ThrottledParallelBatchNode):
     propagate_rate_limit: bool = False
 
     _setting_names = ("max_retries", "wait", *AdaptiveNodeSettings.__annotations__)
-    _bounds = ("initial_concurrent", "min_concurrent", "max_concurrent")
+    _bound_names = ("initial_concurrent", "min_concurrent", "max_concurrent")
 
     def __init__(
         self, max_retries: int = _CLASS_ATTRIBUTE, wait: float = _CLASS_ATTRIBUTE, **settings: Unpack[AdaptiveNodeSettings]
@@ -231,12 +231,12 @@ class AdaptiveThrottledNode(AdaptiveThrottled, ThrottledParallelBatchNode):
     @property
     def current_concurrent(self) -> int:
         """Calls at once that are allowed now."""
-        return self._current()
+        return self._current_limit()
 
     @property
     def stats(self) -> dict[str, Any]:
         """The counts over all copies and runs of this node, and the live numbers of its limiter."""
-        state = self._state
+        state = self._throttled_state
         return {
             **super().stats,
             "max_concurrent": self.max_concurrent,
@@ -249,15 +249,15 @@ class AdaptiveThrottledNode(AdaptiveThrottled, ThrottledParallelBatchNode):
     def _limiter_settings(self) -> dict[str, Any]:
         limits = super()._limiter_settings()
         del limits["max_concurrent"]  # the rule's
-        return {**limits, "adaptive": self._adaptive()}
+        return {**limits, "adaptive": self._adaptive_settings()}
 
-    def _refused(self, permit: Permit, exc: Exception, refusals: int, refused_for: float) -> Exception | None:
-        error = super()._refused(permit, exc, refusals, refused_for)
+    def _weigh_refusal(self, permit: Permit, exc: Exception, refusals: int, refused_for: float) -> Exception | None:
+        error = super()._weigh_refusal(permit, exc, refusals, refused_for)
         if error is None and self.propagate_rate_limit:
             hit = RateLimitHit(str(exc) or type(exc).__name__, retry_after=self.retry_after(exc), source=type(self).__name__)
             hit.propagated = True
             raise hit from exc
         return error
 
-    def _collects(self, error: Exception) -> bool:
-        return super()._collects(error) and not getattr(error, "propagated", False)
+    def _collects_error(self, error: Exception) -> bool:
+        return super()._collects_error(error) and not getattr(error, "propagated", False)

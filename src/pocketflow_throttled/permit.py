@@ -33,6 +33,7 @@ class Permit:
     sent = False
     renewed = False
     _stamp: float | None = None  # when it was granted
+    _place = math.inf  # when it was granted for the first time, if it was refused: whoever waits came later
     _level = 0  # how many were under way then, itself included
     _spend: Spend | None = None
     _waiter: Waiter | None = None  # who waits for it in the queue ...
@@ -144,22 +145,24 @@ class Permit:
                 self._spend = limiter._budget.settle(self._stamp, self._spend, tokens)
                 limiter._wake()
 
+    def held_for(self) -> float:
+        """Return the seconds since the permit was granted."""
+        limiter = self.limiter
+        with limiter._lock:
+            return 0.0 if self._stamp is None else limiter._now() - self._stamp
+
     def estimate_again(self) -> None:
         """Cost what is known by now, where the tokens are an estimate that has not been booked."""
         if isinstance(self.tokens, Estimate):
             self.tokens = self.tokens.again()
 
     def took(self) -> None:
-        """Let the limiter learn how long the request took, now that its answer is there."""
-        limiter = self.limiter
-        budget, stamp = limiter._budget, self._stamp
-        if stamp is None or (budget.requests is None and budget.tokens is None):
-            return
-        now = limiter._clock()
-        if not budget.expects(now, now - stamp):  # hardly ever: so no lock for every request
-            with limiter._lock:
-                now = limiter._now()
-                budget.timed(now, now - stamp)
+        """Let the limiter learn how long the request took, now that its answer is there, if that is out of the ordinary."""
+        limiter, stamp = self.limiter, self._stamp
+        with limiter._lock:
+            now = limiter._now()
+            if stamp is not None and now >= stamp:  # else it was granted in a loop whose clock is ahead of this one's
+                limiter._budget.timed(now, now - stamp)
 
     def not_served(self) -> None:
         """Let the limiter know that the API does not count the request, which it refused."""
@@ -179,6 +182,8 @@ class Permit:
             at_most: ... of so many seconds.
         """
         limiter = self.limiter
+        if self._stamp is not None:
+            self._place = min(self._place, self._stamp)
         if limiter._rule is not None:
             limiter._learn(self, False, pause if hinted else None, at_most)
         if hinted or limiter._rule is None:

@@ -28,12 +28,15 @@ _STATUSES = range(100, 600)
 _REFUSED, _OVERLOADED, _UNAVAILABLE, _TOO_LARGE, _PAYMENT = 429, 529, 503, 413, 402
 _REFUSED_NAMES = frozenset({"RateLimitError", "TooManyRequestsError", "TooManyRequests", "RateLimitHit", "ResourceExhausted"})
 _REFUSED_TEXT = re.compile(
-    r"\brate[ _-]?limit(?:s|ed|ing|_?error|_?exceeded|_?reached|_?hit)?\b|\bquota exceeded\b|\btoo[ _-]?many[ _-]?requests\b"
+    r"\brate[ _-]?limit(?:s|ed|ing|_?error|_?exceeded|_?reached|_?hit)?\b|\btoo[ _-]?many[ _-]?requests\b"
+    r"|(?<!\bdisk )\bquota (?:has been |was |is )?exceeded\b|\bexceeded (?:your |the )?(?:current |request )?quota\b"
+    r"|(?:^|\b(?:is|are|was|were|been|being|got|requests?|calls?) )throttled\b|(?:^|[:.)] ?)rate exceeded\b(?! \w)"
     r"|\bresource[ _]exhausted\b|\bthrottlingexception\b"
     r"|(?:\bstatus(?:[ _]code)?|\b(?:error[ _]?)?code|\berror|\bhttp(?:/[\d.]+)?)[ :=]{1,3}429\b"
-    r"|(?:\breturned |\bfailed with |^)429\b(?!\s+\w+s\b)",
+    r"|(?:\b(?:returned|failed with|got|received)(?: an?)? |^)429\b(?!\s+(?!status\b)\w+s\b)|\b(?:error|failed) [(\[]429[)\]]",
     re.IGNORECASE,
 )
+_BUSY_TEXT = re.compile(r"\bserver (?:is )?(?:currently |too )?busy\b", re.IGNORECASE)
 _OVERLOADED_TYPE = "overloaded_error"  # Anthropic's: in mid-stream, with status 200; litellm passes it on as a 500
 _HINT = re.compile(
     r"\b(?:try again|retry(?:ing)?|wait) (?:in|after|for)? ?((?:\d{1,9}(?:\.\d{1,9})?(?:ms|s|m|h|d)){1,5})\b"
@@ -127,6 +130,8 @@ def _seconds(value: object) -> float | None:
 def _is_refusal(error: BaseException, status: int | None, codes: set[str], texts: list[str], hint: float | None) -> bool:
     if status is None:
         if any(cls.__name__ in _REFUSED_NAMES for cls in type(error).__mro__):
+            return True
+        if hint is not None and _BUSY_TEXT.search(texts[0]):  # as with status 503: without a hint it may be broken
             return True
         return _OVERLOADED_TYPE in codes or _REFUSED_TEXT.search(texts[0]) is not None
     if status in (_REFUSED, _OVERLOADED):

@@ -1,7 +1,8 @@
 """Waiting: the queue in front of a limiter, and the clock it is worked off by. All waiting happens here.
 
 Whoever gives room back books it for the head of the queue, and only then wakes it, so nobody is woken in vain and nobody
-overtakes. One timer, on the loop of the waiter at the head, covers what only time can open.
+overtakes. A request that the API refused has its place by when it first was granted: those that wait came later. One timer, on
+the loop of the waiter at the head, covers what only time can open.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import logging
 import math
 from collections import OrderedDict
 from functools import partial
+from itertools import takewhile
 from threading import RLock, get_ident
 from typing import TYPE_CHECKING, Protocol
 from weakref import WeakKeyDictionary
@@ -154,12 +156,23 @@ class Waiting:
         permit._waiter = waiter
         permit._loop = loop
         queue = self._queue
-        queue[permit] = None
+        if permit._place == math.inf:
+            queue[permit] = None
+        else:
+            self._put_in_place(permit)
         if self._active < self._max_concurrent:  # else a release will wake
             head = next(iter(queue))
             # A head of this loop has its timer here. Any other may be new, or its loop closed.
             if head is permit or head._loop is not loop:
                 self._wake()
+
+    def _put_in_place(self, permit: Permit) -> None:
+        """Queue a permit that was refused: it came before all that were not, and behind those that came earlier still."""
+        queue = self._queue
+        earlier = list(takewhile(lambda other: other._place <= permit._place, queue))
+        queue[permit] = None
+        for each in (permit, *reversed(earlier)):
+            queue.move_to_end(each, last=False)
 
     def _wake(self, now: float | None = None) -> None:
         """Book room for the head of the queue and wake it, as long as there is any; else see to its timer."""
