@@ -528,3 +528,62 @@ def test_reset_limiter_forgets_window_and_counts() -> None:
 def test_a_limiter_object_may_be_shared() -> None:
     limiter = RateLimiter(2)
     assert Batch(echo, shared_limiter=limiter).limiter is limiter
+
+
+@pytest.mark.parametrize("start", [34.400393446470055, 54.525092400701915, *(number / 7 for number in range(200))])
+def test_a_refused_item_is_given_up_whatever_floats_make_of_the_time_that_is_left(start: float) -> None:
+    calls = 0
+
+    class Ask(ThrottledParallelBatchNode):
+        rate_limit_timeout = 1.0
+
+        async def prep_async(self, shared: object) -> list[int]:
+            return [1]
+
+        async def exec_async(self, item: int) -> None:
+            nonlocal calls
+            calls += 1
+            if calls > 100:
+                raise AssertionError("it would go on for ever")
+            raise RateLimitHit("no", retry_after=0.3)
+
+    async def main() -> None:
+        await asyncio.sleep(start)
+        with pytest.raises(RateLimitHit):
+            await Ask().run_async({})
+
+    run_virtual(main())
+
+
+@pytest.mark.parametrize(
+    ("status", "body"),
+    [
+        (429, {"error": {"code": "insufficient_quota"}}),
+        (413, {"error": {"code": "rate_limit_exceeded", "message": "Request too large"}}),
+    ],
+)
+def test_a_final_refusal_holds_nobody_else_back_whatever_its_headers_ask_for(status: int, body: object) -> None:
+    class RefusedError(Exception):
+        def __init__(self) -> None:
+            super().__init__("no")
+            self.status_code, self.body = status, body
+            self.headers = {"retry-after": "600"}
+
+    class Ask(ThrottledParallelBatchNode):
+        max_concurrent = 2
+        on_error = "collect"
+
+        async def prep_async(self, shared: object) -> range:
+            return range(6)
+
+        async def exec_async(self, item: int) -> int:
+            if item == 1:
+                raise RefusedError
+            await asyncio.sleep(1)
+            return item
+
+    async def timed() -> float:
+        await Ask().run_async({})
+        return asyncio.get_running_loop().time()
+
+    assert run_virtual(timed()) <= 5

@@ -29,6 +29,9 @@ logger = logging.getLogger("pocketflow_throttled")
 # A server that says "at once" again and again is asked more and more slowly, up to once a second.
 _SHORTEST_WAIT, _SLOW_ENOUGH = 0.001, 1.0
 
+# What is left of the time may be too little to move the clock on, and the item would be refused at the same moment for ever.
+_ROUNDING = 1e-6
+
 _retry: ContextVar[int] = ContextVar("cur_retry", default=0)
 _choosing = RLock()  # re-entrant, as garbage collection can run anything within it
 
@@ -175,18 +178,19 @@ class Throttled:
         self._throttled_state.streak = 0
         refusal = signals.read_error(exc)
         permit.not_served()
-        permit.limiter._observe(signals.headers_of(exc), max(0.0, self.rate_limit_timeout - refused_for))
-        if refusal is not None and refusal.final:  # it says nothing of the other items
-            return _explained(exc, f"not sent again: {refusal.reason}")
+        left = max(0.0, self.rate_limit_timeout - refused_for)
+        final = refusal if refusal is not None and refusal.final else None  # such a one says nothing of the other items
+        permit.limiter._observe(signals.headers_of(exc), left if final is None else 0.0)
+        if final is not None:
+            return _explained(exc, f"not sent again: {final.reason}")
         hint = self.retry_after(exc)
         known = hint is not None and math.isfinite(hint) and hint >= 0
-        left = max(0.0, self.rate_limit_timeout - refused_for)
         permit.refused(_pause(hint if known else None, refusals, left), hinted=known, at_most=left)
         reason = self._reason_to_give_up(refusals, refused_for)
         return None if reason is None else _explained(exc, reason)
 
     def _reason_to_give_up(self, refusals: int, refused_for: float) -> str | None:
-        if refused_for < self.rate_limit_timeout:
+        if refused_for < self.rate_limit_timeout - _ROUNDING:
             return None
         if not self._throttled_state.gave_up:
             self._throttled_state.gave_up = True
