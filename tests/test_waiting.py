@@ -300,3 +300,24 @@ def test_bad_tokens_are_refused_wherever_they_are_given(value: Any) -> None:
         assert limiter.active == 0
 
     run_virtual(main())
+
+
+@pytest.mark.parametrize("loop_factory", [asyncio.new_event_loop, VirtualTimeLoop])
+def test_what_was_counted_before_any_loop_ran_still_counts_in_the_first(loop_factory: Any) -> None:
+    paused, full = RateLimiter(2), RateLimiter(5, 3, 60.0)
+    paused.pause(30.0)
+    assert [full.try_acquire() for _ in range(4)] == [True, True, True, False]
+
+    async def main() -> None:
+        assert 29.0 < paused.paused_for <= 30.0
+        assert not paused.try_acquire()
+        assert full.current_window_count == 3
+        assert not full.try_acquire()
+
+    with asyncio.Runner(loop_factory=loop_factory) as runner:
+        runner.run(main())
+
+
+def test_the_settings_of_a_rule_are_not_set_to_nonsense() -> None:
+    with pytest.raises(TypeError, match="adaptive must be an Adaptive, got None"):
+        RateLimiter(5, adaptive=True).adaptive = None  # type: ignore[assignment]

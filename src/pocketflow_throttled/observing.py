@@ -120,7 +120,8 @@ class Observing(Waiting):
         hint = retry_after(headers)
         pause = hint or 0.0
         with self._lock:
-            now = self._now()
+            self._start_clock()
+            now = self._clock()
             for quota in read_quotas(headers):
                 if quota.is_longer_than(_LONGEST_WINDOW):
                     continue

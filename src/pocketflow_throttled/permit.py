@@ -74,7 +74,7 @@ class Permit:
         try:
             if limiter._active < limiter._max_concurrent and (not limiter._queue or limiter._has_let_all_in()):
                 if loop is None or loop is not limiter._loop:
-                    limiter._running_loop()
+                    limiter._start_clock()
                 if limiter._grant(self, limiter._clock()):
                     return True
             if waiter is not None and loop is not None:

@@ -174,7 +174,8 @@ class RateLimiter(Observing):
         """Grant nothing for `seconds` from now. A pause can be extended, never shortened."""
         seconds = check_seconds("seconds", seconds, positive=False)
         with self._lock:
-            now = self._now()
+            self._start_clock()
+            now = self._clock()
             self._paused_until = max(self._paused_until, now + seconds)
 
     def reset(self) -> None:
@@ -260,6 +261,8 @@ class RateLimiter(Observing):
     def adaptive(self, value: Adaptive) -> None:
         if self._rule is None:
             raise ValueError("adaptive cannot be set on a fixed limiter: make it with adaptive=True or an Adaptive")
+        if not isinstance(value, Adaptive):
+            raise TypeError(f"adaptive must be an Adaptive, got {value!r}")
         with self._lock:
             self._rule.set_settings(self._now(), value)
             self._max_concurrent = self._rule.limit

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
+import time
 from collections import OrderedDict
 from functools import partial
 from itertools import takewhile
@@ -68,7 +69,7 @@ class Waiting:
         self._timer: tuple[asyncio.TimerHandle, asyncio.AbstractEventLoop, float] | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread = 0
-        self._clock: Callable[[], float] = lambda: 0.0
+        self._clock: Callable[[], float] = _no_clock
         self._offsets: WeakKeyDictionary[asyncio.AbstractEventLoop, float] = WeakKeyDictionary()
 
     def _opens_at(self, now: float) -> float | None:
@@ -249,6 +250,11 @@ class Waiting:
                 return
             self._wake(now)
 
+    def _start_clock(self) -> None:
+        """Have a time to count from, where something is counted before any loop has run."""
+        if self._running_loop() is None and self._clock is _no_clock:
+            self._clock = time.monotonic  # as loops of real time do
+
     def _now(self) -> float:
         self._running_loop()  # outside a loop: the time of the last one
         return self._clock()
@@ -276,6 +282,10 @@ class Waiting:
         self._loop, self._thread = loop, get_ident()
         self._clock = loop.time if offset == 0.0 else partial(_shifted, loop, offset)
         return loop
+
+
+def _no_clock() -> float:
+    return 0.0
 
 
 def _shifted(loop: asyncio.AbstractEventLoop, offset: float) -> float:
