@@ -27,7 +27,7 @@ from .timing import Timing
 if TYPE_CHECKING:
     from .adaptivity import Adaptive
 
-_RAREST_PROBE = 120  # successes between two probes: a refused call in eighty is what watching for a rising cap may cost
+_RAREST_PROBE = 160  # successes between two probes: what watching for a rising cap may cost is a refused call in so many
 _HISTORY = 1000
 _DEAREST = 20  # times as rare, at the most, where a probe costs more than its call
 _CONFIRMED = 10  # starts beyond a ceiling, none refused, that lift it
@@ -52,6 +52,7 @@ class AdaptiveRule:
     Attributes:
         limit: calls at once, from `min_concurrent` to `max_concurrent`.
         opens_at: no start before that time, in seconds.
+        trial: when the call started that tries whether the API admits calls again, if one does.
         ceiling: calls at once that were refused beyond; None: not known.
         rate: the rate that was found out, if any.
         history: the last 1,000 changes of the limit.
@@ -93,7 +94,7 @@ class AdaptiveRule:
         self._cycle: float | None = None  # when the first call was admitted after the last closing
         self._closing: Closing | None = None
         self._before = _Before(0, 0, None)
-        self._trial: float | None = None
+        self.trial: float | None = None
         self._trial_due = 0.0  # when it was allowed; it may have waited for a slot since
         self._beyond_since: float | None = None
         self._climbed = 0  # probes that went well since bursts are held back
@@ -104,7 +105,7 @@ class AdaptiveRule:
         """Forget the pauses and the learned rate; the limit of calls at once stays."""
         self.opens_at = -math.inf
         self.rate = LearnedRate(self._timing)
-        self._cycle = self._closing = self._trial = None
+        self._cycle = self._closing = self.trial = None
 
     def set_limit(self, now: float, limit: int) -> None:
         """Set calls at once by hand. Raises ValueError beyond min..max."""
@@ -129,8 +130,8 @@ class AdaptiveRule:
         """Return whether a call may start `now`, as far as pauses, spacing and the learned rate go."""
         if now < self.opens_at:
             return False
-        if self._trial is not None:  # not refused in the time of a refusal
-            self._reopen(now, self._trial)
+        if self.trial is not None:  # not refused in the time of a refusal
+            self._reopen(now, self.trial)
             self.opens_at = self.rate.opens_at(now)
         return now >= self.opens_at
 
@@ -146,7 +147,7 @@ class AdaptiveRule:
             rate.started(now)
             self.opens_at = rate.opens_at(now)
         if self._closing is not None:
-            self._trial = now
+            self.trial = now
             self._trial_due = min(now, max(self._closing.last, due))
             self.opens_at = now + self._timing.unrefused_after
             return
@@ -161,8 +162,8 @@ class AdaptiveRule:
     def unsent(self, stamp: float) -> None:
         """Take back a start whose call was never sent."""
         self.rate.forget(stamp)
-        if self._trial == stamp:
-            self._trial = None
+        if self.trial == stamp:
+            self.trial = None
             self.opens_at = stamp
 
     def succeeded(self, now: float, started: float, level: int, *, in_use: bool, clean: bool) -> None:
@@ -176,16 +177,16 @@ class AdaptiveRule:
             clean: whether it was served at the first attempt; else it is no evidence of room.
         """
         self.successes += 1
-        rate, took = self.rate, now - started
-        self._timing.served(took)
+        rate = self.rate
+        self._timing.served(now - started)
         if rate.count is not None:
             rate.succeeded(started)
         if self._closing is not None:
-            if self._trial is None or started < self._trial:
+            if self.trial is None or started < self.trial:
                 if self._closing.tries == 1 and in_use and self._closing.hinted_until == 0.0 and self.limit < self._target:
                     self._change(now, self.limit + 1, "return to what was proven")
                 return
-            self._reopen(now, self._trial)
+            self._reopen(now, self.trial)
             self.opens_at = self.rate.opens_at(now)
         if self.opens_at > now and rate.count is None:  # spaced by a guess, before any call had told how long one takes
             self.opens_at = min(self.opens_at, now + self._timing.spacing)
@@ -193,7 +194,7 @@ class AdaptiveRule:
             return
         self.streak += 1
         self._proven = max(self._proven, level)
-        if in_use:
+        if in_use and (self.limit < self.settings.max_concurrent or self.ceiling is not None):
             self._grow(now)
 
     def refused(self, now: float, started: float, level: int, hint: float | None = None, at_most: float = math.inf) -> None:
@@ -294,7 +295,7 @@ class AdaptiveRule:
         self._proven = min(self._proven, max(others, 1))
         self._step = 1
         self._probe_after = _DOUBTED if self.ceiling != self._before.ceiling else 2 * self.settings.recovery_threshold
-        self._trial = None
+        self.trial = None
         self._last_cut = now
         self._change(now, new, "refused")
         gap = self._timing.gap(now, closing.opened, closing.tries, self.rate.gap) if hint is None else hint
@@ -312,7 +313,7 @@ class AdaptiveRule:
     def _reopen(self, now: float, at: float) -> None:
         """Blame what explains the refusals, now that calls are admitted again since the one that started at `at`."""
         assert self._closing is not None
-        closing, self._closing, self._trial = self._closing, None, None
+        closing, self._closing, self.trial = self._closing, None, None
         if self.rate.explain(closing, self._trial_due):
             self.ceiling, self._target, self._proven = self._before.ceiling, self._before.target, self._before.proven
             self._cycle = at

@@ -38,7 +38,8 @@ class Timing:
 
     def served(self, seconds: float) -> None:
         """Take note of a call that was served after so long."""
-        self.latency = seconds if self.latency is None else self.latency + 0.1 * (seconds - self.latency)
+        latency = self.latency
+        self.latency = seconds if latency is None else latency + 0.1 * (seconds - latency)
 
     def refused(self, seconds: float) -> None:
         """Take note of a call that was refused after so long."""
@@ -48,7 +49,7 @@ class Timing:
     def spacing(self) -> float:
         """Seconds from a start beyond proven ground to the next: a refusal is back before it."""
         if self.refusal is not None:
-            return self.refusal
+            return max(self.refusal, _TICK)
         return _FIRST_SPACING if self.latency is None else min(_FIRST_SPACING, self.latency * _SPACING_OF_LATENCY)
 
     @property

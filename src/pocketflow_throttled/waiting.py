@@ -87,7 +87,7 @@ class Waiting:
         if now < self._paused_until:
             return False
         rule, budget, tokens = self._rule, self._budget, permit.tokens
-        if rule is not None and not self._lets_start(rule, now):
+        if rule is not None and (now < rule.opens_at or (rule.trial is not None and not self._lets_start(rule, now))):
             return False
         if tokens:
             if not budget.fits(now, tokens):
@@ -128,7 +128,8 @@ class Waiting:
         lock = self._lock
         lock.acquire()
         try:
-            self._running_loop()
+            if self._thread != get_ident() or self._loop is None or not self._loop.is_running():
+                self._running_loop()
             now = self._clock()
             old = self._max_concurrent
             if served:
