@@ -84,9 +84,9 @@ class Timing:
             return gap
         gap = max(gap, _SURELY * (self.refusal or 0.0))
         grown = gap * _GAP_GROWTH ** min(tries - 1, 50)
-        gap = min(grown, max(gap, _GAP_OF_CYCLE * (now - opened))) * random.uniform(1 - _JITTER, 1 + _JITTER)
+        gap = min(grown, max(gap, _GAP_OF_CYCLE * (now - opened)), max(gap, _LONGEST_GAP))
+        gap *= random.uniform(1 - _JITTER, 1 + _JITTER)
         if tries == 2:
             return gap
-        gap = min(gap, _LONGEST_GAP)
         ends = (opened + 1.005 * seconds for seconds in USUAL_WINDOWS)
         return next((end - now for end in ends if now < end < now + 1.5 * gap), gap)
