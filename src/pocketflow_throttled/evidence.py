@@ -127,7 +127,7 @@ class Evidence:
 
     def _best(self, lengths: list[float], refusals: list[float], blur: float) -> tuple[float, int] | None:
         best: tuple[float, float, int] | None = None
-        for seconds in lengths:
+        for seconds in sorted(lengths, reverse=True):
             least = min(self.between(refusal - seconds, refusal) for refusal in refusals)
             most = self.most(seconds)
             misfit = most / least if least else math.inf
