@@ -11,7 +11,7 @@ from collections import deque
 from dataclasses import dataclass
 
 # Providers count by the minute, and some by a few lengths around it: tried before any odd length.
-USUAL_WINDOWS = (5.0, 10.0, 15.0, 20.0, 30.0, 60.0, 300.0)
+USUAL_WINDOWS = (300.0, 60.0, 30.0, 20.0, 15.0, 10.0, 5.0)
 # How far the most that was admitted may exceed the least that was refused, and a window still explain both.
 _EXACT, _NEARLY = 1.0, 1.02
 _LOGGED = 10_000  # starts
@@ -114,7 +114,7 @@ class Evidence:
             # Not the first refusal: calls that started just after it were admitted, if they were faster on their way.
             refusals = [*(refusal for refusal in self._refusals if refusal > closing.since), shut - 1e-6]
             found = self._best([*usual, longest], refusals, _NEARLY)
-            if found is not None and found[0] >= USUAL_WINDOWS[0]:
+            if found is not None and found[0] >= USUAL_WINDOWS[-1]:
                 is_exact = closing.hinted_until >= closing.last
                 too_short = found[0] if is_exact else closing.last - closing.opened
                 # Closed longer than it was open, so all of what was open lies in one window.
@@ -127,7 +127,7 @@ class Evidence:
 
     def _best(self, lengths: list[float], refusals: list[float], blur: float) -> tuple[float, int] | None:
         best: tuple[float, float, int] | None = None
-        for seconds in sorted(lengths, reverse=True):
+        for seconds in lengths:
             least = min(self.between(refusal - seconds, refusal) for refusal in refusals)
             most = self.most(seconds)
             misfit = most / least if least else math.inf

@@ -27,6 +27,7 @@ _PACE_STARTS = 12  # held back by a pace before the next step
 _MOST_CERTAIN = 3  # times that a pace was found again: each halves the steps, and doubles the starts before them
 _SAME = 0.85  # paces that differ by less than that are the same
 _WINDOW_STARTS = 30
+_FIRMLY = 0.97  # of a window's length, within which more than it allows is more than it allows
 _RARER = 4  # times as many after a refused probe of a window
 _DOUBT = 0.04  # of a window's length, up to which it need not be known
 _ENOUGH = 10  # starts to measure a pace by: a single one more or less must not make it
@@ -104,7 +105,9 @@ class LearnedRate:
             return
         is_held_back = due is not None and bool(starts) and now - due <= 0.1 * (now - starts[-1]) + 1e-4
         self._due = None
-        is_beyond = self._is_probing and not self._evidence.allows(*self._good, now)
+        count, seconds = self._good
+        # Calls that follow each other as in the window before, only a bit sooner, are no evidence that more fit into one.
+        is_beyond = self._is_probing and not self._evidence.allows(count, seconds * (_FIRMLY if self._is_window else 1), now)
         starts.append(now)
         if self._trying is not None and self._tried is None:
             self._tried = now

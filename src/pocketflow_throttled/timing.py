@@ -88,5 +88,5 @@ class Timing:
         gap *= random.uniform(1 - _JITTER, 1 + _JITTER)
         if tries == 2:
             return gap
-        ends = (opened + 1.005 * seconds for seconds in USUAL_WINDOWS)
+        ends = (opened + 1.005 * seconds for seconds in reversed(USUAL_WINDOWS))
         return next((end - now for end in ends if now < end < now + 1.5 * gap), gap)
