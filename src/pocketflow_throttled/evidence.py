@@ -90,9 +90,9 @@ class Evidence:
         before = bisect_right(self.starts, now)
         return before < count or self.starts[before - count] + seconds <= now + 1e-9
 
-    def most(self, seconds: float) -> int:
-        """Return the most starts in any `seconds`."""
-        starts = list(self.starts)
+    def most(self, seconds: float, since: float = -math.inf) -> int:
+        """Return the most starts in any `seconds`, of those from `since` on."""
+        starts = list(self.starts)[bisect_left(self.starts, since) :]
         most = first = 0
         for index, start in enumerate(starts):
             while starts[first] <= start - seconds:
@@ -103,7 +103,9 @@ class Evidence:
     def window(self, closing: Closing, now: float) -> Window | None:
         """Return the window that explains best why it was closed until `now`, or None if none does."""
         shut = max(closing.last, closing.hinted_until)
-        was_closed, was_open = shut - closing.since, closing.since - closing.opened
+        at = bisect_right(self.starts, closing.since)
+        since = self.starts[at - 1] if at else closing.since
+        was_closed, was_open = shut - since, since - closing.opened
         if closing.is_rate and was_closed > 0 and was_closed >= _LONG * was_open:
             # The length lies between the last refusal and the first admission, counted from the first call since it opened.
             # What was still refused long after the last start needs a window longer than that.
@@ -114,6 +116,8 @@ class Evidence:
             # Not the first refusal: calls that started just after it were admitted, if they were faster on their way.
             refusals = [*(refusal for refusal in self._refusals if refusal > closing.since), shut - 1e-6]
             found = self._best([*usual, longest], refusals, _NEARLY)
+            if found is None and self.between(closing.opened, closing.since) >= 10:
+                found = self._best([*usual, longest], refusals, _NEARLY, closing.opened)
             if found is not None and found[0] >= USUAL_WINDOWS[-1]:
                 is_exact = closing.hinted_until >= closing.last
                 too_short = found[0] if is_exact else closing.last - closing.opened
@@ -125,11 +129,11 @@ class Evidence:
         found = self._best(usual, list(self._refusals), _EXACT)
         return None if found is None else Window(*found, found[0], is_sure=False)
 
-    def _best(self, lengths: list[float], refusals: list[float], blur: float) -> tuple[float, int] | None:
+    def _best(self, lengths: list[float], refusals: list[float], blur: float, since: float = -math.inf) -> tuple[float, int] | None:
         best: tuple[float, float, int] | None = None
         for seconds in lengths:
-            least = min(self.between(refusal - seconds, refusal) for refusal in refusals)
-            most = self.most(seconds)
+            least = min(self.between(max(refusal - seconds, since - 1e-9), refusal) for refusal in refusals)
+            most = self.most(seconds, since)
             misfit = most / least if least else math.inf
             if misfit <= blur and (best is None or misfit < best[0]):
                 best = (misfit, seconds, max(least, most))

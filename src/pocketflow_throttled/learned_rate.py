@@ -12,7 +12,10 @@ a step that was not refused is good and the next one twice as large; one that is
 
 from __future__ import annotations
 
+import math
+from bisect import bisect_right
 from collections import deque
+from itertools import islice, pairwise
 from typing import TYPE_CHECKING
 
 from .evidence import USUAL_WINDOWS, Closing, Evidence, Window
@@ -94,6 +97,7 @@ class LearnedRate:
         self._is_usual = False
         self._trying: float | None = None
         self._tried: float | None = None
+        self._longer: float | None = None
 
     # --- what happened
 
@@ -117,7 +121,7 @@ class LearnedRate:
             self._beyond += self._is_window or is_held_back
             if now > self._beyond_since + self._unrefused_after and (self._is_window or self._beyond >= _PACE_STARTS):
                 self._accept(now)
-        elif is_held_back and not self._is_probing:
+        elif is_held_back and (self._is_window or not self._is_probing):
             self._held_back += 1
             if self._held_back >= self._after:
                 self._probe()
@@ -131,6 +135,7 @@ class LearnedRate:
         if self._absorbed and started > self._absorbed_at:
             self._absorbed = 0
         if self._tried is not None and self._trying is not None and started >= self._tried:
+            self._longer = self.seconds
             self.seconds = self._trying
             self._is_usual = False
             self._good = (self._good[0], self.seconds)
@@ -142,6 +147,12 @@ class LearnedRate:
             # A usual length is doubted once, any other until it is known well enough.
             self._too_short = self.seconds if self._is_usual else self._trying
             self._trying = self._tried = None
+            return True
+        if self._is_window and self._longer is not None and self._is_first_of_cycle(started):
+            # Once it was shorter by luck: it had begun earlier than was thought.
+            self.seconds = self._too_short = self._longer
+            self._good = (self._good[0], self.seconds)
+            self._longer = None
             return True
         is_beyond = self._is_probing and (self._beyond > 0 or not self._evidence.allows(*self._good, started))
         if self.count is None or self._absorbed >= _MOST_ABSORBED or not (is_beyond or self._is_in_use(started)):
@@ -175,11 +186,32 @@ class LearnedRate:
         if at <= now:
             return now
         is_in_doubt = self._is_window and self._tried is None and self.seconds - self._too_short > _DOUBT * self.seconds
-        if is_in_doubt and at - now > 0.05 * self.seconds:  # the first call of a cycle tries the middle of what is in doubt
+        if is_in_doubt and at - now > 0.05 * self.seconds and self._begins_cycle(first):
+            # The first call of a cycle tries the middle of what is in doubt.
             self._trying = (self._too_short + self.seconds) / 2
             at = max(now, first + self._trying)
         self._due = at
         return at
+
+    def _is_first_of_cycle(self, started: float) -> bool:
+        at = bisect_right(self.starts, started)
+        return at == len(self.starts) and started - self.starts[-1] > 0.05 * self.seconds
+
+    def _cycle_before(self, now: float) -> float:
+        """Return when the last window began: with the start before which none was for the longest."""
+        assert self.count is not None
+        at = bisect_right(self.starts, now)
+        recent = list(islice(self.starts, max(0, at - self.count - 1), at))
+        pause, start = max(((b - a, b) for a, b in pairwise(recent)), default=(0.0, -math.inf))
+        return start if pause > 0.05 * self.seconds else -math.inf
+
+    def _begins_cycle(self, first: float) -> bool:
+        assert self.count is not None
+        starts = self.starts
+        if len(starts) == self.count:
+            return True
+        recent = list(islice(starts, len(starts) - self.count, None))
+        return first - starts[-self.count - 1] > max((b - a for a, b in pairwise(recent)), default=0.0)
 
     @property
     def gap(self) -> float:
@@ -191,6 +223,8 @@ class LearnedRate:
     def explain(self, closing: Closing, now: float) -> bool:
         """Return whether a rate, learned here, explains a time of refusals that ended `now`."""
         self.is_unexplained = False
+        if self._is_window and closing.since - closing.opened > self.seconds:
+            closing.opened = max(closing.opened, self._cycle_before(closing.since))
         window = self._evidence.window(closing, now)
         is_rate = window is not None or closing.is_rate
         if window is not None:
@@ -207,6 +241,7 @@ class LearnedRate:
 
     def _hold_window(self, window: Window) -> None:
         self._is_usual = window.seconds in USUAL_WINDOWS
+        self._longer = None
         self._hold(window.count, window.seconds * (_CLOCK_MARGIN if self._is_usual else 1), is_window=True)
         self._too_short = self.seconds if window.too_short == window.seconds else window.too_short
         self._base, self._is_sure = window.count, window.is_sure
@@ -297,11 +332,14 @@ class LearnedRate:
 
     def _probe(self) -> None:
         assert self.count is not None
-        self._good = (self.count, self.seconds)
-        if self._is_window:
-            self.count += max(1, int(self._step))
-        else:
+        if not self._is_window:
+            self._good = (self.count, self.seconds)
             self.seconds /= 1 + self._step
+        elif self._is_probing:  # neither refused nor beyond doubt
+            self._step = min(2 * self._step, max(1, self._good[0] // 10))
+            self.count = max(self.count, self._good[0] + int(self._step))
+        else:
+            self.count += max(1, int(self._step))
         self._end_step()
 
     def _accept(self, now: float) -> None:
@@ -310,6 +348,7 @@ class LearnedRate:
         if self._is_window:
             known = self._evidence.between(now - self.seconds, now - self._unrefused_after)
             self.count = min(self.count, max(self._good[0], known))
+            self._good = (self.count, self.seconds)
             self._step = min(2 * self._step, max(1, self.count // 10))
         else:
             self._step = min(2 * self._step, _LARGEST_PACE_STEP)
