@@ -33,6 +33,7 @@ _DEAREST = 20  # times as rare, at the most, where a probe costs more than its c
 _CONFIRMED = 10  # starts beyond a ceiling, none refused, that lift it
 _DOUBTED = 3  # successes before a new ceiling is tried for the first time: a burst may have been refused, not a level
 _SHORT_HINT = 2.0  # seconds: many an API asks for a second or two whatever it limits
+_BELIEVED = 1  # times that such a hint is taken at its word
 _DISPROVED = 2  # ceilings that turned out to be none: what refuses is no cap
 _MOST_AT_ONCE = 15  # starts beyond proven ground in the time of one refusal, once as many went well
 
@@ -298,8 +299,13 @@ class AdaptiveRule:
         self.trial = None
         self._last_cut = now
         self._change(now, new, "refused")
-        gap = self._timing.gap(now, closing.opened, closing.tries, self.rate.gap) if hint is None else hint
-        self.opens_at = now + min(gap, at_most)
+        gap = self._timing.gap(now, closing.opened, closing.tries, self.rate.gap)
+        if hint is None:
+            self.opens_at = now + min(gap, at_most)
+        elif hint > _SHORT_HINT:
+            self.opens_at = now + hint
+        else:  # asked for again and again, it is no word on when
+            self.opens_at = now + max(hint, min(gap, at_most, hint * (closing.tries - _BELIEVED)))
 
     def _limit_at(self, started: float) -> int:
         """Return the limit that let a call start: what others raised since was no part of what was refused."""

@@ -119,8 +119,7 @@ class Evidence:
             if found is None and self.between(closing.opened, closing.since) >= 10:
                 found = self._best([*usual, longest], refusals, _NEARLY, closing.opened)
             if found is not None and found[0] >= USUAL_WINDOWS[-1]:
-                is_exact = closing.hinted_until >= closing.last
-                too_short = found[0] if is_exact else closing.last - closing.opened
+                too_short = shut - closing.opened
                 # Closed longer than it was open, so all of what was open lies in one window.
                 return Window(*found, too_short, was_closed >= was_open)
         if len(self._refusals) < 2 or not self.starts:
