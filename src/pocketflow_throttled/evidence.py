@@ -118,6 +118,8 @@ class Evidence:
             found = self._best([*usual, longest], refusals, _NEARLY)
             if found is None and self.between(closing.opened, closing.since) >= 10:
                 found = self._best([*usual, longest], refusals, _NEARLY, closing.opened)
+                if found is not None and self.most(found[0]) > 2 * found[1]:
+                    found = None
             if found is not None and found[0] >= USUAL_WINDOWS[-1]:
                 too_short = shut - closing.opened
                 # Closed longer than it was open, so all of what was open lies in one window.
