@@ -214,8 +214,11 @@ class AdaptiveRule:
         self._timing.refused(now - started)
         if started <= self._last_cut:
             return
+        cost = 1 + (hint or 0.0) * self.limit / (self._timing.latency or 1.0)
         if self._closing is None and (
-            (self._climbed and self.rate.absorbs(started)) or self._ends_probe(now, level, hint) or self.rate.absorbs(started)
+            (self._climbed and self.rate.absorbs(started, cost))
+            or self._ends_probe(now, level, hint)
+            or self.rate.absorbs(started, cost)
         ):
             self._last_cut = now
             self.opens_at = max(

@@ -28,6 +28,8 @@ _CLOCK_MARGIN = 1.005
 _PACE_STEP, _LARGEST_PACE_STEP = 0.1, 0.15
 _PACE_STARTS = 12  # held back by a pace before the next step
 _MOST_CERTAIN = 3  # times that a pace was found again: each halves the steps, and doubles the starts before them
+_SHORTEST_WINDOW = 1.0  # seconds that an API counts in: so long may go well what is too fast
+CERT, COST = 5, 4
 _SAME = 0.85  # paces that differ by less than that are the same
 _WINDOW_STARTS = 30
 _FIRMLY = 0.97  # of a window's length, within which more than it allows is more than it allows
@@ -82,6 +84,9 @@ class LearnedRate:
         self._absorbed_at = 0.0
         self._found_before = 0.0
         self._times_found = 0
+        self._times_returned = 0
+        self._is_returned = False  # to a pace that was admitted before
+        self._saves = False  # whether it is a bucket that was emptied
         self._due: float | None = None
         # What is known to be admitted, and the probe beyond it.
         self._good = (0, 0.0)
@@ -119,11 +124,13 @@ class LearnedRate:
             if self._beyond_since is None:
                 self._beyond_since = now
             self._beyond += self._is_window or is_held_back
-            if now > self._beyond_since + self._unrefused_after and (self._is_window or self._beyond >= _PACE_STARTS):
+            known_at = self._beyond_since + self._unrefused_after
+            if now > known_at if self._is_window else self._beyond >= _PACE_STARTS and now > known_at + _SHORTEST_WINDOW:
                 self._accept(now)
         elif is_held_back and (self._is_window or not self._is_probing):
             self._held_back += 1
             if self._held_back >= self._after:
+                self._is_returned = False
                 self._probe()
 
     def forget(self, stamp: float) -> None:
@@ -141,7 +148,7 @@ class LearnedRate:
             self._good = (self._good[0], self.seconds)
             self._trying = self._tried = None
 
-    def absorbs(self, started: float) -> bool:
+    def absorbs(self, started: float, cost: float = 1.0) -> bool:
         """Return whether a refusal only corrects this rate, which is done then; else it is news."""
         if self._tried is not None and self._trying is not None and started >= self._tried:
             # A usual length is doubted once, any other until it is known well enough.
@@ -163,7 +170,10 @@ class LearnedRate:
         self._absorbed_at = started
         if self._is_window:
             self._end_window_probe()
+        elif self._is_probing and not self._saves:
+            self._return_to_good(cost)
         else:
+            self._saves = self._saves or self._is_returned
             self.seconds = self._good[1]
             self._find_pace(started)
             self._ends.append(started)
@@ -275,6 +285,13 @@ class LearnedRate:
         self._found_before = seconds
         self._hold_pace(seconds, 2**self._times_found)
 
+    def _return_to_good(self, cost: float) -> None:
+        """Hold what was admitted before a probe. Refused there too, it was admitted from what a bucket had saved up."""
+        self._times_returned += 1
+        self._hold_pace(_SLOWER * self._good[1], 2**min(self._times_returned, _MOST_CERTAIN))
+        self._after = int(_PACE_STARTS * 2 ** min(self._times_returned, CERT) * min(cost, COST))
+        self._is_returned = True
+
     def _slow_down(self, until: float) -> None:
         """Correct a pace by a few starts: they are too few to measure one, and what was sent before them may still count."""
         assert self.count is not None
@@ -292,6 +309,7 @@ class LearnedRate:
         self._good = (count, seconds)
         self.is_smoothing = False
         self._trying = self._tried = None
+        self._is_returned = False
         self._end_step()
 
     # --- a pace that is no limit: it holds back bursts, which a window of a second takes for too much, and nothing else
