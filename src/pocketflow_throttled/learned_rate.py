@@ -318,7 +318,7 @@ class LearnedRate:
         """Hold back what comes faster than of late."""
         starts = self.starts
         latency = self._timing.latency
-        if not latency or self._is_window or len(starts) < 2:
+        if not latency or (self.count is not None and not self.is_smoothing) or len(starts) < 2:
             return
         span = min(_SMOOTHED * latency, until - starts[0])
         average = self._evidence.between(until - span, until) / span if span > 0 else 0.0
