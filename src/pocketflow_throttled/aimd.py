@@ -34,6 +34,7 @@ _CONFIRMED = 10  # starts beyond a ceiling, none refused, that lift it
 _DOUBTED = 3  # successes before a new ceiling is tried for the first time: a burst may have been refused, not a level
 _SHORT_HINT = 2.0  # seconds: many an API asks for a second or two whatever it limits
 _BELIEVED = 1  # times that such a hint is taken at its word
+LIFT = 1.4
 _DISPROVED = 2  # ceilings that turned out to be none: what refuses is no cap
 _MOST_AT_ONCE = 15  # starts beyond proven ground in the time of one refusal, once as many went well
 
@@ -101,6 +102,7 @@ class AdaptiveRule:
         self._climbed = 0  # probes that went well since bursts are held back
         self._is_cap = False  # whether it was refused beyond the ceiling without a burst too
         self._disproved = 0.0
+        self._base = 1
 
     def forget_times(self) -> None:
         """Forget the pauses and the learned rate; the limit of calls at once stays."""
@@ -153,7 +155,7 @@ class AdaptiveRule:
             self.opens_at = now + self._timing.unrefused_after
             return
         if level > self._proven:
-            self.opens_at = max(self.opens_at, now + self._timing.spacing / (1 + self._unproven_starts))
+            self.opens_at = max(self.opens_at, now + self._timing.spacing / (1 + self._unproven_starts * (self.successes > 0)))
             self._unproven_starts = min(self._unproven_starts + 1, _MOST_AT_ONCE)
         if self.ceiling is not None:
             if level > self.ceiling:
@@ -291,11 +293,12 @@ class AdaptiveRule:
         if hint is not None:
             closing.hinted_until = started + hint
         tells_window = hint is not None and hint > max(_SHORT_HINT, 2 * (self._timing.latency or 0.0))
-        closing.is_rate = closing.is_rate or others == 0 or tells_window or closing.tries >= 4 or self._disproved >= _DISPROVED
+        closing.is_rate = closing.is_rate or others == 0 or tells_window or closing.tries >= 4 or (self._disproved >= _DISPROVED and self._before.target >= LIFT * self._base)
         self.rate.refused(started)
         self._is_cap = False
         new = max(self.settings.min_concurrent, int(self._limit_at(started) * self.settings.backoff_factor))
         self.ceiling = self._target = max(others, new)
+        self._base = self.ceiling
         self._proven = min(self._proven, max(others, 1))
         self._step = 1
         self._probe_after = _DOUBTED if self.ceiling != self._before.ceiling else 2 * self.settings.recovery_threshold

@@ -125,7 +125,7 @@ class LearnedRate:
                 self._beyond_since = now
             self._beyond += self._is_window or is_held_back
             known_at = self._beyond_since + self._unrefused_after
-            if now > known_at if self._is_window else self._beyond >= _PACE_STARTS and now > known_at + _SHORTEST_WINDOW:
+            if now >= known_at if self._is_window else self._beyond >= _PACE_STARTS and now > known_at + _SHORTEST_WINDOW:
                 self._accept(now)
         elif is_held_back and (self._is_window or not self._is_probing):
             self._held_back += 1
@@ -195,6 +195,10 @@ class LearnedRate:
         at = first + self.seconds
         if at <= now:
             return now
+        if self._is_window and self._beyond_since is not None:  # admitted beyond, so the next may be too
+            known_at = self._beyond_since + self._unrefused_after
+            if known_at < at:
+                return max(now, known_at)
         is_in_doubt = self._is_window and self._tried is None and self.seconds - self._too_short > _DOUBT * self.seconds
         if is_in_doubt and at - now > 0.05 * self.seconds and self._begins_cycle(first):
             # The first call of a cycle tries the middle of what is in doubt.

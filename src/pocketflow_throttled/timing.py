@@ -10,7 +10,7 @@ import random
 from .evidence import USUAL_WINDOWS
 
 # Before any refusal was seen, nobody knows how long one takes: guesses, in seconds and in latencies.
-_FIRST_SPACING, _SPACING_OF_LATENCY = 0.02, 1 / 200
+_FIRST_SPACING, _SPACING_OF_LATENCY = 0.05, 1 / 200
 _FIRST_GAP, _GAP_OF_LATENCY = 0.01, 0.05  # before the first try after a refusal without a hint
 _GAP_GROWTH = 3.0
 _GAP_OF_CYCLE = 0.35  # a closed window is tried again after this share of the time since it opened, so few tries find the end
