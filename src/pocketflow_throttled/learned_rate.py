@@ -116,7 +116,7 @@ class LearnedRate:
         self._due = None
         count, seconds = self._good
         # Calls that follow each other as in the window before, only a bit sooner, are no evidence that more fit into one.
-        is_beyond = self._is_probing and not self._evidence.allows(count, seconds * (_FIRMLY if self._is_window else 1), now)
+        is_beyond = self._is_probing and not self._evidence.allows(count, self._surely_shorter if self._is_window else seconds, now)
         starts.append(now)
         if self._trying is not None and self._tried is None:
             self._tried = now
@@ -184,6 +184,10 @@ class LearnedRate:
         self._evidence.refused(started)
         self._absorbed = 0
 
+    @property
+    def _surely_shorter(self) -> float:
+        return min(_FIRMLY * self.seconds, self._too_short)
+
     # --- what it allows
 
     def opens_at(self, now: float) -> float:
@@ -239,6 +243,8 @@ class LearnedRate:
         self.is_unexplained = False
         if self._is_window and closing.since - closing.opened > self.seconds:
             closing.opened = max(closing.opened, self._cycle_before(closing.since))
+        if self._is_window and self._evidence.between(closing.opened, closing.since) >= self._base - 1:
+            closing.is_rate = True  # all that was thought to fit into it was used
         window = self._evidence.window(closing, now)
         is_rate = window is not None or closing.is_rate
         if window is not None:
@@ -248,6 +254,8 @@ class LearnedRate:
         else:
             self._unexplained += 1
             self.is_unexplained = True
+            if self._is_probing and self._is_window:
+                self._end_window_probe()
             if self._unexplained >= 2:
                 self.smooth(closing.since)
         self._ends.append(now if self._is_window and is_rate else closing.since)
