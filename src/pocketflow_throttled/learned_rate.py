@@ -250,7 +250,7 @@ class LearnedRate:
         if window is not None:
             self._hold_window(window)
         elif closing.is_rate or self._is_in_use(closing.since) or self._was_full(closing.since):
-            self._find_pace(closing.since)
+            self._find_pace(closing.since, now)
         else:
             self._unexplained += 1
             self.is_unexplained = True
@@ -269,15 +269,16 @@ class LearnedRate:
         self._base, self._is_sure = window.count, window.is_sure
         self._step, self._after = 1, max(_WINDOW_STARTS, window.count) if window.is_sure else 1
 
-    def _find_pace(self, until: float) -> None:
+    def _find_pace(self, until: float, reopened: float | None = None) -> None:
         """Hold what was admitted since a refusal before, up to one `until` which all that was allowed was used."""
         starts, between = self.starts, self._evidence.between
         since = next((end for end in reversed(self._ends) if between(end, until) >= _ENOUGH), None)
         if since is None and self.count is not None:
             self._slow_down(until)
             return
-        if since is None and self._ends and between(self._ends[0], until) >= 2:
-            since = self._ends[0]
+        if since is None and self._ends and reopened is not None and between(self._ends[0], until) >= 1:
+            self._hold_pace((reopened - self._ends[0]) / (between(self._ends[0], until) + 1))  # each came as soon as it could
+            return
         is_first = since is None
         if since is None:
             since = starts[0] if starts else until
