@@ -145,9 +145,10 @@ class AdaptiveRule:
         rate, due = self.rate, self.opens_at
         if rate.count is None:
             rate.starts.append(now)
+            rate.levels.append(level)
             self.opens_at = now
         else:
-            rate.started(now)
+            rate.started(now, level)
             self.opens_at = rate.opens_at(now)
         if self._closing is not None:
             self.trial = now
@@ -215,6 +216,16 @@ class AdaptiveRule:
         self.rate.forget(started)
         self._timing.refused(now - started)
         if started <= self._last_cut:
+            return
+        self.rate.refused_at(started, level)
+        if self._closing is None and self.rate.is_pace and (cap := self.rate.cap()) is not None and cap < self.limit:
+            self.rate.drop()
+            self.ceiling = self._target = cap
+            self._step, self._disproved, self._climbed = 1, 0.0, 0
+            self._probe_after = 2 * self.settings.recovery_threshold
+            self._last_cut = now
+            self._change(now, cap, "it was a cap")
+            self.opens_at = now + (self._timing.first_gap if hint is None else hint)
             return
         cost = 1 + (hint or 0.0) * self.limit / (self._timing.latency or 1.0)
         if self._closing is None and (

@@ -9,11 +9,13 @@ import math
 from bisect import bisect_left, bisect_right
 from collections import deque
 from dataclasses import dataclass
+from itertools import islice
 
 # Providers count by the minute, and some by a few lengths around it: tried before any odd length.
 USUAL_WINDOWS = (300.0, 60.0, 30.0, 20.0, 15.0, 10.0, 5.0)
 # How far the most that was admitted may exceed the least that was refused, and a window still explain both.
 _EXACT, _NEARLY = 1.0, 1.02
+CAPN, CAPMIN = 3, 20
 _LOGGED = 10_000  # starts
 _LONG = 0.1  # of the time that it was open: closed for longer, a window has ended, and no single place in it become free
 
@@ -69,17 +71,34 @@ class Evidence:
 
     def __init__(self) -> None:
         self.starts: deque[float] = deque(maxlen=_LOGGED)  # to be appended to; each counts as admitted unless it is taken back
+        self.levels: deque[int] = deque(maxlen=_LOGGED)  # how many were under way at each start, itself included
         self._refusals: deque[float] = deque(maxlen=12)
+        self._refused_levels: deque[tuple[float, int]] = deque(maxlen=CAPN)
 
     def forget(self, stamp: float) -> None:
         """Take back the start of a call that was refused or never sent."""
         at = bisect_left(self.starts, stamp)
         if at < len(self.starts) and self.starts[at] == stamp:
-            del self.starts[at]
+            del self.starts[at], self.levels[at]
 
     def refused(self, started: float) -> None:
         """Log a refusal that any window must explain."""
         self._refusals.append(started)
+
+    def refused_at(self, started: float, level: int) -> None:
+        """Log how many were under way, itself included, when a call started that was refused."""
+        self._refused_levels.append((started, level))
+
+    def cap(self) -> int | None:
+        """Return the calls at once beyond which the last calls were refused and hardly any admitted; None: it is not so."""
+        refused = self._refused_levels
+        if len(refused) < CAPN:
+            return None
+        first = bisect_right(self.starts, refused[0][0])
+        least = min(level for _, level in refused)
+        admitted = sum(level >= least for level in islice(self.levels, first, None))
+        is_cap = admitted <= CAPN and len(self.starts) - first >= CAPMIN
+        return least - 1 if is_cap and least > 1 else None
 
     def between(self, since: float, until: float) -> int:
         """Return how many starts there were after `since`, up to `until`."""

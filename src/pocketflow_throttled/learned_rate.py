@@ -77,6 +77,9 @@ class LearnedRate:
         self.is_unexplained = self.is_smoothing = False
         self._evidence = Evidence()
         self.starts = self._evidence.starts
+        self.levels = self._evidence.levels
+        self.refused_at = self._evidence.refused_at
+        self.cap = self._evidence.cap
         self._is_window = False
         self._ends: deque[float] = deque(maxlen=8)  # of the stretches in which all that was allowed was used
         self._unexplained = 0
@@ -106,9 +109,10 @@ class LearnedRate:
 
     # --- what happened
 
-    def started(self, now: float) -> None:
+    def started(self, now: float, level: int = 1) -> None:
         """Stamp a start, and probe upwards when the rate has held enough of them back."""
         starts, due = self.starts, self._due
+        self.levels.append(level)
         if self.count is None:
             starts.append(now)
             return
@@ -344,6 +348,15 @@ class LearnedRate:
         if self.is_smoothing:
             self._hold_pace(self.seconds / factor)
             self.is_smoothing = True
+
+    @property
+    def is_pace(self) -> bool:
+        return self.count is not None and not self._is_window and not self.is_smoothing
+
+    def drop(self) -> None:
+        self.count = None
+        self.is_smoothing = False
+        self._unexplained = 0
 
     def roughen(self) -> None:
         """Smooth no more: it was refused without a burst too."""
