@@ -29,6 +29,7 @@ _PACE_STEP, _LARGEST_PACE_STEP = 0.1, 0.15
 _PACE_STARTS = 12  # held back by a pace before the next step
 _MOST_CERTAIN = 3  # times that a pace was found again: each halves the steps, and doubles the starts before them
 _SHORTEST_WINDOW = 1.0  # seconds that an API counts in: so long may go well what is too fast
+_LONGEST_PATIENCE = 5.0
 CERT, COST = 5, 4
 _SAME = 0.85  # paces that differ by less than that are the same
 _WINDOW_STARTS = 30
@@ -87,6 +88,8 @@ class LearnedRate:
         self._absorbed_at = 0.0
         self._found_before = 0.0
         self._times_found = 0
+        self._patience = _SHORTEST_WINDOW
+        self._fast_since: float | None = None
         self._times_returned = 0
         self._is_returned = False  # to a pace that was admitted before
         self._saves = False  # whether it is a bucket that was emptied
@@ -129,12 +132,14 @@ class LearnedRate:
                 self._beyond_since = now
             self._beyond += self._is_window or is_held_back
             known_at = self._beyond_since + self._unrefused_after
-            if now >= known_at if self._is_window else self._beyond >= _PACE_STARTS and now > known_at + _SHORTEST_WINDOW:
+            if now >= known_at if self._is_window else self._beyond >= _PACE_STARTS and now > known_at + self._patience:
                 self._accept(now)
         elif is_held_back and (self._is_window or not self._is_probing):
             self._held_back += 1
             if self._held_back >= self._after:
                 self._is_returned = False
+                if self._fast_since is None:
+                    self._fast_since = now
                 self._probe()
 
     def forget(self, stamp: float) -> None:
@@ -178,6 +183,7 @@ class LearnedRate:
             self._return_to_good(cost)
         else:
             self._saves = self._saves or self._is_returned
+            self._wait_longer(started)
             self.seconds = self._good[1]
             self._find_pace(started)
             self._ends.append(started)
@@ -254,6 +260,7 @@ class LearnedRate:
         if window is not None:
             self._hold_window(window)
         elif closing.is_rate or self._is_in_use(closing.since) or self._was_full(closing.since):
+            self._wait_longer(closing.since)
             self._find_pace(closing.since, now)
         else:
             self._unexplained += 1
@@ -301,6 +308,12 @@ class LearnedRate:
         self._times_found = min(self._times_found + 1, _MOST_CERTAIN) if was_found else 0
         self._found_before = seconds
         self._hold_pace(seconds, 2**self._times_found)
+
+    def _wait_longer(self, refused: float) -> None:
+        """What went well for so long, and then was refused, is to be tried for as long before it is believed."""
+        if self._fast_since is not None:
+            self._patience = min(max(self._patience, refused - self._fast_since), _LONGEST_PATIENCE)
+            self._fast_since = None
 
     def _return_to_good(self, cost: float) -> None:
         """Hold what was admitted before a probe. Refused there too, it was admitted from what a bucket had saved up."""
