@@ -304,6 +304,9 @@ class LearnedRate:
         seconds = 1 / (_AT_FIRST * recent if is_first else (overall * recent) ** 0.5)
         if self.count is not None and not self._is_window:
             seconds = max(seconds, _SLOWER * self.seconds)
+            if self._saves and self._ends:  # a bucket that was empty then is empty again
+                last = self._ends[-1]
+                seconds = max(seconds, min((until - last) / (between(last, until) + 1), _MOST_BY_FEW * seconds))
         was_found = _SAME * self._found_before < seconds < self._found_before / _SAME
         self._times_found = min(self._times_found + 1, _MOST_CERTAIN) if was_found else 0
         self._found_before = seconds
