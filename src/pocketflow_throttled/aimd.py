@@ -102,6 +102,7 @@ class AdaptiveRule:
         self._climbed = 0  # probes that went well since bursts are held back
         self._is_cap = False  # whether it was refused beyond the ceiling without a burst too
         self._disproved = 0.0
+        self._shut_for = 0.0
         self._base = 1
 
     def forget_times(self) -> None:
@@ -316,7 +317,8 @@ class AdaptiveRule:
         self.trial = None
         self._last_cut = now
         self._change(now, new, "refused")
-        gap = self._timing.gap(now, closing.opened, closing.tries, self.rate.gap)
+        least = max(self.rate.gap, min(0.4 * self._shut_for, 10.0)) if others == 0 and self.rate.count is None else self.rate.gap
+        gap = self._timing.gap(now, closing.opened, closing.tries, least)
         if hint is None:
             self.opens_at = now + min(gap, at_most)
         elif hint > _SHORT_HINT:
@@ -337,6 +339,7 @@ class AdaptiveRule:
         """Blame what explains the refusals, now that calls are admitted again since the one that started at `at`."""
         assert self._closing is not None
         closing, self._closing, self.trial = self._closing, None, None
+        self._shut_for = at - closing.since
         if self.rate.explain(closing, self._trial_due):
             self.ceiling, self._target, self._proven = self._before.ceiling, self._before.target, self._before.proven
             self._cycle = at
