@@ -195,7 +195,6 @@ class Waiting:
                 head = next(iter(queue))
                 waiter, loop = head._waiter, head._loop
                 assert waiter is not None
-                assert loop is not None
                 if waiter.done() or (loop is not here and loop.is_closed()):
                     queue.pop(head, None)
                 elif self._grant(head, now):
