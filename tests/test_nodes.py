@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from pocketflow import AsyncFlow, AsyncNode, AsyncParallelBatchFlow
 
 from pocketflow_throttled import LimiterRegistry, RateLimiter, RateLimitHit, SimulatedAPI, ThrottledParallelBatchNode, run_virtual
+from pocketflow_throttled.budget import Budget
 
 pytestmark = pytest.mark.usefixtures("any_pocketflow")
 
@@ -523,6 +524,21 @@ def test_reset_limiter_forgets_window_and_counts() -> None:
     node.reset_limiter()
     assert node.stats["completed"] == 0
     assert node.limiter.current_window_count == 0
+
+
+def test_calls_that_take_much_the_same_time_are_not_each_learned_from(monkeypatch: pytest.MonkeyPatch) -> None:
+    learned: list[float] = []
+    timed = Budget.timed
+
+    def spy(self: Budget, now: float, seconds: float) -> None:
+        learned.append(round(seconds, 3))
+        timed(self, now, seconds)
+
+    monkeypatch.setattr(Budget, "timed", spy)
+    spread = {40: -0.2, 60: 0.2}
+    node = Batch(lambda item: asyncio.sleep(1 + item * 1e-6 + spread.get(item, 0.0)), max_concurrent=1, max_per_minute=1000)
+    run_virtual(node.run_async({"items": range(90)}))
+    assert learned == [1.0, 0.8, 1.2]
 
 
 def test_a_limiter_object_may_be_shared() -> None:

@@ -63,7 +63,7 @@ class Attempts:
         if budget.requests is None and budget.tokens is None:
             return
         # The clock may be another thread's loop's, as this takes no lock for every call; what is learned from it is not.
-        if not budget.fastest <= limiter._clock() - (permit._stamp or 0.0) <= budget.slowest:
+        if not budget.usual_least <= limiter._clock() - (permit._stamp or 0.0) <= budget.usual_most:
             permit.took()
         if budget.tokens is not None:
             self.node._settle_tokens(item, result, permit)

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from .headers import Kind
 
 _MOST_OF_A_BURST = 3  # refusals; fewer may be bad luck
+# Calls whose seconds differ by less take the same time. Else every third of a batch of instant calls would set a record.
+_ALIKE = 1e-4
 
 
 class Budget:
@@ -38,15 +40,17 @@ class Budget:
     __slots__ = (
         "_bursts",
         "_cold_until",
+        "_fastest",
         "_is_cold",
         "_pace",
         "_refused",
+        "_slowest",
         "burst",
-        "fastest",
         "requests",
         "seconds",
-        "slowest",
         "tokens",
+        "usual_least",
+        "usual_most",
     )
 
     def __init__(self, requests: int | None, tokens: int | None, burst: int | None, seconds: float) -> None:
@@ -57,7 +61,8 @@ class Budget:
         self._bursts: SlidingWindow | None = None
         self._pace: tuple[int, float] | None = None
         self._refused: deque[tuple[float, int]] = deque()  # the stamps and tokens of calls that were sent and not served
-        self.fastest, self.slowest = math.inf, 0.0  # seconds that calls took
+        self._fastest, self._slowest = math.inf, 0.0  # seconds that calls took
+        self.usual_least, self.usual_most = math.inf, 0.0  # those that teach nothing new
         self._is_cold = True  # until the first calls have left the window
         self._cold_until = math.inf
         self.set_requests(requests)
@@ -116,16 +121,17 @@ class Budget:
 
     def _stretch(self, window: SlidingWindow | TokenWindow) -> None:
         is_cold = self._is_cold and window.seconds >= self.seconds  # a shorter one is soon past its first calls
-        window.stretch(max(0.0, self.slowest - self.fastest), cold=is_cold)
+        window.stretch(max(0.0, self._slowest - self._fastest), cold=is_cold)
 
     def timed(self, now: float, seconds: float) -> None:
         """Learn by how much calls differ in the seconds they take, and so perhaps in those they take to arrive.
 
-        A call that took no less than `fastest` and no more than `slowest` teaches nothing.
+        A call that took no less than `usual_least` and no more than `usual_most` need not be told of.
         """
         if self._is_cold and self._cold_until == math.inf:
             self._cold_until = now + 2 * self.seconds
-        self.fastest, self.slowest = min(self.fastest, seconds), max(self.slowest, seconds)
+        self._fastest, self._slowest = min(self._fastest, seconds), max(self._slowest, seconds)
+        self.usual_least, self.usual_most = self._fastest - _ALIKE, self._slowest + _ALIKE
         self._stretch_all()
 
     def _grow_warm(self) -> None:

@@ -28,20 +28,31 @@ class Permit:
         renewed: whether it was given back before and taken again.
     """
 
-    # Class attributes as defaults: a permit is made for every request, and most need none of them changed.
-    held = False
-    sent = False
-    renewed = False
-    _stamp: float | None = None  # when it was granted
-    _place = math.inf  # when it was granted for the first time, if it was refused: whoever waits came later
-    _level = 0  # how many were under way then, itself included
-    _spend: Spend | None = None
-    _waiter: Waiter | None = None  # who waits for it in the queue ...
-    _loop: asyncio.AbstractEventLoop | None = None  # ... and in which loop
+    __slots__ = (
+        "_level",
+        "_loop",
+        "_place",
+        "_spend",
+        "_stamp",
+        "_waiter",
+        "held",
+        "limiter",
+        "renewed",
+        "sent",
+        "tokens",
+    )
+
+    _level: int  # how many were under way when it was granted, itself included; known then, if there is a rule
+    _loop: asyncio.AbstractEventLoop  # in which its waiter waits; known while there is one
 
     def __init__(self, limiter: RateLimiter, tokens: int) -> None:
         self.limiter = limiter
         self.tokens = tokens
+        self.held = self.sent = self.renewed = False
+        self._stamp: float | None = None  # when it was granted
+        self._place = math.inf  # when it was granted for the first time, if it was refused: whoever waits came later
+        self._spend: Spend | None = None
+        self._waiter: Waiter | None = None  # who waits for it in the queue
 
     async def __aenter__(self) -> Self:
         if self._stamp is not None or self._waiter is not None:

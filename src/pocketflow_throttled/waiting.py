@@ -1,4 +1,4 @@
-"""Waiting: the queue in front of a limiter, and the clock it is worked off by. All waiting happens here.
+"""Waiting: the queue in front of a limiter. All waiting happens here.
 
 Whoever gives room back books it for the head of the queue, and only then wakes it, so nobody is woken in vain and nobody
 overtakes. A request that the API refused has its place by when it first was granted: those that wait came later. One timer, on
@@ -7,18 +7,17 @@ the loop of the waiter at the head, covers what only time can open.
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import math
-import time
 from collections import OrderedDict
-from functools import partial
 from itertools import takewhile
 from threading import RLock, get_ident
 from typing import TYPE_CHECKING, Protocol
-from weakref import WeakKeyDictionary
+
+from .clock import Clock
 
 if TYPE_CHECKING:
+    import asyncio
     from collections.abc import Callable
 
     from .aimd import AdaptiveRule
@@ -27,8 +26,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("pocketflow_throttled")
 
-# Clocks of loops in one process agree to a few milliseconds; one that is further behind starts from another zero.
-_CLOCK_SKEW = 1.0
 # A timer may fire a rounding error early. A server that counts as exactly would refuse, so this much later is early enough.
 _ROUNDING = 1e-6
 # One that fires earlier than that (uvloop counts in milliseconds) is set again no closer than this, so it does not spin.
@@ -45,7 +42,7 @@ class Waiter(Protocol):
         """Go on, the permit is granted. Called in the loop it waits in, perhaps under the limiter's lock."""
 
 
-class Waiting:
+class Waiting(Clock):
     """Permits that wait for a slot, the windows, a pause and a rule, first come, first served.
 
     Args:
@@ -55,6 +52,7 @@ class Waiting:
     """
 
     def __init__(self, max_concurrent: int, budget: Budget, rule: AdaptiveRule | None) -> None:
+        super().__init__()
         self.name: str | None = None  # for the log
         self._max_concurrent = max_concurrent if rule is None else rule.limit
         self._budget = budget
@@ -67,10 +65,6 @@ class Waiting:
         self._waking = False
         self._wake_again = False
         self._timer: tuple[asyncio.TimerHandle, asyncio.AbstractEventLoop, float] | None = None
-        self._loop: asyncio.AbstractEventLoop | None = None
-        self._thread = 0
-        self._clock: Callable[[], float] = _no_clock
-        self._offsets: WeakKeyDictionary[asyncio.AbstractEventLoop, float] = WeakKeyDictionary()
 
     def _opens_at(self, now: float) -> float | None:
         """When time alone may let the head in, or None if it must wait for a slot."""
@@ -195,7 +189,6 @@ class Waiting:
                 head = next(iter(queue))
                 waiter, loop = head._waiter, head._loop
                 assert waiter is not None
-                assert loop is not None
                 if waiter.done() or (loop is not here and loop.is_closed()):
                     queue.pop(head, None)
                 elif self._grant(head, now):
@@ -250,47 +243,6 @@ class Waiting:
                 self._timer = (loop.call_at(late - offset, self._on_timer, when), loop, when)
                 return
             self._wake(now)
-
-    def _start_clock(self) -> None:
-        """Have a time to count from, where something is counted before any loop has run."""
-        if self._running_loop() is None and self._clock is _no_clock:
-            self._clock = time.monotonic  # as loops of real time do
-
-    def _now(self) -> float:
-        self._running_loop()  # outside a loop: the time of the last one
-        return self._clock()
-
-    def _running_loop(self) -> asyncio.AbstractEventLoop | None:
-        """Return the loop that runs in this thread, if any, and read its clock from now on.
-
-        The last one is remembered with its thread, since asking asyncio costs as much as all the rest of a request.
-
-        Loops of real time share a clock. One whose clock lies behind by more than skew (a virtual one, say) counts on from
-        the latest time seen, so that what was granted stays in its window.
-        """
-        loop = self._loop
-        if loop is not None and self._thread == get_ident() and loop.is_running():
-            return loop
-        try:
-            loop = asyncio.get_running_loop()
-        except RuntimeError:
-            return None
-        offset = self._offsets.get(loop)
-        if offset is None:
-            behind = self._clock() - loop.time()
-            offset = behind if behind > _CLOCK_SKEW else 0.0
-            self._offsets[loop] = offset
-        self._loop, self._thread = loop, get_ident()
-        self._clock = loop.time if offset == 0.0 else partial(_shifted, loop, offset)
-        return loop
-
-
-def _no_clock() -> float:
-    return 0.0
-
-
-def _shifted(loop: asyncio.AbstractEventLoop, offset: float) -> float:
-    return loop.time() + offset
 
 
 def _deliver(waiter: Waiter) -> None:
