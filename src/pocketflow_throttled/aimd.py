@@ -97,6 +97,7 @@ class AdaptiveRule:
         self._closing: Closing | None = None
         self._before = _Before(0, 0, None)
         self.trial: float | None = None
+        self._trial_level = 0
         self._trial_due = 0.0  # when it was allowed; it may have waited for a slot since
         self._beyond_since: float | None = None
         self._climbed = 0  # probes that went well since bursts are held back
@@ -152,7 +153,7 @@ class AdaptiveRule:
             rate.started(now, level)
             self.opens_at = rate.opens_at(now)
         if self._closing is not None:
-            self.trial = now
+            self.trial, self._trial_level = now, level
             self._trial_due = min(now, max(self._closing.last, due))
             self.opens_at = now + self._timing.unrefused_after
             return
@@ -301,6 +302,7 @@ class AdaptiveRule:
             opened = started if self._cycle is None else self._cycle
             self._closing = closing = Closing(opened, since=started)
         closing.tries += 1
+        closing.level = level
         closing.last = started
         if hint is not None:
             closing.hinted_until = started + hint
@@ -340,6 +342,7 @@ class AdaptiveRule:
         assert self._closing is not None
         closing, self._closing, self.trial = self._closing, None, None
         self._shut_for = at - closing.since
+        closing.is_rate = closing.is_rate or self._trial_level >= closing.level
         if self.rate.explain(closing, self._trial_due):
             self.ceiling, self._target, self._proven = self._before.ceiling, self._before.target, self._before.proven
             self._cycle = at

@@ -37,6 +37,7 @@ class Closing:
     since: float
     last: float = 0.0
     tries: int = 0
+    level: int = 0
     hinted_until: float = 0.0
     is_rate: bool = False
 
