@@ -123,7 +123,7 @@ class Observing(Waiting):
             self._start_clock()
             now = self._clock()
             for quota in read_quotas(headers):
-                if quota.is_longer_than(_LONGEST_WINDOW):
+                if quota.is_longer_than(_LONGEST_WINDOW) or self._is_of_bursts(quota):
                     continue
                 self._is_told = True
                 self._set_limit(quota)
@@ -139,6 +139,11 @@ class Observing(Waiting):
         with self._lock:
             now, budget = self._now(), self._budget
             sent.set(Mark(now, budget.served("requests", now), budget.served("tokens", now)))
+
+    def _is_of_bursts(self, quota: Quota) -> bool:
+        """Whether it is the limit of bursts that the user knows of, which a bucket's capacity is: they are kept to here."""
+        burst, asked = self._budget.burst, self._asked["requests"]
+        return quota.kind == "requests" and quota.window is None and quota.limit == burst and burst != asked
 
     def _set_limit(self, quota: Quota) -> None:
         limit, asked, budget = quota.limit, self._asked[quota.kind], self._budget

@@ -171,7 +171,7 @@ class Permit:
             with limiter._lock:
                 limiter._budget.refused(self._stamp, self.tokens)
                 if limiter._rule is None:  # else the rule finds the pace
-                    limiter._budget.space(limiter._now())
+                    limiter._budget.space(limiter._now(), self._stamp)
 
     def refused(self, pause: float, *, hinted: bool = True, at_most: float = math.inf) -> None:
         """Tell the limiter that the API refused the request, which is still to be released.

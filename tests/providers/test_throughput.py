@@ -44,6 +44,7 @@ def measure(
     factor: Factor = 1.0,
     learned: bool = False,
     per_minute: int | None = None,
+    burst: int | None = None,
     windows: float = WINDOWS,
 ) -> Outcome:
     """Run a batch that keeps a server busy for longer than `windows` minutes, and measure it over these."""
@@ -56,6 +57,7 @@ def measure(
     class Node(ThrottledParallelBatchNode):
         max_concurrent = at_once
         max_per_minute = per_minute if learned or per_minute else (model.requests and model.requests.limit)
+        max_burst = burst
         max_tokens_per_minute = None if learned or not model.tokens else model.tokens.limit
 
         async def prep_async(self, shared: Any) -> Any:
@@ -176,6 +178,36 @@ def test_a_limit_a_minute_enforced_as_one_a_second_is_kept_by_spacing_the_starts
         return Model(requests=Count(requests, seconds, "bucket"), dialect="none", latency=jitter(chance, 1.0, 8.0))
 
     check(measure(make, at_once=20, per_minute=60, windows=20), refused=0.02, share=0.93)
+
+
+@pytest.mark.parametrize("counting", COUNTINGS)
+@pytest.mark.parametrize(("requests", "seconds"), [(20, 2.0), (10, 1.0), (2, 0.2), (1, 0.1)])
+@pytest.mark.parametrize("retry_after", ["whole", "none"])
+def test_a_limit_a_minute_enforced_as_fewer_in_less_is_found_out(
+    counting: Counting, requests: int, seconds: float, retry_after: Any
+) -> None:
+    """Of the first burst all that are under way are refused, and then a few, until the starts are spaced closely enough."""
+
+    def make(chance: random.Random) -> Model:
+        count = Count(requests, seconds, counting, phase=0.05)
+        return Model(requests=count, dialect="none", retry_after=retry_after, latency=jitter(chance, 0.2, 1.0))
+
+    check(measure(make, at_once=30, per_minute=600, windows=5), refused=0.025, share=0.93)
+
+
+@pytest.mark.parametrize("counting", ["sliding", "bucket"])
+@pytest.mark.parametrize("late", [0.01, 0.05, 0.1, 0.2])
+@pytest.mark.parametrize(("burst", "per_minute"), [(1, 60), (1, 600), (5, 300)])
+def test_bursts_are_kept_however_unevenly_calls_arrive(counting: Counting, late: float, burst: int, per_minute: int) -> None:
+    """Of starts that are spaced by a second, those that take up to `late` seconds longer arrive so much too early or too late."""
+    seconds = 60 * burst / per_minute
+
+    def make(chance: random.Random) -> Model:
+        count = Count(burst, seconds, counting)
+        return Model(requests=count, dialect="none", latency=jitter(chance, 1.0, 3.0), delay=jitter(chance, 0.0, late * seconds))
+
+    share = 0.95 if late < 0.05 else 0.95 - 1.1 * late  # no client that sends evenly can do better
+    check(measure(make, at_once=50, per_minute=per_minute, burst=burst, windows=1200 / per_minute), share=share)
 
 
 @pytest.mark.parametrize("counting", COUNTINGS)
