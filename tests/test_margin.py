@@ -11,15 +11,15 @@ def test_it_is_nothing_before_a_refusal() -> None:
     assert margin.look_at == float("inf")
 
 
-def test_it_grows_with_each_refusal_up_to_half() -> None:
+def test_it_grows_with_each_refusal_up_to_twice_the_time() -> None:
     margin = Margin()
     parts = []
     for now in range(20):
         margin.grow(now, 1.0)
         parts.append(margin.part)
     assert parts == sorted(parts)
-    assert parts[0] == 0.02
-    assert parts[-1] == 0.5
+    assert parts[0] == 0.03
+    assert parts[-1] == 1.0
 
 
 def test_what_started_before_it_grew_tells_nothing_of_it() -> None:
@@ -49,4 +49,4 @@ def test_a_clock_that_goes_back_makes_it_no_larger() -> None:
     margin = Margin()
     margin.grow(1000.0, 1.0)
     margin.shrink(5.0, 1.0)
-    assert margin.part == 0.02
+    assert margin.part == 0.03

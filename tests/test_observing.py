@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pocketflow_throttled import RateLimiter, run_virtual
+from pocketflow_throttled import RateLimiter, RateLimitHit, run_virtual
 from pocketflow_throttled.headers import Quota
 from pocketflow_throttled.observing import Span
 
@@ -64,6 +64,8 @@ def test_a_limit_that_is_the_burst_which_was_set_is_no_limit_of_the_window() -> 
     limiter = observed(RateLimiter(5, 300, max_burst=50), 50, 0, "10s")
     assert limiter.max_per_window == 300
     assert limiter.paused_for == 0
+    assert observed(limiter, None, 3, "10s").current_window_count == 0
+    assert observed(limiter, None, 100, "10s").current_window_count == 200
     assert observed(limiter, 49, 49, "0s").max_per_window == 49
 
 
@@ -398,3 +400,16 @@ def test_a_limit_that_is_set_anew_is_not_spaced_as_the_one_before() -> None:
         assert all(limiter.try_acquire() for _ in range(50))
 
     run_virtual(main())
+
+
+def test_an_api_that_is_down_for_a_while_is_no_reason_to_space_the_starts_more() -> None:
+    async def call(item: int) -> int:
+        if 10 <= now() < 130:
+            raise RateLimitHit("down", retry_after=5.0)
+        return item
+
+    async def main() -> float:
+        await Batch(call, max_concurrent=10, max_per_minute=600, max_burst=1).run_async({"items": range(700)})
+        return now()
+
+    assert run_virtual(main()) < 10 + (120 + 5) + 1.05 * 60

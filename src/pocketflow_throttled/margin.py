@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import math
 
-_FIRST, _GROWTH, _MOST = 0.02, 1.5, 0.5  # as parts of the time between starts
-_SHRINKING = 0.002  # of it, with each call
+_FIRST, _GROWTH, _MOST = 0.03, 1.6, 1.0  # as parts of the time between starts
+_SHRINKING = 0.0015  # of it, with each call
 _NEXT_LOOK = 20  # calls from now, by when it has shrunk by what matters
 _LEAST = 0.005  # less than that is none
 
@@ -27,7 +27,7 @@ class Margin:
         >>> margin = Margin(since=9.0)
         >>> margin.grow(now=10.0, rate=1.0)
         >>> margin.part, margin.since
-        (0.02, 10.0)
+        (0.03, 10.0)
     """
 
     __slots__ = ("_at", "look_at", "part", "since")

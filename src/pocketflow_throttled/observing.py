@@ -141,9 +141,11 @@ class Observing(Waiting):
             sent.set(Mark(now, budget.served("requests", now), budget.served("tokens", now)))
 
     def _is_of_bursts(self, quota: Quota) -> bool:
-        """Whether it is the limit of bursts that the user knows of, which a bucket's capacity is: they are kept to here."""
-        burst, asked = self._budget.burst, self._asked["requests"]
-        return quota.kind == "requests" and quota.window is None and quota.limit == burst and burst != asked
+        """Whether it tells of the bursts that the user set, as a bucket does: its own log keeps to these better."""
+        burst = self._budget.burst
+        if quota.kind == "tokens" or quota.window is not None or burst is None or burst == self._asked["requests"]:
+            return False
+        return quota.limit == burst or (quota.limit is None and (quota.remaining or 0) <= burst)
 
     def _set_limit(self, quota: Quota) -> None:
         limit, asked, budget = quota.limit, self._asked[quota.kind], self._budget
