@@ -4,7 +4,9 @@ import asyncio
 import math
 import random
 from collections.abc import Callable
+from contextvars import ContextVar
 from dataclasses import dataclass, field
+from heapq import heappop, heappush
 from typing import Any
 
 import pytest
@@ -168,6 +170,46 @@ def test_counts_told_only_with_the_answer_cost_nothing(counting: Counting) -> No
 @pytest.mark.parametrize("retry_after", ["whole", "none"])
 def test_refusals_that_say_little_cost_nothing(retry_after: Any) -> None:
     check(measure(server(100, None, "sliding", retry_after=retry_after)))
+
+
+def clairvoyant(seconds: list[float], slots: int, per_minute: int) -> float:
+    """Return how long calls that take these seconds take together, if each starts as soon as slots and limit allow."""
+    free, starts, end = [0.0] * slots, list[float](), 0.0
+    for index, takes in enumerate(seconds):
+        start = max(heappop(free), starts[index - per_minute] + 60 if index >= per_minute else 0.0)
+        starts.append(start)
+        heappush(free, start + takes)
+        end = max(end, start + takes)
+    return end
+
+
+@pytest.mark.parametrize("counting", COUNTINGS)
+@pytest.mark.parametrize("cover", [0.8, 1.0, 1.2])
+@pytest.mark.parametrize(("per_minute", "latency"), [(10, 20.0), (30, 8.0), (60, 3.0), (120, 1.0)])
+def test_slots_that_barely_cover_the_rate_are_all_used(counting: Counting, cover: float, per_minute: int, latency: float) -> None:
+    """Slots and limit together may allow less than each of them: as much as a client that knows everything can do counts."""
+    chance = random.Random(3)
+    seconds = [latency * chance.choice([0.3, 0.3, 0.3, 3.1]) for _ in range(8 * per_minute)]
+    slots = max(1, round(cover * latency * per_minute / 60))
+    current: ContextVar[int] = ContextVar("current")
+    count = Count(per_minute, 60.0, counting, phase=17.0)
+    model = Model(requests=count, dialect="none", latency=lambda: seconds[current.get()])
+
+    class Node(ThrottledParallelBatchNode):
+        async def prep_async(self, shared: Any) -> Any:
+            return range(len(seconds))
+
+        async def exec_async(self, item: int) -> None:
+            current.set(item)
+            await model.call()
+
+    async def main() -> float:
+        await Node(max_concurrent=slots, max_per_minute=per_minute).run_async({})
+        return asyncio.get_running_loop().time()
+
+    took = run_virtual(main())
+    assert (model.served, model.refused) == (len(seconds), 0)
+    assert took <= clairvoyant(seconds, slots, per_minute) / 0.95
 
 
 @pytest.mark.parametrize(("requests", "seconds"), [(1, 1.0), (10, 10.0)])
