@@ -12,8 +12,9 @@ _DOUBT = 3.0  # an estimate may be wrong by such a factor, which only the first 
 _KEPT = 0.95  # of what is known, after each answer: the last twenty or so count
 _CAUTION = 0.75  # of how far single calls are off, on top of what they cost on average
 # One answer off its estimate does not tell how far off others are. Or all that fits by it would start at once, and be refused if
-# that one was cheap: as a part of what it was off, how far they may be, and what stays of that after each answer.
-_UNSURE, _STILL_UNSURE = 2.0, 0.6
+# that one was cheap: as a part of what it was off, how far they may be, what stays of that after each answer, and what part of
+# all that was used is too little to matter.
+_UNSURE, _STILL_UNSURE, _SURE = 2.0, 0.6, 0.01
 
 
 def estimate(item: Any) -> int:
@@ -86,7 +87,7 @@ class Correction:
         >>> for _ in range(10):
         ...     correction.learn(100, 50)
         >>> correction.apply(100)
-        51
+        50
     """
 
     __slots__ = ("_estimated", "_off", "_unsure", "_used")
@@ -104,6 +105,8 @@ class Correction:
         # Of sums, not of single calls: small items that cost many times their estimate would count for more than they cost.
         self._estimated = self._estimated * _KEPT + estimated
         self._used = self._used * _KEPT + used
+        if self._unsure < _SURE * self._used:
+            self._unsure = 0.0
 
     def apply(self, estimated: int) -> Estimate:
         """Return what a call that is estimated at so much will cost, rather a little more than less."""
