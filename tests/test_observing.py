@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pocketflow_throttled import RateLimiter, run_virtual
+from pocketflow_throttled import RateLimiter, RateLimitHit, run_virtual
 from pocketflow_throttled.headers import Quota
 from pocketflow_throttled.observing import Span
 
@@ -58,6 +58,15 @@ def test_minus_one_and_nought_are_unknown(limit: int, remaining: int) -> None:
     limiter = observed(RateLimiter(), limit, remaining)
     assert limiter.max_per_window is None
     assert limiter.paused_for == 0
+
+
+def test_a_limit_that_is_the_burst_which_was_set_is_no_limit_of_the_window() -> None:
+    limiter = observed(RateLimiter(5, 300, max_burst=50), 50, 0, "10s")
+    assert limiter.max_per_window == 300
+    assert limiter.paused_for == 0
+    assert observed(limiter, None, 3, "10s").current_window_count == 0
+    assert observed(limiter, None, 100, "10s").current_window_count == 200
+    assert observed(limiter, 49, 49, "0s").max_per_window == 49
 
 
 def test_a_limit_per_day_is_not_taken_for_one_a_minute() -> None:
@@ -319,3 +328,88 @@ def test_no_headers_raise_or_pause_beyond_the_cap_or_block_for_longer_than_a_win
             assert now() <= 600 + 3600
 
     run_virtual(main())
+
+
+# --- servers that refuse what has room
+
+
+def refused(limiter: RateLimiter, calls: int) -> None:
+    """Let so many calls start and be refused."""
+    for _ in range(calls):
+        permit = limiter.reserve()
+        assert permit.take()
+        permit.not_served()
+        permit.release()
+
+
+def test_a_server_that_refuses_what_has_room_gets_the_starts_spaced() -> None:
+    async def main() -> list[float]:
+        limiter = RateLimiter(50, 120)
+        refused(limiter, 3)
+        starts = []
+        for _ in range(4):
+            await take(limiter)
+            starts.append(now())
+        return starts
+
+    assert run_virtual(main()) == pytest.approx([1, 1, 2, 2], abs=1e-3)
+
+
+def test_two_refusals_are_no_reason_to_space_the_starts() -> None:
+    async def main() -> None:
+        limiter = RateLimiter(50, 120)
+        refused(limiter, 2)
+        assert all(limiter.try_acquire() for _ in range(48))
+
+    run_virtual(main())
+
+
+def test_refusals_where_the_window_is_full_are_no_reason_to_space_the_starts() -> None:
+    async def main() -> None:
+        limiter = RateLimiter(50, 40)
+        await take(limiter, 37)
+        refused(limiter, 3)
+        await asyncio.sleep(61)
+        assert all(limiter.try_acquire() for _ in range(40))
+
+    run_virtual(main())
+
+
+def test_spaced_starts_that_are_refused_are_spaced_more() -> None:
+    async def main() -> list[float]:
+        limiter = RateLimiter(50, 120)
+        refused(limiter, 3)
+        await asyncio.sleep(5)
+        refused(limiter, 1)
+        await asyncio.sleep(5)
+        starts = []
+        for _ in range(4):
+            await take(limiter)
+            starts.append(now())
+        return starts
+
+    assert run_virtual(main()) == pytest.approx([10, 10.5, 11, 11.5], abs=1e-3)
+
+
+def test_a_limit_that_is_set_anew_is_not_spaced_as_the_one_before() -> None:
+    async def main() -> None:
+        limiter = RateLimiter(50, 120)
+        refused(limiter, 3)
+        assert not limiter.try_acquire()
+        limiter.max_per_window = 600
+        assert all(limiter.try_acquire() for _ in range(50))
+
+    run_virtual(main())
+
+
+def test_an_api_that_is_down_for_a_while_is_no_reason_to_space_the_starts_more() -> None:
+    async def call(item: int) -> int:
+        if 10 <= now() < 130:
+            raise RateLimitHit("down", retry_after=5.0)
+        return item
+
+    async def main() -> float:
+        await Batch(call, max_concurrent=10, max_per_minute=600, max_burst=1).run_async({"items": range(700)})
+        return now()
+
+    assert run_virtual(main()) < 10 + (120 + 5) + 1.05 * 60

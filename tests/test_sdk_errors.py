@@ -104,6 +104,39 @@ class HfHubHTTPError(httpx2.HTTPError):
         self.response = response
 
 
+class BotoError(Exception):
+    """botocore's ClientError: the answer is a dict, and the status and the headers are in it."""
+
+    def __init__(self, code: str, message: str, status: int = 400, headers: Headers = None) -> None:
+        super().__init__(f"An error occurred ({code}) when calling the InvokeModel operation: {message}")
+        about = {"HTTPStatusCode": status, "HTTPHeaders": headers or {}, "RetryAttempts": 0}
+        self.response = {"Error": {"Code": code, "Message": message}, "ResponseMetadata": about}
+
+
+class EventStreamError(BotoError):
+    """botocore's of a stream that has begun: no status tells of it."""
+
+    def __init__(self, code: str, message: str) -> None:
+        super().__init__(code, message)
+        del self.response["ResponseMetadata"]
+
+
+class ReplicateError(Exception):
+    """replicate's: only the status and the text."""
+
+    def __init__(self, status: int, detail: str) -> None:
+        super().__init__(f"ReplicateError Details:\nstatus: {status}\ndetail: {detail}")
+        self.status, self.detail = status, detail
+
+
+class ClientResponseError(Exception):
+    """aiohttp's: no body."""
+
+    def __init__(self, status: int, message: str, headers: Headers = None) -> None:
+        super().__init__(f"{status}, message={message!r}, url='https://x'")
+        self.status, self.message, self.headers = status, message, headers
+
+
 def gemini(delay: str | None = None, quota: str = "GenerateRequestsPerMinutePerProjectPerModel-FreeTier", text: str = "") -> Body:
     violation = {"@type": "type.googleapis.com/google.rpc.QuotaFailure", "violations": [{"quotaId": quota}]}
     info = [{"@type": "type.googleapis.com/google.rpc.RetryInfo", "retryDelay": delay}] if delay else []
@@ -160,6 +193,41 @@ REFUSED: dict[str, tuple[Exception, float | None]] = {
     "litellm, other headers": (LiteLLMError("litellm.RateLimitError: m", 429, WAIT, keeps_response=False), 3.0),
     "litellm, 529 as 500": (LiteLLMError(ANTHROPIC_TEXT, 500), None),
     "huggingface_hub": (HfHubHTTPError("429", response(httpx2, 429, {}, {"RateLimit": '"api";r=0;t=55'})), 55.0),
+    "groq, no room in flex": (GroqError(498, error(message="Flex tier capacity exceeded", code="capacity_exceeded")), None),
+    "groq, more tokens to be had": (GroqError(429, error(message=f"{GROQ_TEXT} Upgrade at https://x/settings/billing")), 7.66),
+    "openai, free": (
+        by_openai(429, error(message="Rate limit reached: 3 / min. Please try again in 20s. Add a payment method to raise it.")),
+        20.0,
+    ),
+    "azure": (by_openai(429, error(code="429", message="exceeded token rate limit. Please retry after 26 seconds.")), 26.0),
+    "openrouter, a minute": (
+        by_openai(429, error(code=429, metadata={"headers": {"X-RateLimit-Remaining": "0", "X-RateLimit-Reset": "7"}})),
+        7.0,
+    ),
+    "openrouter, seconds": (by_openai(429, error(code=429, metadata={"retry_after_seconds": 12.5})), 12.5),
+    "together, 0.1 a second": (
+        by_openai(429, error(), {"x-ratelimit-limit": "0.1", "x-ratelimit-remaining": "0", "x-ratelimit-reset": "7"}),
+        7.0,
+    ),
+    "together, 503": (by_openai(503, error(type="overloaded_error")), None),
+    "xai, a dashed name": (by_openai(429, error(), {"x-rate-limit-remaining": "0", "x-rate-limit-reset": "9"}), 9.0),
+    "huggingface_hub, loading": (
+        HfHubHTTPError("503", response(httpx2, 503, {"error": "Model x is currently loading", "estimated_time": 20.0})),
+        20.0,
+    ),
+    "replicate": (ReplicateError(429, "Request was throttled. Your rate limit resets in ~6s."), 6.0),
+    "replicate, in a second": (ReplicateError(429, "Request was throttled. Expected available in 1 second."), 1.0),
+    "botocore": (BotoError("ThrottlingException", "Too many requests, please wait before trying again.", 429), None),
+    "botocore, 400": (BotoError("ThrottlingException", "Rate exceeded"), None),
+    "botocore, headers": (BotoError("TooManyRequestsException", "x", 429, {"retry-after": "3"}), 3.0),
+    "botocore, a code": (BotoError("ProvisionedThroughputExceededException", "x"), None),
+    "botocore, 503": (BotoError("SlowDown", "Please reduce your request rate.", 503), None),
+    "botocore, not ready": (BotoError("ModelNotReadyException", "x", 429), None),
+    "botocore, in mid-stream": (EventStreamError("throttlingException", "Too many tokens"), None),
+    "google-api-core": (Exception("429 Quota exceeded. [retry_delay {\n  seconds: 12\n}\n]"), 12.0),
+    "aiohttp": (ClientResponseError(429, "Too Many Requests", {"Retry-After": "3"}), 3.0),
+    "aiohttp, 503": (ClientResponseError(503, "x", {"Retry-After": "3"}), 3.0),
+    "urllib3": (Exception("Max retries exceeded (Caused by ResponseError('too many 429 error responses'))"), None),
     "httpx": (by_http(httpx, 429, headers=WAIT), 3.0),
     "httpx2": (by_http(httpx2, 529), None),
     "httpx2, 503": (by_http(httpx2, 503, headers=WAIT), 3.0),
@@ -196,6 +264,28 @@ FINAL: dict[str, tuple[Exception, str]] = {
     "groq": (GroqError(413, error(code="rate_limit_exceeded", message="Request too large for model")), "never fit"),
     "litellm": (LiteLLMError(QUOTA_TEXT, 429), "insufficient_quota"),
     "httpx": (by_http(httpx, 429, error(code="insufficient_quota")), "insufficient_quota"),
+    "openai, billing": (by_openai(429, error(code="billing_not_active")), "billing_not_active"),
+    "moonshot": (by_openai(429, error(type="exceeded_current_quota_error")), "exceeded_current_quota_error"),
+    "google-genai, credits": (
+        ClientError(429, {"error": {"message": "Your prepayment credits are depleted. Go to AI Studio.", "status": "x"}}),
+        "no credit",
+    ),
+    "google-genai, spend": (
+        ClientError(429, {"error": {"message": "Your project has exceeded its monthly spending cap.", "status": "x"}}),
+        "spending limit",
+    ),
+    "xai": (
+        by_openai(
+            429, {"error": "Your team has either used all available credits or reached its monthly spending limit.", "code": "x"}
+        ),
+        "no credit",
+    ),
+    "cohere, a month": (TooManyRequestsError({"message": "Your Trial key is limited to 1000 API calls / month."}), "per month"),
+    "botocore, a day": (BotoError("ThrottlingException", "Too many tokens per day, please wait.", 429), "per day"),
+    "grpc, a size": (
+        Exception("status = StatusCode.RESOURCE_EXHAUSTED, details = Received message larger than max (5 vs. 4)"),
+        "never fit",
+    ),
 }
 
 
@@ -221,6 +311,12 @@ NEITHER: dict[str, Exception] = {
     "cohere, 503": ApiError(503, None, "x"),
     "litellm, 500": LiteLLMError("litellm.InternalServerError: m", 500),
     "httpx, 404": by_http(httpx, 404),
+    "botocore, 400": BotoError("ValidationException", "rate limit must be a number"),
+    "botocore, 503": BotoError("ServiceUnavailableException", "Bedrock is unable to process your request.", 503),
+    "botocore, a quota of things": BotoError("ServiceQuotaExceededException", "Your request exceeds the service quota."),
+    "groq, 498": GroqError(498, error(message="Invalid token")),
+    "aiohttp, 503": ClientResponseError(503, "x"),
+    "replicate, 402": ReplicateError(402, "Insufficient credit"),
 }
 
 

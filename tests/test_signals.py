@@ -1,5 +1,6 @@
 """What signals and headers read: every provider's dialect, and nothing that raises or waits for ever."""
 
+import asyncio
 import email.message
 import math
 import time
@@ -349,6 +350,30 @@ def test_a_date_is_counted_from_the_servers_clock() -> None:
             (Quota("requests", 500, 0, 55.0, 300.0),),
         ),
         ({"ratelimit-limit": "10", "ratelimit-remaining": "9", "ratelimit-reset": "3"}, (Quota("requests", 10, 9, 3.0),)),
+        (
+            {"ratelimit": '"api";r=0;t=55', "ratelimit-policy": '"fixed window";"api";q=500;w=300'},
+            (Quota("requests", 500, 0, 55.0, 300.0),),
+        ),
+        (
+            {"ratelimit": "limit=500, remaining=3, reset=5", "ratelimit-policy": "500;w=60"},
+            (Quota("requests", 500, 3, 5.0, 60.0),),
+        ),
+        (
+            {"ratelimit-limit": "100, 100;w=60", "ratelimit-remaining": "9", "ratelimit-reset": "3"},
+            (Quota("requests", 100, 9, 3.0, 60.0),),
+        ),
+        (
+            {"ratelimit-limit": "100", "ratelimit-remaining": "9", "ratelimit-reset": "3", "ratelimit-policy": "5;w=1, 100;w=60"},
+            (Quota("requests", 100, 9, 3.0, 60.0),),
+        ),
+        (
+            {"x-rate-limit-limit": "15", "x-rate-limit-remaining": "3", "x-rate-limit-reset": "9"},
+            (Quota("requests", 15, 3, 9.0),),
+        ),
+        (
+            {"x-ratelimit-limit": "0.1", "x-ratelimit-remaining": "0", "x-ratelimit-reset": "7"},
+            (Quota("requests", None, 0, 7.0),),
+        ),
         ({"x-ratelimit-remaining-requests": "nan", "x-ratelimit-limit-requests": "many"}, ()),
     ],
 )
@@ -533,3 +558,98 @@ def test_long_texts_are_read_in_no_time(text: str) -> None:
     read_error(error)
     read_error(ValueError(text))
     assert time.process_time() - before < 60  # a catastrophic pattern takes years
+
+
+# --- groups, and errors that were raised while a refusal was handled
+
+
+def slow_down(wait: float | None = None) -> Exception:
+    return RateLimitHit("slow down", retry_after=wait)
+
+
+def test_a_group_of_refusals_is_one_that_waits_for_the_longest() -> None:
+    refusal = read_error(ExceptionGroup("unhandled errors in a TaskGroup", [slow_down(2.0), slow_down(5.0), slow_down()]))
+    assert refusal is not None
+    assert (refusal.retry_after, refusal.final) == (5.0, False)
+
+
+def test_a_group_in_a_group_is_read_too_and_what_caused_its_errors() -> None:
+    inner = ExceptionGroup("inner", [wrapped(slow_down(3.0))])
+    assert retry_after(wrapped(ExceptionGroup("outer", [inner, slow_down()]))) == 3.0
+
+
+def test_a_group_with_any_other_error_is_the_users_to_see() -> None:
+    assert read_error(ExceptionGroup("some", [slow_down(), ValueError("no")])) is None
+    assert read_error(ExceptionGroup("rate limit reached", [ValueError("no")])) is None
+
+
+def test_a_group_with_a_final_refusal_is_final() -> None:
+    final = sdk_error(openai, "RateLimitError", 429, {"error": {"code": "insufficient_quota"}})
+    refusal = read_error(ExceptionGroup("some", [slow_down(), final]))
+    assert refusal is not None
+    assert (refusal.final, refusal.reason) == (True, "insufficient_quota")
+
+
+def test_the_headers_of_a_group_are_those_of_its_errors() -> None:
+    refused = sdk_error(openai, "RateLimitError", 429, headers={"retry-after": "7"})
+    assert headers_of(ExceptionGroup("some", [slow_down(), wrapped(refused)]))["retry-after"] == "7"
+
+
+def test_a_group_nested_without_end_is_read_in_no_time() -> None:
+    group = ExceptionGroup("0", [slow_down()])
+    for _ in range(5000):
+        group = ExceptionGroup("more", [group])
+    read_error(group)
+    headers_of(group)
+
+
+def raised_while_handling(error: Exception, refused: Exception, *, is_suppressed: bool = False) -> Exception:
+    try:
+        try:
+            raise refused
+        except Exception:
+            if is_suppressed:
+                raise error from None
+            raise error  # noqa: B904
+    except Exception as outer:  # noqa: BLE001
+        return outer
+
+
+def test_an_error_raised_while_a_refusal_was_handled_is_one() -> None:
+    outer = raised_while_handling(RuntimeError("no answer"), slow_down(2.0))
+    assert retry_after(outer) == 2.0
+    assert retry_after(wrapped(outer)) == 2.0
+
+
+@pytest.mark.parametrize(
+    "error", [KeyError("x"), TypeError("x"), NameError("x"), AttributeError("x"), AssertionError("x"), ZeroDivisionError("x")]
+)
+def test_a_bug_in_the_handling_of_a_refusal_is_the_users_to_see(error: Exception) -> None:
+    assert read_error(raised_while_handling(error, slow_down())) is None
+
+
+def test_an_error_with_a_status_of_its_own_speaks_for_itself() -> None:
+    other = sdk_error(openai, "BadRequestError", 400)
+    assert read_error(raised_while_handling(other, slow_down())) is None
+
+
+def test_an_error_raised_from_none_hides_what_was_handled() -> None:
+    assert read_error(raised_while_handling(RuntimeError("no answer"), slow_down(), is_suppressed=True)) is None
+
+
+def test_an_item_whose_task_group_was_refused_is_sent_again() -> None:
+    starts: list[float] = []
+
+    async def ask() -> None:
+        starts.append(now())
+        if len(starts) <= 2:
+            raise slow_down(5.0)
+
+    async def call(item: int) -> int:
+        async with asyncio.TaskGroup() as group:
+            group.create_task(ask())
+            group.create_task(ask())
+        return item
+
+    assert run(Batch(call), [1]) == [1]
+    assert starts == pytest.approx([0, 0, 5, 5])

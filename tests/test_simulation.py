@@ -6,7 +6,7 @@ import time
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from pocketflow_throttled import SimulatedAPI, VirtualTimeLoop, run_virtual
@@ -100,6 +100,8 @@ def test_tokens_are_limited_too(algorithm: Any) -> None:
     costs=st.lists(st.integers(1, 12), min_size=2, max_size=12),
     gaps=st.lists(st.floats(0.0, 3.0), min_size=12, max_size=12),
 )
+@example("sliding_window", [1, 10], [0.95, 0.9])
+@example("fixed_window", [1, 10, 10], [0.95, 0.9, 0.0])
 def test_who_waits_as_long_as_it_was_told_is_served(algorithm: Any, costs: list[int], gaps: list[float]) -> None:
     api = SimulatedAPI(max_tokens_per_window=10, window_seconds=7.0, algorithm=algorithm)
 

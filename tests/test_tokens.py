@@ -195,3 +195,18 @@ def test_presets_carry_tokens_where_the_provider_publishes_them() -> None:
     assert Presets.ANTHROPIC_BUILD_TIER1["max_tokens_per_minute"] == 30_000
     assert "input" in Presets.list_presets()["anthropic_build_tier1"]
     assert "max_tokens_per_minute" not in Presets.CONSERVATIVE
+
+
+def test_one_answer_off_its_estimate_does_not_tell_what_every_call_costs() -> None:
+    correction = Correction()
+    correction.learn(300, 100)
+    assert correction.apply(300) >= 200
+    for _ in range(9):
+        correction.learn(300, 100)
+    assert correction.apply(300) == 100
+
+
+def test_an_estimate_that_was_right_is_trusted_at_once() -> None:
+    correction = Correction()
+    correction.learn(100, 100)
+    assert correction.apply(100) == 100

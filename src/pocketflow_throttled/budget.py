@@ -10,12 +10,16 @@ from collections import deque
 from itertools import takewhile
 from typing import TYPE_CHECKING
 
+from .margin import Margin
 from .window import SlidingWindow, Spend, TokenWindow
 
 if TYPE_CHECKING:
     from .headers import Kind
 
-_MOST_OF_A_BURST = 3  # refusals; fewer may be bad luck
+_A_FEW = 3  # refusals; fewer may be bad luck
+_ROOM = 0.9  # of a window: with so much of it served, a refusal says nothing of bursts
+_CLOSEST = 0.02  # seconds between starts that refusals space: closer together, it is timers that tell
+_SAME_PACE = 0.01  # as a part, how far off the same pace may be
 # Calls whose seconds differ by less take the same time. Else every third of a batch of instant calls would set a record.
 _ALIKE = 1e-4
 
@@ -42,6 +46,7 @@ class Budget:
         "_cold_until",
         "_fastest",
         "_is_cold",
+        "_margin",
         "_pace",
         "_refused",
         "_slowest",
@@ -65,6 +70,7 @@ class Budget:
         self.usual_least, self.usual_most = math.inf, 0.0  # those that teach nothing new
         self._is_cold = True  # until the first calls have left the window
         self._cold_until = math.inf
+        self._margin = Margin()
         self.set_requests(requests)
         self.set_tokens(tokens)
 
@@ -111,6 +117,9 @@ class Budget:
 
     def set_pace(self, limit: int, seconds: float) -> None:
         """Set the starts that a server allows in `seconds`, a shorter time than the window, where no burst is set."""
+        each, share = self._pace or (math.inf, 1.0)
+        if each <= limit and each * seconds <= (1 + _SAME_PACE) * limit * share:
+            return  # they are spaced by more already, since calls were refused
         self._pace = (limit, seconds)
         self.set_burst(self.burst)
 
@@ -121,7 +130,8 @@ class Budget:
 
     def _stretch(self, window: SlidingWindow | TokenWindow) -> None:
         is_cold = self._is_cold and window.seconds >= self.seconds  # a shorter one is soon past its first calls
-        window.stretch(max(0.0, self._slowest - self._fastest), cold=is_cold)
+        least = self._margin.part * window.seconds if window is self._bursts else 0.0
+        window.stretch(max(0.0, self._slowest - self._fastest), least, cold=is_cold)
 
     def timed(self, now: float, seconds: float) -> None:
         """Learn by how much calls differ in the seconds they take, and so perhaps in those they take to arrive.
@@ -138,6 +148,14 @@ class Budget:
         self._is_cold, self._cold_until = False, math.inf
         self._stretch_all()
 
+    def _look_at_margin(self, now: float) -> None:
+        self._margin.shrink(now, self._rate)
+        self._stretch_all()
+
+    @property
+    def _rate(self) -> float:
+        return 1.0 if self.requests is None else self.requests.limit / self.requests.seconds
+
     def _stretch_all(self) -> None:
         for window in (self.requests, self._bursts, self.tokens):
             if window is not None:
@@ -147,6 +165,8 @@ class Budget:
         """Return whether a request that costs `tokens` may start at `now`."""
         if now >= self._cold_until:
             self._grow_warm()
+        if now >= self._margin.look_at:
+            self._look_at_margin(now)
         return (
             (self.requests is None or self.requests.fits(now))
             and (self._bursts is None or self._bursts.fits(now))
@@ -165,6 +185,8 @@ class Budget:
             if not requests.fits(now):
                 return False
         if self._bursts is not None:
+            if now >= self._margin.look_at:
+                self._look_at_margin(now)
             if not self._bursts.fits(now):
                 return False
             self._bursts.times.append(now)
@@ -211,18 +233,43 @@ class Budget:
             self._refused.popleft()
         self._refused.append((stamp, tokens))
 
-    def space(self, now: float) -> None:
-        """Space the starts by seconds, if a server with room for them in the window refuses most of a burst.
+    def space(self, now: float, stamp: float) -> None:
+        """Space the starts, or more than before, as a server with room in the window refuses the call that started at `stamp`.
 
-        Some enforce a limit a minute as so many a second.
+        Some enforce a limit a minute as so many a second, or as fewer in less. Spaced starts are as many in the window.
         """
-        requests, refused = self.requests, len(self._refused)
-        if requests is None or self.burst is not None or refused < _MOST_OF_A_BURST:
+        requests, bursts = self.requests, self._bursts
+        if requests is None or stamp <= self._margin.since:
             return
-        served = requests.own(now) - refused
-        if served <= min(refused, requests.limit / 2):
-            each = max(1, int(requests.limit / requests.seconds))
-            self.set_pace(each, each * requests.seconds / requests.limit)
+        apart = requests.seconds / requests.limit
+        if bursts is None:
+            if self._refuses_what_has_room(now):
+                each = max(1, int(1 / apart))
+                self._space_by(each, each * apart, now)
+            return
+        each = max(1, bursts.limit // 2)
+        apart = max(apart, bursts.seconds / bursts.limit)
+        is_closer = each < bursts.limit or each * apart > (1 + _SAME_PACE) * bursts.seconds
+        if self.burst is None and is_closer and each * apart >= _CLOSEST:
+            self._space_by(each, each * apart, now)
+        else:
+            self._margin.grow(now, 1 / apart)
+            self._stretch_all()
+
+    def _refuses_what_has_room(self, now: float) -> bool:
+        assert self.requests is not None
+        refused = len(self._refused)
+        return refused >= _A_FEW and self.requests.own(now) - refused <= _ROOM * self.requests.limit
+
+    def _space_by(self, each: int, seconds: float, now: float) -> None:
+        self._margin = Margin(now)
+        self._pace = each, seconds
+        self.set_burst(None)
+
+    def forget_pace(self) -> None:
+        """Forget how starts were spaced without a burst that was set."""
+        self._margin, self._pace = Margin(), None
+        self.set_burst(self.burst)
 
     def served(self, kind: Kind, now: float) -> int:
         """Return what is counted of one kind that a server counts too, others' share aside; forget what has left the window."""
@@ -247,5 +294,4 @@ class Budget:
             if window is not None:
                 window.clear()
         self._refused.clear()
-        self._pace = None
-        self.set_burst(self.burst)
+        self.forget_pace()

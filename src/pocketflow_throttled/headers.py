@@ -35,6 +35,7 @@ _PATTERNS: tuple[tuple[Kind, str, float | None], ...] = (
     ("requests", "anthropic-ratelimit-requests-{}", None),
     ("requests", "x-ratelimit-{}-req-minute", 60.0),  # Mistral
     ("requests", "x-ratelimit-{}", None),  # OpenRouter, and many others
+    ("requests", "x-rate-limit-{}", None),
     ("requests", "ratelimit-{}", None),  # older drafts of the IETF
     ("tokens", "x-ratelimit-{}-tokens", None),
     ("tokens", "anthropic-ratelimit-tokens-{}", None),
@@ -190,12 +191,22 @@ def _tightness(quota: Quota) -> tuple[bool, float]:
 
 def _quota(headers: Mapping[str, str], kind: Kind, names: tuple[str, str, str], window: float | None) -> Quota | None:
     limit, remaining, reset = (headers.get(name) for name in names)
+    if limit is not None and names[0] == "ratelimit-limit":  # as in `100, 100;w=60`
+        policies = headers.get("ratelimit-policy", limit)
+        limit = limit.partition(",")[0].partition(";")[0].strip()
+        named = re.search(rf"(?<![\d.]){re.escape(limit[:_LONGEST])};\s?w=(\d{{1,15}})", policies[:_LONGEST])
+        window = float(named[1]) or None if named else window
     most, left = _count(limit, least=1), _count(remaining, least=0)
-    if most is None and (left is None or _count(limit, least=-math.inf) is not None):
-        return None  # a limit of 0 or -1 is how some servers say that they do not know
+    if most is None and (left is None or _is_unknown(limit)):
+        return None
     is_date = reset is not None and _is_date(reset)
     now = parse_date(headers.get("date")) if is_date else None
     return Quota(kind, most, left, parse_wait(reset, now), window, is_guess=is_date and now is None)
+
+
+def _is_unknown(limit: str | None) -> bool:
+    """Whether it is 0 or -1, as some servers say when they do not know, and not 0.1 a second, as Together says 6 a minute."""
+    return _count(limit, least=-math.inf) is not None and not 0 < float(limit or 0) < 1
 
 
 def _ietf_quotas(headers: Mapping[str, str]) -> list[Quota]:
@@ -223,7 +234,13 @@ def _ietf_quotas(headers: Mapping[str, str]) -> list[Quota]:
 def _ietf_items(value: str) -> dict[str, dict[str, str]]:
     """Return the parameters of each item of a structured list by its name."""
     items = (item.strip() for item in value[:_LONGEST].lower().split(","))
-    return {item.partition(";")[0].partition("=")[0].strip(): dict(_PARAMETER.findall(item)) for item in items if item}
+    return {_ietf_name(item): dict(_PARAMETER.findall(item)) for item in items if item}
+
+
+def _ietf_name(item: str) -> str:
+    """Return the name of an item: what is no parameter, and the last of that: Hugging Face says `"fixed window";"api";q=500`."""
+    names = [part for part in item.split(";") if "=" not in part]
+    return names[-1].strip() if names else item.partition("=")[0].strip()
 
 
 def _count(value: str | None, *, least: float) -> int | None:

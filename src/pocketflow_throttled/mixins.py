@@ -177,7 +177,6 @@ class Throttled:
         self._throttled_state.refused += 1
         self._throttled_state.streak = 0
         refusal = signals.read_error(exc)
-        permit.not_served()
         left = max(0.0, self.rate_limit_timeout - refused_for)
         final = refusal if refusal is not None and refusal.final else None  # such a one says nothing of the other items
         permit.limiter._observe(signals.headers_of(exc), left if final is None else 0.0)

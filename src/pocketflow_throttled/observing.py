@@ -123,7 +123,7 @@ class Observing(Waiting):
             self._start_clock()
             now = self._clock()
             for quota in read_quotas(headers):
-                if quota.is_longer_than(_LONGEST_WINDOW):
+                if quota.is_longer_than(_LONGEST_WINDOW) or self._is_of_bursts(quota):
                     continue
                 self._is_told = True
                 self._set_limit(quota)
@@ -139,6 +139,13 @@ class Observing(Waiting):
         with self._lock:
             now, budget = self._now(), self._budget
             sent.set(Mark(now, budget.served("requests", now), budget.served("tokens", now)))
+
+    def _is_of_bursts(self, quota: Quota) -> bool:
+        """Whether it tells of the bursts that the user set, as a bucket does: its own log keeps to these better."""
+        burst = self._budget.burst
+        if quota.kind == "tokens" or quota.window is not None or burst is None or burst == self._asked["requests"]:
+            return False
+        return quota.limit == burst or (quota.limit is None and (quota.remaining or 0) <= burst)
 
     def _set_limit(self, quota: Quota) -> None:
         limit, asked, budget = quota.limit, self._asked[quota.kind], self._budget

@@ -175,14 +175,18 @@ class Permit:
             if stamp is not None and now >= stamp:  # else it was granted in a loop whose clock is ahead of this one's
                 limiter._budget.timed(now, now - stamp)
 
-    def not_served(self) -> None:
-        """Let the limiter know that the API does not count the request, which it refused."""
+    def not_served(self, *, is_down: bool = False) -> None:
+        """Let the limiter know that the API does not count the request, which it refused.
+
+        Args:
+            is_down: whether the API refuses every call for a while: then that tells nothing of how closely they may start.
+        """
         limiter = self.limiter
         if self._stamp is not None:
             with limiter._lock:
                 limiter._budget.refused(self._stamp, self.tokens)
-                if limiter._rule is None:  # else the rule finds the pace
-                    limiter._budget.space(limiter._now())
+                if limiter._rule is None and not is_down:  # else the rule finds the pace
+                    limiter._budget.space(limiter._now(), self._stamp)
 
     def refused(self, pause: float, *, hinted: bool = True, at_most: float = math.inf) -> None:
         """Tell the limiter that the API refused the request, which is still to be released.

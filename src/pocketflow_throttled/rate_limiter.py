@@ -216,6 +216,7 @@ class RateLimiter(Observing):
             raise ValueError("max_per_window must be a number while max_burst is set, got None")
         with self._lock:
             self._asked["requests"] = value
+            self._budget.forget_pace()
             self._budget.set_requests(value)
             self._wake()
 

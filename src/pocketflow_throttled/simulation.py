@@ -17,7 +17,7 @@ Algorithm = Literal["sliding_window", "token_bucket", "fixed_window"]
 _T = TypeVar("_T")
 _A_DAY = 86400.0
 _RESOLUTION = 1e-9
-_ROUNDING = 1e-9  # of a bucket's level: who waits as long as it was told is not refused for less
+_ROUNDING = 1e-9  # seconds, windows, or of a bucket's level: who waits as long as it was told is not refused for less
 
 
 class VirtualTimeLoop(asyncio.SelectorEventLoop):
@@ -120,7 +120,7 @@ class _Fixed:
     def wait(self, now: float, cost: int) -> float:
         if self._start is None:
             self._start = now
-        windows = math.floor((now - self._start) / self.seconds)
+        windows = math.floor((now - self._start) / self.seconds + _ROUNDING)
         if windows:
             self._start += windows * self.seconds
             self._used = 0
@@ -147,9 +147,9 @@ class _Sliding:
 
     def wait(self, now: float, cost: int) -> float:
         window = self._window
-        if window.fits(now, cost):
+        if window.fits(now + _ROUNDING, cost):
             return 0.0
-        missing = window.used(now) + min(cost, window.limit) - window.limit
+        missing = window.used(now + _ROUNDING) + min(cost, window.limit) - window.limit
         for spend in window.spends:  # the oldest leave first
             missing -= spend.cost
             if missing <= 0:

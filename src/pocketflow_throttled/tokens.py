@@ -11,6 +11,10 @@ _PER_MESSAGE = 4  # tokens around the content of a chat message, by OpenAI's coo
 _DOUBT = 3.0  # an estimate may be wrong by such a factor, which only the first answer tells
 _KEPT = 0.95  # of what is known, after each answer: the last twenty or so count
 _CAUTION = 0.75  # of how far single calls are off, on top of what they cost on average
+# One answer off its estimate does not tell how far off others are. Or all that fits by it would start at once, and be refused if
+# that one was cheap: as a part of what it was off, how far they may be, what stays of that after each answer, and what part of
+# all that was used is too little to matter.
+_UNSURE, _STILL_UNSURE, _SURE = 2.0, 0.6, 0.01
 
 
 def estimate(item: Any) -> int:
@@ -79,25 +83,34 @@ class Correction:
         300
         >>> correction.learn(100, 50)
         >>> correction.apply(100)
+        110
+        >>> for _ in range(10):
+        ...     correction.learn(100, 50)
+        >>> correction.apply(100)
         50
     """
 
-    __slots__ = ("_estimated", "_off", "_used")
+    __slots__ = ("_estimated", "_off", "_unsure", "_used")
 
     def __init__(self) -> None:
-        self._estimated = self._used = self._off = 0.0
+        self._estimated = self._used = self._off = self._unsure = 0.0
 
     def learn(self, estimated: int, used: int) -> None:
         """Learn what a call has cost, beside what was estimated."""
         if self._estimated:
             self._off = self._off * _KEPT + abs(used - estimated * self._used / self._estimated)
+        else:
+            self._unsure = _UNSURE * min(used, abs(used - estimated))
+        self._unsure *= _STILL_UNSURE
         # Of sums, not of single calls: small items that cost many times their estimate would count for more than they cost.
         self._estimated = self._estimated * _KEPT + estimated
         self._used = self._used * _KEPT + used
+        if self._unsure < _SURE * self._used:
+            self._unsure = 0.0
 
     def apply(self, estimated: int) -> Estimate:
         """Return what a call that is estimated at so much will cost, rather a little more than less."""
-        factor = (self._used + _CAUTION * self._off) / self._estimated if self._estimated else _DOUBT
+        factor = (self._used + _CAUTION * self._off + self._unsure) / self._estimated if self._estimated else _DOUBT
         cost = Estimate(math.ceil(estimated * factor - 1e-9))
         cost.correction, cost.estimated = self, estimated
         return cost

@@ -46,10 +46,13 @@ class _Window:
         self._limit = value
         self.allowed = max(0, value - self._taken)
 
-    def stretch(self, spread: float, *, cold: bool = False) -> None:
-        """Count each start for as much longer as calls differ in the seconds they take, within bounds, wider ones if `cold`."""
+    def stretch(self, spread: float, least: float = 0.0, *, cold: bool = False) -> None:
+        """Count each start for as much longer as calls differ in the seconds they take, within bounds, wider ones if `cold`.
+
+        And by `least` seconds at least.
+        """
         seconds, part = _MOST_STRETCH_COLD if cold else _MOST_STRETCH
-        self.span = self.seconds + min(spread, seconds, part * self.seconds)
+        self.span = self.seconds + max(least, min(spread, seconds, part * self.seconds))
 
     def take_away(self, count: int, back_from: float, back_until: float) -> None:
         """Count `count` of others, in place of what was counted of them before.

@@ -4,7 +4,9 @@ import asyncio
 import math
 import random
 from collections.abc import Callable
+from contextvars import ContextVar
 from dataclasses import dataclass, field
+from heapq import heappop, heappush
 from typing import Any
 
 import pytest
@@ -44,6 +46,7 @@ def measure(
     factor: Factor = 1.0,
     learned: bool = False,
     per_minute: int | None = None,
+    burst: int | None = None,
     windows: float = WINDOWS,
 ) -> Outcome:
     """Run a batch that keeps a server busy for longer than `windows` minutes, and measure it over these."""
@@ -56,6 +59,7 @@ def measure(
     class Node(ThrottledParallelBatchNode):
         max_concurrent = at_once
         max_per_minute = per_minute if learned or per_minute else (model.requests and model.requests.limit)
+        max_burst = burst
         max_tokens_per_minute = None if learned or not model.tokens else model.tokens.limit
 
         async def prep_async(self, shared: Any) -> Any:
@@ -168,6 +172,46 @@ def test_refusals_that_say_little_cost_nothing(retry_after: Any) -> None:
     check(measure(server(100, None, "sliding", retry_after=retry_after)))
 
 
+def clairvoyant(seconds: list[float], slots: int, per_minute: int) -> float:
+    """Return how long calls that take these seconds take together, if each starts as soon as slots and limit allow."""
+    free, starts, end = [0.0] * slots, list[float](), 0.0
+    for index, takes in enumerate(seconds):
+        start = max(heappop(free), starts[index - per_minute] + 60 if index >= per_minute else 0.0)
+        starts.append(start)
+        heappush(free, start + takes)
+        end = max(end, start + takes)
+    return end
+
+
+@pytest.mark.parametrize("counting", COUNTINGS)
+@pytest.mark.parametrize("cover", [0.8, 1.0, 1.2])
+@pytest.mark.parametrize(("per_minute", "latency"), [(10, 20.0), (30, 8.0), (60, 3.0), (120, 1.0)])
+def test_slots_that_barely_cover_the_rate_are_all_used(counting: Counting, cover: float, per_minute: int, latency: float) -> None:
+    """Slots and limit together may allow less than each of them: as much as a client that knows everything can do counts."""
+    chance = random.Random(3)
+    seconds = [latency * chance.choice([0.3, 0.3, 0.3, 3.1]) for _ in range(8 * per_minute)]
+    slots = max(1, round(cover * latency * per_minute / 60))
+    current: ContextVar[int] = ContextVar("current")
+    count = Count(per_minute, 60.0, counting, phase=17.0)
+    model = Model(requests=count, dialect="none", latency=lambda: seconds[current.get()])
+
+    class Node(ThrottledParallelBatchNode):
+        async def prep_async(self, shared: Any) -> Any:
+            return range(len(seconds))
+
+        async def exec_async(self, item: int) -> None:
+            current.set(item)
+            await model.call()
+
+    async def main() -> float:
+        await Node(max_concurrent=slots, max_per_minute=per_minute).run_async({})
+        return asyncio.get_running_loop().time()
+
+    took = run_virtual(main())
+    assert (model.served, model.refused) == (len(seconds), 0)
+    assert took <= clairvoyant(seconds, slots, per_minute) / 0.95
+
+
 @pytest.mark.parametrize(("requests", "seconds"), [(1, 1.0), (10, 10.0)])
 def test_a_limit_a_minute_enforced_as_one_a_second_is_kept_by_spacing_the_starts(requests: int, seconds: float) -> None:
     """The first burst is refused; after it the starts are spaced."""
@@ -176,6 +220,36 @@ def test_a_limit_a_minute_enforced_as_one_a_second_is_kept_by_spacing_the_starts
         return Model(requests=Count(requests, seconds, "bucket"), dialect="none", latency=jitter(chance, 1.0, 8.0))
 
     check(measure(make, at_once=20, per_minute=60, windows=20), refused=0.02, share=0.93)
+
+
+@pytest.mark.parametrize("counting", COUNTINGS)
+@pytest.mark.parametrize(("requests", "seconds"), [(20, 2.0), (10, 1.0), (2, 0.2), (1, 0.1)])
+@pytest.mark.parametrize("retry_after", ["whole", "none"])
+def test_a_limit_a_minute_enforced_as_fewer_in_less_is_found_out(
+    counting: Counting, requests: int, seconds: float, retry_after: Any
+) -> None:
+    """Of the first burst all that are under way are refused, and then a few, until the starts are spaced closely enough."""
+
+    def make(chance: random.Random) -> Model:
+        count = Count(requests, seconds, counting, phase=0.05)
+        return Model(requests=count, dialect="none", retry_after=retry_after, latency=jitter(chance, 0.2, 1.0))
+
+    check(measure(make, at_once=30, per_minute=600, windows=5), refused=0.025, share=0.93)
+
+
+@pytest.mark.parametrize("counting", ["sliding", "bucket"])
+@pytest.mark.parametrize("late", [0.01, 0.05, 0.1, 0.2])
+@pytest.mark.parametrize(("burst", "per_minute"), [(1, 60), (1, 600), (5, 300)])
+def test_bursts_are_kept_however_unevenly_calls_arrive(counting: Counting, late: float, burst: int, per_minute: int) -> None:
+    """Of starts that are spaced by a second, those that take up to `late` seconds longer arrive so much too early or too late."""
+    seconds = 60 * burst / per_minute
+
+    def make(chance: random.Random) -> Model:
+        count = Count(burst, seconds, counting)
+        return Model(requests=count, dialect="none", latency=jitter(chance, 1.0, 3.0), delay=jitter(chance, 0.0, late * seconds))
+
+    share = 0.95 if late < 0.05 else 0.95 - 1.1 * late  # no client that sends evenly can do better
+    check(measure(make, at_once=50, per_minute=per_minute, burst=burst, windows=1200 / per_minute), share=share)
 
 
 @pytest.mark.parametrize("counting", COUNTINGS)

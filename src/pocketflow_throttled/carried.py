@@ -1,0 +1,143 @@
+"""What an exception carries: what is behind it, and the status, headers, body and codes of the response that it tells of.
+
+Pure, and with no SDK imported: everything is found by attributes. Whatever is there, nothing here raises.
+"""
+
+from __future__ import annotations
+
+import json
+from itertools import count
+from typing import TYPE_CHECKING, Any
+
+from .headers import lowered
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+_CAUSES = 10  # as deep as anyone wraps; a cycle ends here too
+_TEXT = 2000  # of a message, in characters
+_DEPTH, _PARTS, _LONGEST_BODY = 6, 1000, 100_000  # of a body: levels, parts, characters of its text
+_STATUSES = range(100, 600)
+_BUGS = (ArithmeticError, AssertionError, AttributeError, LookupError, NameError, TypeError)
+
+Body = dict[str, Any] | list[Any] | None
+
+
+def causes(exc: BaseException) -> Iterator[BaseException]:
+    """Yield an exception and what is behind it: what it was raised from, or while what was handled.
+
+    Not the latter behind a bug, nor behind an error with a status of its own: that it came while a refusal was handled says
+    nothing of it.
+    """
+    error: BaseException | None = exc
+    for _ in range(_CAUSES):
+        if error is None:
+            return
+        yield error
+        if error.__cause__ is not None or error.__suppress_context__:
+            error = error.__cause__
+        else:
+            error = None if isinstance(error, _BUGS) or status_of(error) is not None else error.__context__
+
+
+def status_of(error: BaseException) -> int | None:
+    """Return the HTTP status that an error tells, if any."""
+    response = _get(error, "response")
+    for value in (
+        _get(error, "status_code"),
+        _get(error, "code"),
+        _get(response, "status_code"),
+        _get(_get(response, "ResponseMetadata"), "HTTPStatusCode"),  # botocore's
+        _get(error, "status"),
+    ):
+        if isinstance(value, int) and not isinstance(value, bool) and value in _STATUSES:
+            return value
+    return None
+
+
+def headers_in(error: BaseException) -> dict[str, str]:
+    """Return the headers that an error carries, with lower-case names."""
+    response = _get(error, "response")
+    body = body_of(error)
+    kept = (
+        _get(_get(_get(body, "error") or body, "metadata"), "headers"),  # OpenRouter's
+        _get(_get(response, "ResponseMetadata"), "HTTPHeaders"),
+        # litellm keeps the provider's headers beside those of a response that it may have made up.
+        _get(error, "litellm_response_headers"),
+        _get(error, "headers"),
+        _get(response, "headers"),
+    )
+    return {name: value for source in kept if source is not None for name, value in lowered(source).items()}
+
+
+def body_of(error: BaseException) -> Body:
+    """Return the body of an error as plain data.
+
+    google-genai's is `details`, mistralai's a text, that of botocore the response itself, and of most others in it.
+    """
+    response = _get(error, "response")
+    for value in (
+        _get(error, "body"),
+        _get(error, "details"),
+        _get(response, "content"),
+        _get(response, "text"),
+        response if isinstance(response, dict) else None,
+    ):
+        body = _plain(value)
+        if isinstance(body, dict | list):
+            return body
+    return None
+
+
+def codes_of(error: BaseException, body: Body) -> Iterator[str]:
+    """Yield the codes and types that an error or its body tells."""
+    inner = _get(body, "error") or _get(body, "Error")
+    for source in (error, body, inner):
+        for name in ("code", "type", "error_code", "Code"):
+            value = _get(source, name)
+            if isinstance(value, str):
+                yield value[:_TEXT]
+
+
+def text_of(error: BaseException) -> str:
+    """Return the message of an error, as far as it is worth reading."""
+    try:
+        return str(error)[:_TEXT]
+    except Exception:  # noqa: BLE001  (an exception that cannot be read says nothing)
+        return ""
+
+
+def told_by(error: BaseException, name: str) -> Any:
+    """Return an attribute of an error, or None."""
+    return _get(error, name)
+
+
+def _get(thing: object, name: str) -> Any:
+    try:
+        value = thing.get(name) if isinstance(thing, dict) else getattr(thing, name, None)
+        isinstance(value, int)  # raises for a class that raises when it is asked what it is
+        return value
+    except Exception:  # noqa: BLE001  (an exception that cannot be read says nothing)
+        return None
+
+
+def _plain(value: object) -> Any:
+    """Return data as a server may have sent it, cut to a size that takes no time to read; what is none of it is None."""
+    try:
+        if isinstance(value, str | bytes) and len(value) <= _LONGEST_BODY and value[:1] in ("{", "[", b"{", b"["):
+            value = json.loads(value)
+        return _cut(value, _DEPTH, count(1))
+    except Exception:  # noqa: BLE001  (what cannot be read says nothing)
+        return None
+
+
+def _cut(value: object, depth: int, parts: Iterator[int]) -> Any:
+    if isinstance(value, str):
+        return str(value[:_TEXT])
+    if isinstance(value, int | float):
+        return value
+    if depth and isinstance(value, dict):
+        return {str(name): _cut(part, depth - 1, parts) for name, part in value.items() if next(parts) <= _PARTS}
+    if depth and isinstance(value, list | tuple):
+        return [_cut(part, depth - 1, parts) for part in value[:_PARTS] if next(parts) <= _PARTS]
+    return None

@@ -1,0 +1,59 @@
+"""Margin: how much further apart than a limit asks starts are kept, since calls do not arrive as evenly as they start. Pure.
+
+Of a minute's window that is a second, and nobody notices; of a tenth of a second it is what decides. Nobody tells how much the
+time on the way differs, but a server that refuses calls which kept to its limit does. So the margin grows with each such refusal
+and shrinks with each call, to where some in a thousand are refused.
+"""
+
+from __future__ import annotations
+
+import math
+
+_FIRST, _GROWTH, _MOST = 0.03, 1.6, 1.0  # as parts of the time between starts
+_SHRINKING = 0.0015  # of it, with each call
+_NEXT_LOOK = 20  # calls from now, by when it has shrunk by what matters
+_LEAST = 0.005  # less than that is none
+
+
+class Margin:
+    """A part of the time between starts, by which that is longer.
+
+    Attributes:
+        part: how much longer it is now.
+        since: seconds; calls that started by then were spaced by less, so they tell nothing of it.
+        look_at: seconds, when it has shrunk by what matters.
+
+    Example:
+        >>> margin = Margin(since=9.0)
+        >>> margin.grow(now=10.0, rate=1.0)
+        >>> margin.part, margin.since
+        (0.03, 10.0)
+    """
+
+    __slots__ = ("_at", "look_at", "part", "since")
+
+    def __init__(self, since: float = -math.inf) -> None:
+        self.part = 0.0
+        self.since = since
+        self.look_at = math.inf
+        self._at = 0.0
+
+    def grow(self, now: float, rate: float) -> None:
+        """Grow, as a call was refused.
+
+        Args:
+            now: seconds.
+            rate: calls a second that the limit allows.
+        """
+        self.shrink(now, rate)
+        self.part = min(_MOST, self.part * _GROWTH + _FIRST)
+        self.since = now
+        self.look_at = now + _NEXT_LOOK / rate
+
+    def shrink(self, now: float, rate: float) -> None:
+        """Shrink by as much as the calls ask for that may have been made since the last time."""
+        self.part *= math.exp(-_SHRINKING * rate * max(0.0, now - self._at))
+        if self.part < _LEAST:
+            self.part = 0.0
+        self._at = now
+        self.look_at = now + _NEXT_LOOK / rate if self.part else math.inf
