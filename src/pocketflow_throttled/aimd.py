@@ -145,13 +145,8 @@ class AdaptiveRule:
         if self._cycle is None:
             self._cycle = now
         rate, due = self.rate, self.opens_at
-        if rate.count is None:
-            rate.starts.append(now)
-            rate.levels.append(level)
-            self.opens_at = now
-        else:
-            rate.started(now, level)
-            self.opens_at = rate.opens_at(now)
+        rate.started(now, level)
+        self.opens_at = rate.opens_at(now)
         if self._closing is not None:
             self.trial, self._trial_level = now, level
             self._trial_due = min(now, max(self._closing.last, due))
@@ -167,7 +162,7 @@ class AdaptiveRule:
 
     def unsent(self, stamp: float) -> None:
         """Take back a start whose call was never sent."""
-        self.rate.forget(stamp)
+        self.rate.evidence.forget(stamp)
         if self.trial == stamp:
             self.trial = None
             self.opens_at = stamp
@@ -185,7 +180,7 @@ class AdaptiveRule:
         self.successes += 1
         rate = self.rate
         self._timing.served(now - started)
-        if rate.count is not None:
+        if rate.held is not None:
             rate.succeeded(started)
         if self._closing is not None:
             if self.trial is None or started < self.trial:
@@ -194,7 +189,7 @@ class AdaptiveRule:
                 return
             self._reopen(now, self.trial)
             self.opens_at = self.rate.opens_at(now)
-        if self.opens_at > now and rate.count is None:  # spaced by a guess, before any call had told how long one takes
+        if self.opens_at > now and rate.held is None:  # spaced by a guess, before any call had told how long one takes
             self.opens_at = min(self.opens_at, now + self._timing.spacing)
         if not clean:
             return
@@ -215,12 +210,12 @@ class AdaptiveRule:
         """
         self.refusals += 1
         self.streak = self._earned = self._unproven_starts = 0
-        self.rate.forget(started)
+        self.rate.evidence.forget(started)
         self._timing.refused(now - started)
         if started <= self._last_cut:
             return
-        self.rate.refused_at(started, level)
-        if self._closing is None and self.rate.is_pace and (cap := self.rate.cap()) is not None and cap < self.limit:
+        self.rate.evidence.refused_at(started, level)
+        if self._closing is None and self.rate.is_pace and (cap := self.rate.evidence.cap()) is not None and cap < self.limit:
             self.rate.drop()
             self.ceiling = self._target = cap
             self._step, self._disproved, self._climbed = 1, 0.0, 0

@@ -15,7 +15,7 @@ from itertools import islice
 USUAL_WINDOWS = (300.0, 60.0, 30.0, 20.0, 15.0, 10.0, 5.0)
 # How far the most that was admitted may exceed the least that was refused, and a window still explain both.
 _EXACT, _NEARLY = 1.0, 1.02
-CAPN, CAPMIN = 3, 20
+_TELLING, _TOLD_BY = 3, 20  # refusals that can tell a cap, and starts since the first of them
 _LOGGED = 10_000  # starts
 _LONG = 0.1  # of the time that it was open: closed for longer, a window has ended, and no single place in it become free
 
@@ -65,22 +65,27 @@ class Evidence:
     Example:
         >>> evidence = Evidence()
         >>> for start in (0.0, 1.0, 2.0):
-        ...     evidence.starts.append(start)
+        ...     evidence.started(start)
         >>> evidence.between(0.0, 2.0), evidence.most(seconds=2.0)
         (2, 2)
     """
 
     def __init__(self) -> None:
-        self.starts: deque[float] = deque(maxlen=_LOGGED)  # to be appended to; each counts as admitted unless it is taken back
-        self.levels: deque[int] = deque(maxlen=_LOGGED)  # how many were under way at each start, itself included
+        self.starts: deque[float] = deque(maxlen=_LOGGED)
+        self._levels: deque[int] = deque(maxlen=_LOGGED)
         self._refusals: deque[float] = deque(maxlen=12)
-        self._refused_levels: deque[tuple[float, int]] = deque(maxlen=CAPN)
+        self._refused_levels: deque[tuple[float, int]] = deque(maxlen=_TELLING)
+
+    def started(self, now: float, level: int = 1) -> None:
+        """Log a start, the `level`-th call under way; it counts as admitted unless it is taken back."""
+        self.starts.append(now)
+        self._levels.append(level)
 
     def forget(self, stamp: float) -> None:
         """Take back the start of a call that was refused or never sent."""
         at = bisect_left(self.starts, stamp)
         if at < len(self.starts) and self.starts[at] == stamp:
-            del self.starts[at], self.levels[at]
+            del self.starts[at], self._levels[at]
 
     def refused(self, started: float) -> None:
         """Log a refusal that any window must explain."""
@@ -93,12 +98,12 @@ class Evidence:
     def cap(self) -> int | None:
         """Return the calls at once beyond which the last calls were refused and hardly any admitted; None: it is not so."""
         refused = self._refused_levels
-        if len(refused) < CAPN:
+        if len(refused) < _TELLING:
             return None
         first = bisect_right(self.starts, refused[0][0])
         least = min(level for _, level in refused)
-        admitted = sum(level >= least for level in islice(self.levels, first, None))
-        is_cap = admitted <= CAPN and len(self.starts) - first >= CAPMIN
+        admitted = sum(level >= least for level in islice(self._levels, first, None))
+        is_cap = admitted <= _TELLING and len(self.starts) - first >= _TOLD_BY
         return least - 1 if is_cap and least > 1 else None
 
     def between(self, since: float, until: float) -> int:

@@ -1,0 +1,203 @@
+"""LearnedPace: one start in so many seconds, from what was admitted between two refusals. Held smoothly.
+
+Pure: times are arguments, in seconds. An API that counts by the second, or refills a bucket, is closed for a moment only. What it
+admitted is what it allows, if all of that was used; then a faster pace is tried, by steps. A step that was refused is taken back.
+If what went well before is refused as well, it was taken from what a bucket had saved up, and only what was admitted since it was
+empty counts.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import TYPE_CHECKING
+
+from .probing import Probing
+
+if TYPE_CHECKING:
+    from .evidence import Evidence
+    from .timing import Timing
+
+_FIRST_STEP, _LARGEST_STEP = 0.1, 0.15
+_STARTS = 12  # held back before the next step
+_MOST_CERTAIN = 3  # times that a pace was found again: each halves the steps, and doubles the starts before them
+_RAREST = 5  # the same, of the starts after a refused step
+_DEAREST = 4  # times as rare, at the most, where a refusal costs more than its call
+_SHORTEST_WINDOW, _LONGEST_PATIENCE = 1.0, 5.0  # seconds: for so long may go well what is too fast
+_SAME = 0.85  # paces that differ by less than that are the same
+_ENOUGH = 10  # starts to measure a pace by: a single one more or less must not make it
+_SMOOTHED = 4  # latencies over which throughput is averaged
+_ROOM = 1.15  # over that average: bursts are held back, the throughput is not
+_AT_FIRST = 0.8  # of what was admitted last, before any other refusal: it was too much
+_SLOWER = 1.03  # a pace that was refused after many starts
+_SLOWER_BY_FEW, _MOST_BY_FEW = 1.1, 1.5  # and after few
+_IN_USE = 0.85  # share of a pace that is used when it, and nothing else, holds the starts back
+
+
+class LearnedPace(Probing):
+    """A pace, and what is known of how it was found, which lasts while none is held.
+
+    Attributes:
+        is_smoothing: whether it only holds bursts back, and is no limit of the API's.
+        ends: when the stretches ended in which all that was allowed was used.
+    """
+
+    def __init__(self, evidence: Evidence, timing: Timing) -> None:
+        super().__init__(evidence, timing)
+        self.is_smoothing = False
+        self.ends: deque[float] = deque(maxlen=8)
+        self._found_before = 0.0
+        self._times_found = self._times_returned = 0
+        self._is_returned = False  # to a pace that was admitted before a probe
+        self._saves = False  # whether it is a bucket that was emptied
+        self._fast_since: float | None = None  # when it was first made faster than it was found
+        self._patience = _SHORTEST_WINDOW
+
+    @property
+    def gap(self) -> float:
+        """Seconds in which no more than half a start is allowed: to try sooner after a refusal is in vain."""
+        return 0.5 * self.seconds
+
+    def opens_at(self, now: float) -> float:
+        """Return when the next start is allowed, given those there were."""
+        at = self._opens_at(now)
+        if at > now:
+            self._due = at
+        return at
+
+    # --- what happened
+
+    def started(self, now: float, level: int) -> None:
+        """Stamp a start, and probe a faster pace when enough of them were held back."""
+        is_held_back = self._was_held_back(now)
+        is_beyond = self.is_probing and not self._evidence.allows(*self._good, now)
+        self._evidence.started(now, level)
+        if is_beyond:
+            if self._beyond_since is None:
+                self._beyond_since = now
+            self._beyond += is_held_back
+            if self._beyond >= _STARTS and now > self._known_at + self._patience:
+                self._step = min(2 * self._step, _LARGEST_STEP)
+                self._probe()
+        elif is_held_back and not self.is_probing:
+            self._held_back += 1
+            if self._held_back >= self._after:
+                self._is_returned = False
+                self._fast_since = now if self._fast_since is None else self._fast_since
+                self._probe()
+
+    def _probe(self) -> None:
+        self._good = (self.count, self.seconds)
+        self.seconds /= 1 + self._step
+        self._end_step()
+
+    def explains(self, started: float) -> bool:
+        """Return whether a refusal is no more than what a pace that is used to the full is corrected by."""
+        return self._is_beyond(started) or self.is_in_use(started)
+
+    def correct(self, started: float, cost: float) -> None:
+        """Slow down after the refusal of a call, which costs as much as `cost` calls."""
+        if self.is_probing and not self._saves:
+            self._times_returned += 1
+            self.hold(_SLOWER * self._good[1], 2 ** min(self._times_returned, _MOST_CERTAIN))
+            self._after = int(_STARTS * 2 ** min(self._times_returned, _RAREST) * min(cost, _DEAREST))
+            self._is_returned = True
+            return
+        self._saves = self._saves or self._is_returned
+        self.seconds = self._good[1]
+        self.find(started, before=self)
+        self.ends.append(started)
+
+    # --- finding one
+
+    def hold(self, seconds: float, certainty: int = 1) -> None:
+        """Allow one start in so many seconds, and probe it the more carefully the more certain it is."""
+        self.seconds = seconds
+        self._good = (self.count, seconds)
+        self._step, self._after = _FIRST_STEP / certainty, _STARTS * certainty
+        self.is_smoothing = self._is_returned = False
+        self._end_step()
+
+    def find(self, until: float, *, before: Probing | None, reopened: float | None = None) -> bool:
+        """Hold what was admitted since a refusal before; return whether it can be told.
+
+        Args:
+            until: when a refusal ended a stretch in which all that was allowed was used.
+            before: what was held in it.
+            reopened: when the first call was admitted again.
+        """
+        starts, between, ends = self._evidence.starts, self._evidence.between, self.ends
+        self._be_more_patient(until)
+        since = next((end for end in reversed(ends) if between(end, until) >= _ENOUGH), None)
+        if since is None and before is not None:
+            self._slow_down(until, before.seconds / before.count)
+            return True
+        if since is None and ends and reopened is not None and between(ends[0], until) >= 1:
+            self.hold((reopened - ends[0]) / (between(ends[0], until) + 1))  # each came as soon as it could
+            return True
+        is_first = since is None
+        if since is None:
+            since = starts[0] if starts else until
+            if between(since, until) < _ENOUGH:
+                return False
+        if until <= since:
+            return before is self
+        overall = (between(since, until) + 1) / (until - since)
+        span = max(2 * (self._timing.latency or 1.0), until - starts[-_ENOUGH] if len(starts) >= _ENOUGH else until - since)
+        recent = (between(until - span, until) + 1) / span if span < until - since else overall
+        # What was admitted on the whole may be less than is allowed, what was admitted last was more: between the two.
+        seconds = 1 / (_AT_FIRST * recent if is_first else (overall * recent) ** 0.5)
+        if before is self:
+            seconds = max(seconds, _SLOWER * self.seconds)
+            if self._saves and ends:  # a bucket that was empty then is empty again
+                seconds = max(seconds, min((until - ends[-1]) / (between(ends[-1], until) + 1), _MOST_BY_FEW * seconds))
+        was_found = _SAME * self._found_before < seconds < self._found_before / _SAME
+        self._times_found = min(self._times_found + 1, _MOST_CERTAIN) if was_found else 0
+        self._found_before = seconds
+        self.hold(seconds, 2**self._times_found)
+        return True
+
+    def _slow_down(self, until: float, known: float) -> None:
+        """Correct a pace by a few starts: they are too few to measure one, and what was sent before them may still count."""
+        since = self.ends[0] if self.ends else until
+        measured = (until - since) / (self._evidence.between(since, until) + 1)
+        self.hold(max(_SLOWER_BY_FEW * known, min(measured, _MOST_BY_FEW * known)))
+
+    def _be_more_patient(self, refused: float) -> None:
+        """Try a pace, before it is believed, for as long as one went well that was refused later."""
+        if self._fast_since is not None:
+            self._patience = min(max(self._patience, refused - self._fast_since), _LONGEST_PATIENCE)
+            self._fast_since = None
+
+    # --- a pace that is no limit: it holds back bursts, which a window of a second takes for too much, and nothing else
+
+    def smooth(self, until: float, *, is_held: bool) -> bool:
+        """Hold back what comes faster than of late; return whether anything is held back then."""
+        starts, latency = self._evidence.starts, self._timing.latency
+        if not latency or len(starts) < 2:
+            return is_held
+        span = min(_SMOOTHED * latency, until - starts[0])
+        average = self._evidence.between(until - span, until) / span if span > 0 else 0.0
+        if average > 0 and (not is_held or self.seconds < 1 / (_ROOM * average)):
+            self.hold(1 / (_ROOM * average))
+            self.is_smoothing = True
+            return True
+        return is_held
+
+    def widen(self, factor: float) -> None:
+        """Grow with the calls at once, where it only smooths."""
+        self.hold(self.seconds / factor)
+        self.is_smoothing = True
+
+    # --- what was used
+
+    def is_in_use(self, now: float) -> bool:
+        """Return whether it, and nothing else, held back the starts of late."""
+        span = max(2 * (self._timing.latency or 0.0), 10 * self.seconds)
+        return self._evidence.between(now - span, now) >= _IN_USE * span / self.seconds
+
+    def can_be_measured(self, until: float) -> bool:
+        """Return whether the stretch that a refusal ended is long enough to tell what is allowed."""
+        if not self.ends:
+            return False
+        last = self.ends[-1]
+        return until - last > 2 * (self._timing.latency or 0.0) and self._evidence.between(last, until) >= _ENOUGH

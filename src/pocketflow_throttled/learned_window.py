@@ -1,0 +1,177 @@
+"""LearnedWindow: so many starts in any so many seconds, from when an API was closed and when it was open. Held exactly.
+
+Pure: times are arguments, in seconds. Whether the API counts back from each call or by its own clock, a window is known by a
+cycle: a first start, all that fit, a pause until the window has passed. How long it is lies between the last call that was refused
+and the first that was admitted, and the first call of a cycle narrows that down. How many fit is probed upwards, rarely.
+"""
+
+from __future__ import annotations
+
+import math
+from bisect import bisect_right
+from itertools import islice, pairwise
+from typing import TYPE_CHECKING
+
+from .evidence import USUAL_WINDOWS, Closing, Evidence, Window
+from .probing import Probing
+
+if TYPE_CHECKING:
+    from .timing import Timing
+
+# The server's window opens by its own clock, and calls do not all take the same time to reach it.
+_CLOCK_MARGIN = 1.005
+_FEWEST_STARTS = 30  # held back before a probe
+_RARER = 4  # times as many after a refused probe
+_PART = 10  # of the starts known, the largest step
+_DOUBT = 0.04  # of its length, up to which that need not be known
+_PAUSE = 0.05  # of its length, without a start: longer ones part the cycles
+_FIRMLY = 0.97  # of its length, in which more starts than it allows are more than it allows
+
+
+class LearnedWindow(Probing):
+    """A window that explained why calls were refused, and that is held from then on.
+
+    Args:
+        evidence: the starts there were.
+        timing: how long calls and refusals take.
+        window: what explained the refusals.
+    """
+
+    def __init__(self, evidence: Evidence, timing: Timing, window: Window) -> None:
+        self._is_usual = window.seconds in USUAL_WINDOWS
+        super().__init__(evidence, timing, window.count, window.seconds * (_CLOCK_MARGIN if self._is_usual else 1))
+        self._base = window.count  # before any probe
+        self._is_sure = window.is_sure  # that these were all in one window
+        self._too_short = self.seconds if window.too_short == window.seconds else window.too_short
+        self._trying: float | None = None  # a shorter length ...
+        self._tried: float | None = None  # ... since a call started that only it allows
+        self._longer: float | None = None  # what it was before it was found to be shorter
+        self._step, self._after = 1, max(_FEWEST_STARTS, window.count) if window.is_sure else 1
+
+    gap = 0.0  # seconds in which no call can be admitted again: none
+
+    # --- what it allows
+
+    def opens_at(self, now: float) -> float:
+        """Return when the next start is allowed, given those there were."""
+        at = self._opens_at(now)
+        if at <= now:
+            return now
+        if self._beyond_since is not None and self._known_at < at:  # one beyond was admitted, so the next may be too
+            return max(now, self._known_at)
+        is_in_doubt = self._tried is None and self.seconds - self._too_short > _DOUBT * self.seconds
+        if is_in_doubt and at - now > _PAUSE * self.seconds and self._is_used_up():
+            self._trying = (self._too_short + self.seconds) / 2
+            at = max(now, at - self.seconds + self._trying)
+        self._due = at
+        return at
+
+    def _is_used_up(self) -> bool:
+        """Whether the next start is the first of a cycle: the longest pause of late came right before all that fit."""
+        starts = self._evidence.starts
+        if len(starts) == self.count:
+            return True
+        recent = list(islice(starts, len(starts) - self.count, None))
+        return recent[0] - starts[-self.count - 1] > max((after - start for start, after in pairwise(recent)), default=0.0)
+
+    # --- what happened
+
+    def started(self, now: float, level: int) -> None:
+        """Stamp a start, and probe upwards when enough of them were held back."""
+        is_held_back = self._was_held_back(now)
+        # Calls that follow each other as in the cycle before, only a bit sooner, are no evidence that more fit.
+        surely = min(_FIRMLY * self.seconds, self._too_short)
+        is_beyond = self.is_probing and not self._evidence.allows(self._good[0], surely, now)
+        self._evidence.started(now, level)
+        if self._trying is not None and self._tried is None:
+            self._tried = now
+        if is_beyond:
+            self._beyond += 1
+            if self._beyond_since is None:
+                self._beyond_since = now
+            elif now >= self._known_at:
+                self._accept(now)
+        elif is_held_back:
+            self._held_back += 1
+            if self._held_back >= self._after:
+                self._probe()
+
+    def succeeded(self, started: float) -> None:
+        """Take note that a call was served: a shorter length that it tried is the right one."""
+        if self._tried is not None and self._trying is not None and started >= self._tried:
+            self._longer, self._is_usual = self.seconds, False
+            self._set_length(self._trying)
+
+    def learns_length(self, started: float) -> bool:
+        """Return whether a refusal only tells that the window is longer."""
+        if self._tried is not None and self._trying is not None and started >= self._tried:
+            # A usual length is doubted once, any other until it is known well enough.
+            self._too_short = self.seconds if self._is_usual else self._trying
+            self._trying = self._tried = None
+            return True
+        starts = self._evidence.starts
+        is_first = started >= starts[-1] and started - starts[-1] > _PAUSE * self.seconds
+        if self._longer is not None and is_first:
+            # It was shorter once by luck: a window of the server's clock had begun earlier than was thought.
+            self._too_short = self._longer
+            self._set_length(self._longer)
+            self._longer = None
+            return True
+        return False
+
+    def _set_length(self, seconds: float) -> None:
+        self.seconds = seconds
+        self._good = (self._good[0], seconds)
+        self._trying = self._tried = None
+
+    def explains(self, started: float) -> bool:
+        """Return whether a refusal is no more than the end of a probe."""
+        # Where it grew without being sure, it was another window than was thought.
+        return self._is_beyond(started) and (self._is_sure or self._good[0] <= self._base)
+
+    # --- upward probes
+
+    def _probe(self) -> None:
+        if self.is_probing:  # neither refused nor beyond doubt
+            self._step = min(2 * self._step, max(1, self._good[0] // _PART))
+        self.count = max(self.count, self._good[0] + int(self._step))
+        self._end_step()
+
+    def _accept(self, now: float) -> None:
+        """Take what was not refused in the time that a refusal takes for good, and try a step twice as large."""
+        taken = self._known_at - (self._beyond_since or 0.0)
+        known = self._evidence.between(now - self.seconds, now - taken)
+        self.count = min(self.count, max(self._good[0], known))
+        self._good = (self.count, self.seconds)
+        self._step = min(2 * self._step, max(1, self.count // _PART))
+        self._probe()
+
+    def end_probe(self) -> None:
+        """Go back to what explained everything.
+
+        What was admitted beyond it may belong to the next window: one that is counted by the clock admits twice as much
+        around its end.
+        """
+        has_grown = self._good[0] > 1.1 * self._base
+        self._after = _FEWEST_STARTS if has_grown else _RARER * max(_FEWEST_STARTS, self._base, self._after)
+        self._is_sure = True
+        self.count, self._step = self._base, 1
+        self._good = (self.count, self.seconds)
+        self._end_step()
+
+    # --- cycles
+
+    def look_at(self, closing: Closing) -> None:
+        """Correct what is thought of a time of refusals by what is known of cycles."""
+        if closing.since - closing.opened > self.seconds:
+            closing.opened = max(closing.opened, self._cycle_before(closing.since))
+        if self._evidence.between(closing.opened, closing.since) >= self._base - 1:
+            closing.is_rate = True  # all that was thought to fit was used
+
+    def _cycle_before(self, now: float) -> float:
+        """Return when the last cycle began: with the start before which there was none for the longest."""
+        starts = self._evidence.starts
+        at = bisect_right(starts, now)
+        recent = list(islice(starts, max(0, at - self.count - 1), at))
+        pause, start = max(((after - before, after) for before, after in pairwise(recent)), default=(0.0, -math.inf))
+        return start if pause > _PAUSE * self.seconds else -math.inf
