@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from .adaptivity import Change
+from .ceiling import Ceiling
 from .evidence import Closing
 from .learned_rate import LearnedRate
 from .timing import Timing
@@ -27,15 +28,11 @@ from .timing import Timing
 if TYPE_CHECKING:
     from .adaptivity import Adaptive
 
-_RAREST_PROBE = 160  # successes between two probes: what watching for a rising cap may cost is a refused call in so many
 _HISTORY = 1000
-_DEAREST = 20  # times as rare, at the most, where a probe costs more than its call
-_CONFIRMED = 10  # starts beyond a ceiling, none refused, that lift it
-_DOUBTED = 3  # successes before a new ceiling is tried for the first time: a burst may have been refused, not a level
 _SHORT_HINT = 2.0  # seconds: many an API asks for a second or two whatever it limits
 _BELIEVED = 1  # times that such a hint is taken at its word
-LIFT = 1.4
-_DISPROVED = 2  # ceilings that turned out to be none: what refuses is no cap
+_SURELY_A_RATE = 4  # refusals in a row, each of a call that tried alone
+_SHUT_AGAIN, _LONGEST_FIRST_GAP = 0.4, 10.0  # of the time that it was closed before, and seconds, before the next first try
 _MOST_AT_ONCE = 15  # starts beyond proven ground in the time of one refusal, once as many went well
 
 
@@ -55,7 +52,6 @@ class AdaptiveRule:
         limit: calls at once, from `min_concurrent` to `max_concurrent`.
         opens_at: no start before that time, in seconds.
         trial: when the call started that tries whether the API admits calls again, if one does.
-        ceiling: calls at once that were refused beyond; None: not known.
         rate: the rate that was found out, if any.
         history: the last 1,000 changes of the limit.
         successes, refusals, streak: counts of calls; the last, of successes without a retry in a row.
@@ -80,16 +76,12 @@ class AdaptiveRule:
         """Begin again as if nothing had been learned."""
         self.limit = self.settings.initial
         self.opens_at = -math.inf
-        self.ceiling: int | None = None
         self._timing = Timing()
+        self._ceiling = Ceiling(self._timing, rare=2 * self.settings.recovery_threshold)
         self.rate = LearnedRate(self._timing)
         self.history.clear()
         self.successes = self.refusals = self.streak = 0
-        self._target = 0  # calls at once to return to without probing
-        self._step = 1  # of a probe
-        self._probe_after = 2 * self.settings.recovery_threshold
         self._earned = 0  # successes in use since the last change
-        self._beyond = 0  # of those, beyond the ceiling
         self._last_cut = -math.inf
         self._proven = 0  # calls at once that were admitted
         self._unproven_starts = 0
@@ -99,12 +91,9 @@ class AdaptiveRule:
         self.trial: float | None = None
         self._trial_level = 0
         self._trial_due = 0.0  # when it was allowed; it may have waited for a slot since
-        self._beyond_since: float | None = None
-        self._climbed = 0  # probes that went well since bursts are held back
+        self._has_climbed = False  # whether a probe went well since bursts are held back
         self._is_cap = False  # whether it was refused beyond the ceiling without a burst too
-        self._disproved = 0.0
-        self._shut_for = 0.0
-        self._base = 1
+        self._shut_for = 0.0  # seconds, the last time
 
     def forget_times(self) -> None:
         """Forget the pauses and the learned rate; the limit of calls at once stays."""
@@ -120,6 +109,11 @@ class AdaptiveRule:
         self._change(now, limit, "set")
 
     @property
+    def ceiling(self) -> int | None:
+        """Calls at once that were refused beyond; None: not known."""
+        return self._ceiling.level
+
+    @property
     def reason(self) -> str:
         """Why the limit is what it is."""
         return self.history[-1].reason if self.history else "initial"
@@ -127,6 +121,7 @@ class AdaptiveRule:
     def set_settings(self, now: float, settings: Adaptive) -> None:
         """Go on with other settings and what was learned."""
         self.settings = settings
+        self._ceiling.rare = 2 * settings.recovery_threshold
         self._change(now, self.limit, "settings")
 
     # --- what the limiter asks and tells
@@ -155,9 +150,8 @@ class AdaptiveRule:
         if level > self._proven:
             self.opens_at = max(self.opens_at, now + self._timing.spacing / (1 + self._unproven_starts * (self.successes > 0)))
             self._unproven_starts = min(self._unproven_starts + 1, _MOST_AT_ONCE)
-        if self.ceiling is not None:
-            if level > self.ceiling:
-                self._beyond_ceiling(now)
+        if self._ceiling.level is not None:
+            self._ceiling.started(now, level)
             self.opens_at = max(self.opens_at, now + self._timing.refill(self.limit))
 
     def unsent(self, stamp: float) -> None:
@@ -184,7 +178,12 @@ class AdaptiveRule:
             rate.succeeded(started)
         if self._closing is not None:
             if self.trial is None or started < self.trial:
-                if self._closing.tries == 1 and in_use and self._closing.hinted_until == 0.0 and self.limit < self._target:
+                if (
+                    self._closing.tries == 1
+                    and in_use
+                    and self._closing.hinted_until == 0.0
+                    and self.limit < self._ceiling.target
+                ):
                     self._change(now, self.limit + 1, "return to what was proven")
                 return
             self._reopen(now, self.trial)
@@ -195,7 +194,7 @@ class AdaptiveRule:
             return
         self.streak += 1
         self._proven = max(self._proven, level)
-        if in_use and (self.limit < self.settings.max_concurrent or self.ceiling is not None):
+        if in_use and (self.limit < self.settings.max_concurrent or self._ceiling.level is not None):
             self._grow(now)
 
     def refused(self, now: float, started: float, level: int, hint: float | None = None, at_most: float = math.inf) -> None:
@@ -215,113 +214,104 @@ class AdaptiveRule:
         if started <= self._last_cut:
             return
         self.rate.evidence.refused_at(started, level)
-        if self._closing is None and self.rate.is_pace and (cap := self.rate.evidence.cap()) is not None and cap < self.limit:
-            self.rate.drop()
-            self.ceiling = self._target = cap
-            self._step, self._disproved, self._climbed = 1, 0.0, 0
-            self._probe_after = 2 * self.settings.recovery_threshold
-            self._last_cut = now
-            self._change(now, cap, "it was a cap")
-            self.opens_at = now + (self._timing.first_gap if hint is None else hint)
-            return
-        cost = 1 + (hint or 0.0) * self.limit / (self._timing.latency or 1.0)
-        if self._closing is None and (
-            (self._climbed and self.rate.absorbs(started, cost))
-            or self._ends_probe(now, level, hint)
-            or self.rate.absorbs(started, cost)
-        ):
-            self._last_cut = now
-            self.opens_at = max(
-                self.rate.opens_at(now), now + (max(self._timing.first_gap, self.rate.gap) if hint is None else hint)
-            )
-            return
+        if self._closing is None:
+            # A refusal that makes the API ask for a pause costs all the calls of that time.
+            cost = 1 + (hint or 0.0) * self.limit / (self._timing.latency or 1.0)
+            if self._finds_cap(now) or self._is_absorbed(now, started, level, cost):
+                self._last_cut = now
+                wait = max(self._timing.first_gap, self.rate.gap) if hint is None else hint
+                self.opens_at = max(self.rate.opens_at(now), now + wait)
+                return
         self._cut(now, started, level, hint, at_most)
 
     # --- up
 
     def _grow(self, now: float) -> None:
-        if self.limit < self._target:
+        ceiling, settings = self._ceiling, self.settings
+        if self.limit < ceiling.target:
             self._change(now, self.limit + 1, "return to what was proven")
             return
         self._earned += 1
-        settings = self.settings
-        if self.ceiling is None:
+        if ceiling.level is None:
             if self._earned >= settings.recovery_threshold:
                 self._change(now, max(self.limit + 1, int(self.limit * settings.recovery_factor)), "successes in a row")
-        elif self._beyond >= _CONFIRMED and self.limit > self.ceiling:
-            self.ceiling = self._target = self.limit  # it was none: the next step is twice as large, and at once
-            self._step *= 2
-            self._disproved += 1
-            self._climbed += 1
-            self.rate.widen((self.limit + self._step) / self.limit)
-            self._change(now, self.limit + self._step, "probe went well")
-        elif self._earned >= self._probe_after and self.limit <= self.ceiling:
-            self._change(now, max(self.ceiling, self.limit) + self._step, "probe")
-
-    def _beyond_ceiling(self, now: float) -> None:
-        """Count the starts beyond the ceiling before which others were not refused for as long as a refusal takes."""
-        if self._beyond_since is None:
-            self._beyond_since = now
-        elif now > self._beyond_since + 1.5 * (self._timing.refusal or 0.0):
-            self._beyond += 1
+        elif ceiling.is_to_be_lifted(self.limit):
+            ceiling.lift(self.limit)
+            self._has_climbed = True
+            self.rate.widen((self.limit + ceiling.step) / self.limit)
+            self._change(now, self.limit + ceiling.step, "probe went well")
+        elif ceiling.is_to_be_probed(self.limit, self._earned):
+            self._change(now, ceiling.level + ceiling.step, "probe")
 
     # --- down
 
-    def _ends_probe(self, now: float, level: int, hint: float | None) -> bool:
-        """Return whether a refusal only ends a probe beyond the ceiling; it is taken back then."""
-        # While one call probes, another may arrive before it and leave it, or itself, no room.
-        if self.ceiling is None or not (level > self.ceiling or (self.limit > self.ceiling and level > 0.8 * self.ceiling)):
+    def _finds_cap(self, now: float) -> bool:
+        """Return whether the levels of the last refusals tell a cap, where a pace was thought to be the reason."""
+        cap = self.rate.evidence.cap() if self.rate.is_pace else None
+        if cap is None or cap >= self.limit:
             return False
-        self._step = 1
-        self._disproved = max(0.0, self._disproved - 0.5)
-        if not self.rate.is_smoothing and not self._is_cap:
-            self.rate.smooth(now)
-            self._climbed = 0
-        elif self.rate.is_smoothing:
+        self.rate.drop()
+        self._ceiling.found(cap, is_doubted=False)
+        self._ceiling.trust()
+        self._has_climbed = False
+        self._change(now, cap, "it was a cap")
+        return True
+
+    def _is_absorbed(self, now: float, started: float, level: int, cost: float) -> bool:
+        """Return whether a refusal only ends a probe, or corrects the rate."""
+        absorbs = self.rate.absorbs
+        return (self._has_climbed and absorbs(started, cost)) or self._ends_probe(now, level, cost) or absorbs(started, cost)
+
+    def _ends_probe(self, now: float, level: int, cost: float) -> bool:
+        """Return whether a refusal only ends a probe beyond the ceiling; it is taken back then."""
+        ceiling, rate = self._ceiling, self.rate
+        if ceiling.level is None or not ceiling.is_probed_by(level, self.limit):
+            return False
+        ceiling.probe_refused()
+        if not rate.is_smoothing and not self._is_cap:
+            rate.smooth(now)
+            self._has_climbed = False
+        elif rate.is_smoothing:
             self._is_cap = True
-            self.rate.roughen()
-        if self._is_cap or not self.rate.is_smoothing:
-            # A probe that makes the API ask for a pause costs all the calls of that time.
-            cost = 1 + (hint or 0.0) * self.limit / (self._timing.latency or 1.0)
-            rarest = int(_RAREST_PROBE * max(1.0, min(cost, _DEAREST)))
-            self._probe_after = min(max(2 * self.settings.recovery_threshold, int(2 * min(cost, 4) * self._probe_after)), rarest)
+            rate.roughen()
+        if self._is_cap or not rate.is_smoothing:
+            ceiling.probe_more_rarely(cost)
         self._proven = min(self._proven, level - 1)
-        self._change(now, self.ceiling, "probe refused")
+        self._change(now, ceiling.level, "probe refused")
         return True
 
     def _cut(self, now: float, started: float, level: int, hint: float | None, at_most: float) -> None:
-        others = level - 1
-        closing = self._closing
+        others, settings, closing = level - 1, self.settings, self._closing
         if closing is None:
-            self._before = _Before(max(self.limit, self._target), self._proven, self.ceiling)
+            self._before = _Before(max(self.limit, self._ceiling.target), self._proven, self._ceiling.level)
             opened = started if self._cycle is None else self._cycle
             self._closing = closing = Closing(opened, since=started)
-        closing.tries += 1
-        closing.level = level
-        closing.last = started
-        if hint is not None:
-            closing.hinted_until = started + hint
+        closing.refused(started, level, hint)
         tells_window = hint is not None and hint > max(_SHORT_HINT, 2 * (self._timing.latency or 0.0))
-        closing.is_rate = closing.is_rate or others == 0 or tells_window or closing.tries >= 4 or (self._disproved >= _DISPROVED and self._before.target >= LIFT * self._base)
+        if others == 0 or tells_window or closing.tries >= _SURELY_A_RATE or self._ceiling.is_disproved:
+            closing.is_rate = True
         self.rate.refused(started)
         self._is_cap = False
-        new = max(self.settings.min_concurrent, int(self._limit_at(started) * self.settings.backoff_factor))
-        self.ceiling = self._target = max(others, new)
-        self._base = self.ceiling
+        new = max(settings.min_concurrent, int(self._limit_at(started) * settings.backoff_factor))
+        ceiling = max(others, new)
+        self._ceiling.found(ceiling, is_doubted=ceiling != self._before.ceiling)
         self._proven = min(self._proven, max(others, 1))
-        self._step = 1
-        self._probe_after = _DOUBTED if self.ceiling != self._before.ceiling else 2 * self.settings.recovery_threshold
         self.trial = None
         self._last_cut = now
         self._change(now, new, "refused")
-        least = max(self.rate.gap, min(0.4 * self._shut_for, 10.0)) if others == 0 and self.rate.count is None else self.rate.gap
-        gap = self._timing.gap(now, closing.opened, closing.tries, least)
+        self.opens_at = now + self._wait(now, closing, others, hint, at_most)
+
+    def _wait(self, now: float, closing: Closing, others: int, hint: float | None, at_most: float) -> float:
+        """Return the seconds to the next try."""
+        if hint is not None and hint > _SHORT_HINT:
+            return hint
+        least = self.rate.gap
+        if others == 0 and self.rate.held is None:
+            least = max(least, min(_SHUT_AGAIN * self._shut_for, _LONGEST_FIRST_GAP))
+        gap = min(self._timing.gap(now, closing.opened, closing.tries, least), at_most)
         if hint is None:
-            self.opens_at = now + min(gap, at_most)
-        elif hint > _SHORT_HINT:
-            self.opens_at = now + hint
-        else:  # asked for again and again, it is no word on when
-            self.opens_at = now + max(hint, min(gap, at_most, hint * (closing.tries - _BELIEVED)))
+            return gap
+        return max(hint, min(gap, hint * (closing.tries - _BELIEVED)))  # asked for again and again, it is no word on when
 
     def _limit_at(self, started: float) -> int:
         """Return the limit that let a call start: what others raised since was no part of what was refused."""
@@ -338,18 +328,18 @@ class AdaptiveRule:
         closing, self._closing, self.trial = self._closing, None, None
         self._shut_for = at - closing.since
         closing.is_rate = closing.is_rate or self._trial_level >= closing.level
+        before, ceiling = self._before, self._ceiling
         if self.rate.explain(closing, self._trial_due):
-            self.ceiling, self._target, self._proven = self._before.ceiling, self._before.target, self._before.proven
+            ceiling.level, ceiling.target, self._proven = before.ceiling, before.target, before.proven
             self._cycle = at
-            self._change(now, self._target, "it was a rate")
-        elif self._before.ceiling is not None and self.ceiling is not None and self.rate.is_unexplained:
-            # Refused below a ceiling that was known: the network blurs it, so stay clear of it.
-            self.ceiling = self._target = max(self.limit, self.ceiling - max(1, self.ceiling // 16))
+            self._change(now, before.target, "it was a rate")
+        elif before.ceiling is not None and self.rate.is_unexplained:
+            ceiling.stay_clear(self.limit)
 
     def _change(self, now: float, new: int, reason: str) -> None:
         new = max(self.settings.min_concurrent, min(self.settings.max_concurrent, new))
-        self._earned = self._beyond = 0
-        self._beyond_since = None
+        self._earned = 0
+        self._ceiling.forget_probe()
         if new != self.limit:
             self.history.append(Change(now, self.limit, new, reason))
             self.limit = new

@@ -11,12 +11,15 @@ from collections import deque
 from dataclasses import dataclass
 from itertools import islice
 
-# Providers count by the minute, and some by a few lengths around it: tried before any odd length.
+# Providers count by the minute, and some by a few lengths around it: tried before any odd length. The longest comes first, since
+# to believe in a shorter one costs a burst of refusals, and to doubt a longer one costs a call.
 USUAL_WINDOWS = (300.0, 60.0, 30.0, 20.0, 15.0, 10.0, 5.0)
 # How far the most that was admitted may exceed the least that was refused, and a window still explain both.
 _EXACT, _NEARLY = 1.0, 1.02
 _TELLING, _TOLD_BY = 3, 20  # refusals that can tell a cap, and starts since the first of them
 _LOGGED = 10_000  # starts
+_BARELY = 1.001
+_MANY = 10  # starts since it opened: fewer may be all that a bucket has
 _LONG = 0.1  # of the time that it was open: closed for longer, a window has ended, and no single place in it become free
 
 
@@ -29,6 +32,7 @@ class Closing:
         since: when the first refused call started.
         last: when the last one did.
         tries: how many were refused, each after the one before.
+        level: how many were under way when the last one started, itself included.
         hinted_until: up to when the API said it would refuse.
         is_rate: whether no limit of calls at once explains it: one was refused with no other under way, or the API named a time.
     """
@@ -40,6 +44,13 @@ class Closing:
     level: int = 0
     hinted_until: float = 0.0
     is_rate: bool = False
+
+    def refused(self, started: float, level: int, hint: float | None) -> None:
+        """Take note of one more refusal, with the seconds that the API asked to wait, if it did."""
+        self.tries += 1
+        self.last, self.level = started, level
+        if hint is not None:
+            self.hinted_until = started + hint
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,35 +138,44 @@ class Evidence:
 
     def window(self, closing: Closing, now: float) -> Window | None:
         """Return the window that explains best why it was closed until `now`, or None if none does."""
-        shut = max(closing.last, closing.hinted_until)
-        at = bisect_right(self.starts, closing.since)
-        since = self.starts[at - 1] if at else closing.since
-        was_closed, was_open = shut - since, since - closing.opened
-        if closing.is_rate and was_closed > 0 and was_closed >= _LONG * was_open:
-            # The length lies between the last refusal and the first admission, counted from the first call since it opened.
-            # What was still refused long after the last start needs a window longer than that.
-            longest = now - closing.opened
-            last = bisect_right(self.starts, shut)
-            newest = self.starts[last - 1] if last else 0.0
-            usual = [length for length in USUAL_WINDOWS if shut - newest < length <= longest * 1.001]
-            # Not the first refusal: calls that started just after it were admitted, if they were faster on their way.
-            refusals = [*(refusal for refusal in self._refusals if refusal > closing.since), shut - 1e-6]
-            found = self._best([*usual, longest], refusals, _NEARLY)
-            if found is None and self.between(closing.opened, closing.since) >= 10:
-                found = self._best([*usual, longest], refusals, _NEARLY, closing.opened)
-                if found is not None and self.most(found[0]) > 2 * found[1]:
-                    found = None
-            if found is not None and found[0] >= USUAL_WINDOWS[-1]:
-                too_short = shut - closing.opened
-                # Closed longer than it was open, so all of what was open lies in one window.
-                return Window(*found, too_short, was_closed >= was_open)
-        if len(self._refusals) < 2 or not self.starts:
-            return None
-        usual = [length for length in USUAL_WINDOWS if length <= (now - self.starts[0]) * 1.001]
+        window = self._closed_for(closing, now) if closing.is_rate else None
+        if window is not None or len(self._refusals) < 2 or not self.starts:
+            return window
+        usual = [length for length in USUAL_WINDOWS if length <= (now - self.starts[0]) * _BARELY]
         found = self._best(usual, list(self._refusals), _EXACT)
         return None if found is None else Window(*found, found[0], is_sure=False)
 
-    def _best(self, lengths: list[float], refusals: list[float], blur: float, since: float = -math.inf) -> tuple[float, int] | None:
+    def _closed_for(self, closing: Closing, now: float) -> Window | None:
+        """Return the window that a time tells for which an API was closed."""
+        opened, shut = closing.opened, max(closing.last, closing.hinted_until)
+        at = bisect_right(self.starts, closing.since)
+        since = self.starts[at - 1] if at else closing.since
+        was_closed, was_open = shut - since, since - opened
+        if was_closed <= 0 or was_closed < _LONG * was_open:
+            return None
+        # The length lies between the last refusal and the first admission, counted from the first call since it opened.
+        # What was still refused long after the last start needs a window longer than that.
+        last = bisect_right(self.starts, shut)
+        newest = self.starts[last - 1] if last else 0.0
+        longest = now - opened
+        lengths = [*(length for length in USUAL_WINDOWS if shut - newest < length <= longest * _BARELY), longest]
+        # Not the first refusal: calls that started just after it were admitted, if they were faster on their way.
+        refusals = [*(refusal for refusal in self._refusals if refusal > closing.since), shut - 1e-6]
+        found = self._best(lengths, refusals, _NEARLY)
+        if found is None and self.between(opened, closing.since) >= _MANY:
+            # Counted by the server's clock: what was admitted before it opened does not count, and two windows may meet.
+            found = self._best(lengths, refusals, _NEARLY, opened)
+            if found is not None and self.most(found[0]) > 2 * found[1]:
+                return None
+        if found is None or found[0] < USUAL_WINDOWS[-1]:
+            return None
+        # Closed for longer than it was open, so all of what was open lies in one window.
+        return Window(*found, shut - opened, is_sure=was_closed >= was_open)
+
+    def _best(
+        self, lengths: list[float], refusals: list[float], blur: float, since: float = -math.inf
+    ) -> tuple[float, int] | None:
+        """Return the length that fits best, the first of several, and its starts; count none before `since`."""
         best: tuple[float, float, int] | None = None
         for seconds in lengths:
             least = min(self.between(max(refusal - seconds, since - 1e-9), refusal) for refusal in refusals)

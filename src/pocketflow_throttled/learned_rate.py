@@ -127,7 +127,11 @@ class LearnedRate:
         window = self.evidence.window(closing, now)
         if window is not None:
             self.held = LearnedWindow(self.evidence, self._timing, window)
-        elif closing.is_rate or (held is pace and pace.is_in_use(since)) or (self._unexplained >= 2 and pace.can_be_measured(since)):
+        elif (
+            closing.is_rate
+            or (held is pace and pace.is_in_use(since))
+            or (self._unexplained >= 2 and pace.can_be_measured(since))
+        ):
             if pace.find(since, before=held, reopened=now):
                 self.held = pace
         else:

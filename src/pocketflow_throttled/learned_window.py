@@ -1,7 +1,7 @@
 """LearnedWindow: so many starts in any so many seconds, from when an API was closed and when it was open. Held exactly.
 
 Pure: times are arguments, in seconds. Whether the API counts back from each call or by its own clock, a window is known by a
-cycle: a first start, all that fit, a pause until the window has passed. How long it is lies between the last call that was refused
+cycle: a first start, all that fit, a pause until the window has passed. Its length lies between the last call that was refused
 and the first that was admitted, and the first call of a cycle narrows that down. How many fit is probed upwards, rarely.
 """
 
