@@ -189,6 +189,50 @@ def test_an_api_whose_limits_nobody_knows_loses_nothing_and_refuses_little(api: 
     assert server.refused <= 24
 
 
+def test_an_api_that_takes_one_at_a_time_refuses_few_of_the_first_calls() -> None:
+    api = SimulatedAPI(max_concurrent=1, latency=1.0, network_delay=0.03, retry_after=False)
+    node = Adapting(api.call, initial_concurrent=10, max_concurrent=100)
+    run(node, range(300))
+    assert api.refused <= 0.03 * 300
+
+
+@pytest.mark.parametrize("started", [0.0, 23.0, 50.0])
+def test_windows_by_the_servers_clock_are_followed_wherever_in_one_the_batch_starts(started: float) -> None:
+    api = SimulatedAPI(max_per_window=60, window_seconds=60.0, algorithm="fixed_window", latency=1.0, retry_after=False)
+    node = Adapting(api.call, initial_concurrent=10, max_concurrent=100)
+
+    async def later() -> float:
+        await asyncio.sleep(started)
+        shared = {"items": range(400)}
+        await node.run_async(shared)
+        assert shared["results"] == list(range(400))
+        return now()
+
+    ended = run_virtual(later())
+    assert api.refused <= 0.06 * 400
+    assert ended <= 60.0 * 7 + 20  # the windows that it takes, and what finding out may cost
+
+
+def test_a_cap_that_falls_is_not_taken_for_a_pace() -> None:
+    chance = random.Random(3)
+    random.seed(3)
+    api = SimulatedAPI(
+        max_concurrent=lambda time: 40 if time < 40 else 10,
+        latency=lambda _: chance.lognormvariate(0.6, 0.4),
+        network_delay=lambda: chance.uniform(0.015, 0.045),
+        retry_after=False,
+    )
+    node = Adapting(api.call, initial_concurrent=10, max_concurrent=100)
+
+    async def timed() -> float:
+        await node.run_async({"items": range(1500)})
+        return now()
+
+    ideal = 40 + (1500 - 40 * 40 / 2) * 2 / 10
+    assert run_virtual(timed()) <= ideal / 0.75
+    assert api.refused <= 0.03 * 1500
+
+
 def test_a_static_limit_on_top_is_never_exceeded() -> None:
     api = SimulatedAPI(max_per_window=30, latency=0.1)
     node = Adapting(api.call, max_concurrent=50, max_per_minute=30)

@@ -24,7 +24,7 @@ times = st.lists(st.floats(0.0, 100.0), min_size=1, max_size=60).map(sorted)
 def test_the_most_starts_in_a_window_are_those_of_some_window(starts: list[float], seconds: float) -> None:
     evidence = Evidence()
     for start in starts:
-        evidence.starts.append(start)
+        evidence.started(start)
     assert evidence.most(seconds) == max(sum(end - seconds < start <= end for start in starts) for end in starts)
 
 
@@ -32,7 +32,7 @@ def test_the_most_starts_in_a_window_are_those_of_some_window(starts: list[float
 def test_starts_are_counted_after_a_time_and_up_to_another(starts: list[float], since: float, until: float) -> None:
     evidence = Evidence()
     for start in starts:
-        evidence.starts.append(start)
+        evidence.started(start)
     if since <= until:
         assert evidence.between(since, until) == sum(since < start <= until for start in starts)
 
@@ -40,7 +40,7 @@ def test_starts_are_counted_after_a_time_and_up_to_another(starts: list[float], 
 def test_a_start_that_was_refused_is_taken_back_and_any_other_stays() -> None:
     evidence = Evidence()
     for start in (1.0, 2.0, 2.0, 3.0):
-        evidence.starts.append(start)
+        evidence.started(start)
     evidence.forget(2.0)
     evidence.forget(2.5)
     assert list(evidence.starts) == [1.0, 2.0, 3.0]
@@ -49,7 +49,7 @@ def test_a_start_that_was_refused_is_taken_back_and_any_other_stays() -> None:
 def test_the_log_of_starts_is_bounded() -> None:
     evidence = Evidence()
     for start in range(50_000):
-        evidence.starts.append(float(start))
+        evidence.started(float(start))
     assert len(evidence.starts) <= 10_000
     assert evidence.between(49_000.0, 50_000.0) == 999
 
@@ -91,7 +91,7 @@ def test_an_odd_window_is_known_better_each_time_and_no_shorter_than_it_is() -> 
             starts.append(now)
             rate.succeeded(now)
         else:
-            rate.forget(now)
+            rate.evidence.forget(now)
             assert rate.absorbs(now)
         now += 0.001
     assert 37.0 <= rate.seconds <= 37.0 * 1.05
@@ -113,7 +113,7 @@ def test_a_pace_that_holds_is_probed_by_steps_that_grow_and_a_refused_one_is_tak
         rate.started(now)
     assert rate.seconds < 0.7 * first
     probed = rate.seconds
-    rate.forget(now)
+    rate.evidence.forget(now)
     assert rate.absorbs(now)
     assert probed < rate.seconds < first
 
@@ -129,9 +129,115 @@ def test_refusals_in_a_row_are_no_mere_correction_of_a_pace() -> None:
     for _ in range(4):
         now = max(now + 0.1, rate.opens_at(now))
         rate.started(now)
-        rate.forget(now)
+        rate.evidence.forget(now)
         absorbed.append(rate.absorbs(now))
     assert absorbed == [True, True, False, False]
+
+
+def test_of_two_windows_that_explain_as_much_the_longer_is_held() -> None:
+    rate, closing = closed(0.0, 5.0, 6.0, 9.0, 14.5)
+    assert rate.explain(closing, now=20.1)  # fifteen seconds would do as well
+    assert (rate.count, rate.seconds) == (50, pytest.approx(20.1))
+
+
+def test_a_window_by_the_clock_is_known_by_what_was_admitted_since_it_opened() -> None:
+    rate, first = closed(20.0, 25.0, 30.0, 54.95)  # the minute began before the first call, and ends at 55
+    rate.explain(first, now=55.0)
+    assert (rate.count, rate.seconds) == (50, 35.0)
+    for tenth in range(50):
+        rate.started(55.0 + tenth / 10)
+    for started in (60.0, 70.0, 90.0):
+        rate.refused(started)
+    assert rate.explain(Closing(55.0, 60.0, 90.0, 3, is_rate=True), now=115.0)
+    assert (rate.count, rate.seconds) == (50, pytest.approx(60.3))
+
+
+def test_a_time_of_no_service_at_all_is_no_window_by_the_clock() -> None:
+    rate = LearnedRate(Timing())
+    for tenth in range(1200):
+        rate.started(tenth / 10)
+    for started in (120.0, 121.0, 125.0, 129.0):
+        rate.refused(started)
+    closing = Closing(110.0, 120.0, 129.0, 4, is_rate=True)  # ten seconds of calls, and ten without: but there were more before
+    rate.explain(closing, now=130.0)
+    assert rate.count != 100
+
+
+def test_calls_a_bit_sooner_than_in_the_window_before_do_not_make_it_larger() -> None:
+    rate, closing = closed(0.0, 5.0, 10.0, 30.0, 50.0)
+    rate.explain(closing, now=60.0)
+    now = 60.0
+    for _ in range(500):  # ten windows; the API admits 50 in any minute, and the rate leaves it 0.3 s more
+        now = max(now, rate.opens_at(now))
+        rate.started(now)
+        if rate.evidence.between(now - 60.0, now) > 50:
+            rate.evidence.forget(now)
+            assert rate.absorbs(now)
+            assert rate.count == 50
+        else:
+            rate.succeeded(now)
+        now += 0.001
+    assert rate.count is not None
+    assert rate.count <= 51
+
+
+@pytest.mark.parametrize("saves", [False, True], ids=["a second", "a bucket"])
+def test_a_refused_probe_leads_back_to_what_was_admitted_and_for_a_bucket_beyond(saves: bool) -> None:
+    """Ten a second, counted by the second, or refilled into a bucket that holds sixty."""
+    rate, closing = closed(0.0, 5.0, hinted_until=5.1)
+    rate.explain(closing, now=5.1)
+    now, filled, at, paces = 5.1, 60.0 if saves else 0.0, 5.1, []
+    for _ in range(4000):
+        now = max(now, rate.opens_at(now)) + 1e-6
+        rate.started(now)
+        filled, at = min(60.0, filled + 10 * (now - at)), now
+        if filled >= 1 if saves else rate.evidence.between(now - 1.0, now) <= 10:
+            filled -= 1
+            rate.succeeded(now)
+        else:
+            rate.evidence.forget(now)
+            if not rate.absorbs(now):
+                rate.refused(now)
+                rate.explain(Closing(now - 1, now, now, 1, is_rate=True), now=now + 0.1)
+            now += 0.1
+            paces.append(rate.seconds)
+    assert 0.095 <= rate.seconds <= 0.125
+    assert len(paces) < 60  # of 4,000
+
+
+# --- levels
+
+
+def levels(*admitted: int) -> Evidence:
+    evidence = Evidence()
+    for at, level in enumerate(admitted):
+        evidence.started(float(at), level)
+    return evidence
+
+
+def test_calls_refused_where_hardly_any_was_admitted_tell_a_cap() -> None:
+    evidence = levels(*[8, 9, 10] * 20)
+    for started in (0.5, 20.5, 40.5):
+        evidence.refused_at(started, 11)
+    assert evidence.cap() == 10
+
+
+def test_calls_refused_where_others_were_admitted_tell_no_cap() -> None:
+    evidence = levels(*[8, 11, 10] * 20)
+    for started in (0.5, 20.5, 40.5):
+        evidence.refused_at(started, 11)
+    assert evidence.cap() is None
+
+
+def test_a_few_refusals_or_starts_tell_no_cap() -> None:
+    evidence = levels(*[8, 9, 10] * 20)
+    for started in (0.5, 20.5):
+        evidence.refused_at(started, 11)
+    assert evidence.cap() is None
+    evidence = levels(*[8, 9, 10] * 20)
+    for started in (50.5, 51.5, 52.5):
+        evidence.refused_at(started, 11)
+    assert evidence.cap() is None
 
 
 # --- timing
@@ -139,7 +245,7 @@ def test_refusals_in_a_row_are_no_mere_correction_of_a_pace() -> None:
 
 def test_starts_are_spaced_by_the_time_a_refusal_takes_and_by_a_guess_before() -> None:
     timing = Timing()
-    assert timing.spacing == 0.02
+    assert timing.spacing == 0.05
     timing.served(1.0)
     assert timing.spacing == 0.005
     timing.refused(0.3)
@@ -214,6 +320,30 @@ def test_a_rate_is_no_reason_for_fewer_calls_at_once() -> None:
     assert rule.may_start(rule.opens_at)
     assert rule.limit == 10
     assert [change.reason for change in rule.history] == ["refused", "it was a rate"]
+
+
+def test_a_second_that_is_asked_for_again_and_again_is_no_word_on_when() -> None:
+    rule = AdaptiveRule(Adaptive(initial_concurrent=10, max_concurrent=100))
+    fill(rule, 0.0, 10)
+    rule.succeeded(30.0, 0.0, 1, in_use=True, clean=True)
+    now, waits = 30.0, []
+    for _ in range(6):
+        rule.refused(now, now - 0.01, 1, 1.0)
+        waits.append(rule.opens_at - now)
+        now = rule.opens_at + 0.01
+        rule.started(now - 0.01, 1)
+    assert waits[:2] == pytest.approx([1.0, 1.0])
+    assert waits[2:] == sorted(waits[2:])
+    assert sum(waits) > 10.0
+
+
+def test_a_call_admitted_with_as_many_under_way_shows_that_it_is_no_cap() -> None:
+    rule = AdaptiveRule(Adaptive(initial_concurrent=10, max_concurrent=100))
+    fill(rule, 0.0, 3)
+    rule.refused(0.1, 0.0, 3, 0.9)
+    rule.started(1.0, 3)
+    assert rule.may_start(rule.opens_at)
+    assert (rule.limit, rule.ceiling) == (10, None)
 
 
 @pytest.mark.parametrize("hint", [None, 1.0])

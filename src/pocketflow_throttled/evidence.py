@@ -32,18 +32,18 @@ class Closing:
         since: when the first refused call started.
         last: when the last one did.
         tries: how many were refused, each after the one before.
-        level: how many were under way when the last one started, itself included.
         hinted_until: up to when the API said it would refuse.
         is_rate: whether no limit of calls at once explains it: one was refused with no other under way, or the API named a time.
+        level: how many were under way when the last refused call started, itself included.
     """
 
     opened: float
     since: float
     last: float = 0.0
     tries: int = 0
-    level: int = 0
     hinted_until: float = 0.0
     is_rate: bool = False
+    level: int = 0
 
     def refused(self, started: float, level: int, hint: float | None) -> None:
         """Take note of one more refusal, with the seconds that the API asked to wait, if it did."""
