@@ -211,7 +211,7 @@ class AdaptiveRule:
         self.streak = self._earned = self._unproven_starts = 0
         self.rate.evidence.forget(started)
         self._timing.refused(now - started)
-        if started <= self._last_cut:
+        if started <= self._last_cut and started != self.trial:
             return
         self.rate.evidence.refused_at(started, level)
         if self._closing is None:

@@ -176,7 +176,7 @@ class LearnedPace(Probing):
         if not latency or len(starts) < 2:
             return is_held
         span = min(_SMOOTHED * latency, until - starts[0])
-        average = self._evidence.between(until - span, until) / span if span > 0 else 0.0
+        average = self._evidence.most(span) / span if span > 0 else 0.0
         if average > 0 and (not is_held or self.seconds < 1 / (_ROOM * average)):
             self.hold(1 / (_ROOM * average))
             self.is_smoothing = True
