@@ -8,6 +8,7 @@ empty counts.
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from typing import TYPE_CHECKING
 
@@ -30,6 +31,9 @@ _ROOM = 1.15  # over that average: bursts are held back, the throughput is not
 _AT_FIRST = 0.8  # of what was admitted last, before any other refusal: it was too much
 _SLOWER = 1.03  # a pace that was refused after many starts
 _SLOWER_BY_FEW, _MOST_BY_FEW = 1.1, 1.5  # and after few
+_FAR, _FEW, _GIVEN_UP = 3.0, 5, 3
+_IN_VAIN = 8.0
+_PROVEN, _REMEMBERED = 10.0, 300.0
 _IN_USE = 0.85  # share of a pace that is used when it, and nothing else, holds the starts back
 
 
@@ -49,6 +53,11 @@ class LearnedPace(Probing):
         self._times_found = self._times_returned = 0
         self._is_returned = False  # to a pace that was admitted before a probe
         self._saves = False  # whether it is a bucket that was emptied
+        self._best = math.inf
+        self._far_refused = 0
+        self._given_up = 0.0
+        self._fastest = math.inf  # since nothing was held
+        self._first_end = math.inf
         self._fast_since: float | None = None  # when it was first made faster than it was found
         self._patience = _SHORTEST_WINDOW
 
@@ -75,7 +84,9 @@ class LearnedPace(Probing):
             if self._beyond_since is None:
                 self._beyond_since = now
             self._beyond += is_held_back
-            if self._beyond >= _STARTS and now > self._known_at + self._patience:
+            starts, patience = (_STARTS, self._patience) if not self._is_far else (_FEW, _SHORTEST_WINDOW)
+            if self._beyond >= starts and now > self._known_at + patience:
+                self._far_refused = 0
                 self._step = min(2 * self._step, _LARGEST_STEP)
                 self._probe()
         elif is_held_back and not self.is_probing:
@@ -87,8 +98,13 @@ class LearnedPace(Probing):
 
     def _probe(self) -> None:
         self._good = (self.count, self.seconds)
+        self._step = 1.0 if self._is_far else min(self._step, _LARGEST_STEP)
         self.seconds /= 1 + self._step
         self._end_step()
+
+    @property
+    def _is_far(self) -> bool:
+        return self._good[1] > _FAR * self._best
 
     def explains(self, started: float) -> bool:
         """Return whether a refusal is no more than what a pace that is used to the full is corrected by."""
@@ -96,6 +112,12 @@ class LearnedPace(Probing):
 
     def correct(self, started: float, cost: float) -> None:
         """Slow down after the refusal of a call, which costs as much as `cost` calls."""
+        if self.is_probing and self._is_far:
+            self._far_refused += 1
+            if self._far_refused >= _GIVEN_UP:
+                self._given_up, self._far_refused = self._good[1], 0
+            self.hold(self._good[1])
+            return
         if self.is_probing and not self._saves:
             self._times_returned += 1
             self.hold(_SLOWER * self._good[1], 2 ** min(self._times_returned, _MOST_CERTAIN))
@@ -105,7 +127,17 @@ class LearnedPace(Probing):
         self._saves = self._saves or self._is_returned
         self.seconds = self._good[1]
         self.find(started, before=self)
-        self.ends.append(started)
+        self.ended(started)
+
+    @property
+    def is_in_vain(self) -> bool:
+        """Whether it became slower and slower, and was refused all the same."""
+        return self.seconds > _IN_VAIN * self._fastest
+
+    def ended(self, at: float) -> None:
+        """Take note of the end of a stretch in which all that was allowed was used."""
+        self.ends.append(at)
+        self._first_end = min(self._first_end, at)
 
     # --- finding one
 
@@ -114,7 +146,14 @@ class LearnedPace(Probing):
         self.seconds = seconds
         self._good = (self.count, seconds)
         self._step, self._after = _FIRST_STEP / certainty, _STARTS * certainty
+        if self._is_far:
+            self._step, self._after = 1.0, _FEW * 2**self._far_refused
         self.is_smoothing = self._is_returned = False
+        self._fastest = min(self._fastest, seconds)
+        starts = self._evidence.starts
+        if starts:
+            since = max(starts[-1] - _REMEMBERED, self._first_end)
+            self._best = max(_PROVEN / max(1, self._evidence.most(_PROVEN, since)), self._given_up)
         self._end_step()
 
     def find(self, until: float, *, before: Probing | None, reopened: float | None = None) -> bool:
@@ -126,6 +165,8 @@ class LearnedPace(Probing):
             reopened: when the first call was admitted again.
         """
         starts, between, ends = self._evidence.starts, self._evidence.between, self.ends
+        if before is not self:
+            self._fastest = math.inf
         self._be_more_patient(until)
         since = next((end for end in reversed(ends) if between(end, until) >= _ENOUGH), None)
         if since is None and before is not None:

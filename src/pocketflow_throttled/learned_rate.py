@@ -109,6 +109,8 @@ class LearnedRate:
             held.end_probe()
         else:
             held.correct(started, cost)
+            if held.is_in_vain:
+                self.drop()
         return True
 
     def refused(self, started: float) -> None:
@@ -142,7 +144,7 @@ class LearnedRate:
             if self._unexplained >= _SMOOTHED_AFTER:
                 self.smooth(since)
         is_rate = window is not None or closing.is_rate
-        pace.ends.append(now if isinstance(self.held, LearnedWindow) and is_rate else since)
+        pace.ended(now if isinstance(self.held, LearnedWindow) and is_rate else since)
         return is_rate
 
     # --- where it is not the rate that is to blame
