@@ -32,6 +32,7 @@ _AT_FIRST = 0.8  # of what was admitted last, before any other refusal: it was t
 _SLOWER = 1.03  # a pace that was refused after many starts
 _SLOWER_BY_FEW, _MOST_BY_FEW = 1.1, 1.5  # and after few
 _FAR, _FEW, _GIVEN_UP = 3.0, 5, 3
+_MANY, _SOON = 30, 20
 _IN_VAIN = 8.0
 _PROVEN, _REMEMBERED = 10.0, 300.0
 _IN_USE = 0.85  # share of a pace that is used when it, and nothing else, holds the starts back
@@ -56,6 +57,7 @@ class LearnedPace(Probing):
         self._best = math.inf
         self._far_refused = 0
         self._given_up = 0.0
+        self._ignored: float | None = None
         self._fastest = math.inf  # since nothing was held
         self._first_end = math.inf
         self._fast_since: float | None = None  # when it was first made faster than it was found
@@ -118,6 +120,8 @@ class LearnedPace(Probing):
                 self._given_up, self._far_refused = self._good[1], 0
             self.hold(self._good[1])
             return
+        if not self.is_probing and not self._is_returned and self._is_isolated(started):
+            return
         if self.is_probing and not self._saves:
             self._times_returned += 1
             self.hold(_SLOWER * self._good[1], 2 ** min(self._times_returned, _MOST_CERTAIN))
@@ -128,6 +132,14 @@ class LearnedPace(Probing):
         self.seconds = self._good[1]
         self.find(started, before=self)
         self.ended(started)
+
+    def _is_isolated(self, started: float) -> bool:
+        """Whether a refusal is the only one of many starts: one says nothing."""
+        between = self._evidence.between
+        if not self.ends or between(self.ends[-1], started) < _MANY:
+            return False
+        before, self._ignored = self._ignored, started
+        return before is None or between(before, started) >= _SOON
 
     @property
     def is_in_vain(self) -> bool:
