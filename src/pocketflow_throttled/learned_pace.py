@@ -33,6 +33,7 @@ _SLOWER = 1.03  # a pace that was refused after many starts
 _SLOWER_BY_FEW, _MOST_BY_FEW = 1.1, 1.5  # and after few
 _FAR, _FEW, _GIVEN_UP = 3.0, 5, 3
 _MANY, _SOON = 30, 20
+_SLOWEST = 12.0
 _IN_VAIN = 8.0
 _PROVEN, _REMEMBERED = 10.0, 300.0
 _IN_USE = 0.85  # share of a pace that is used when it, and nothing else, holds the starts back
@@ -57,6 +58,7 @@ class LearnedPace(Probing):
         self._best = math.inf
         self._far_refused = 0
         self._given_up = 0.0
+        self._ever = math.inf  # the best there was
         self._ignored: float | None = None
         self._fastest = math.inf  # since nothing was held
         self._first_end = math.inf
@@ -155,6 +157,12 @@ class LearnedPace(Probing):
 
     def hold(self, seconds: float, certainty: int = 1) -> None:
         """Allow one start in so many seconds, and probe it the more carefully the more certain it is."""
+        starts = self._evidence.starts
+        if starts:
+            since = max(starts[-1] - _REMEMBERED, self._first_end)
+            self._best = max(_PROVEN / max(1, self._evidence.most(_PROVEN, since)), self._given_up)
+            self._ever = min(self._ever, self._best) if self._evidence.between(since, starts[-1]) >= _MANY else self._ever
+            seconds = min(seconds, _SLOWEST * self._ever)  # what is refused at that pace is refused for another reason
         self.seconds = seconds
         self._good = (self.count, seconds)
         self._step, self._after = _FIRST_STEP / certainty, _STARTS * certainty
@@ -162,10 +170,6 @@ class LearnedPace(Probing):
             self._step, self._after = 1.0, _FEW * 2**self._far_refused
         self.is_smoothing = self._is_returned = False
         self._fastest = min(self._fastest, seconds)
-        starts = self._evidence.starts
-        if starts:
-            since = max(starts[-1] - _REMEMBERED, self._first_end)
-            self._best = max(_PROVEN / max(1, self._evidence.most(_PROVEN, since)), self._given_up)
         self._end_step()
 
     def find(self, until: float, *, before: Probing | None, reopened: float | None = None) -> bool:
