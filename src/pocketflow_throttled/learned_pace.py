@@ -31,11 +31,12 @@ _ROOM = 1.15  # over that average: bursts are held back, the throughput is not
 _AT_FIRST = 0.8  # of what was admitted last, before any other refusal: it was too much
 _SLOWER = 1.03  # a pace that was refused after many starts
 _SLOWER_BY_FEW, _MOST_BY_FEW = 1.1, 1.5  # and after few
+_MANY, _SOON = 30, 20  # starts: a refusal that is the only one of so many says nothing, another so soon after it does
+# A pace so many times slower than what was admitted for some seconds, not long ago, is probed by doubling it, after few starts,
+# until that was refused so often. An API that was down for a while is used again soon.
 _FAR, _FEW, _GIVEN_UP = 3.0, 5, 3
-_MANY, _SOON = 30, 20
-_SLOWEST = 12.0
-_IN_VAIN = 8.0
-_PROVEN, _REMEMBERED = 10.0, 300.0
+_SUSTAINED, _REMEMBERED = 10.0, 300.0  # seconds
+_SLOWEST = 12.0  # times slower than the best there was: what is refused at that pace is refused for another reason
 _IN_USE = 0.85  # share of a pace that is used when it, and nothing else, holds the starts back
 
 
@@ -55,12 +56,10 @@ class LearnedPace(Probing):
         self._times_found = self._times_returned = 0
         self._is_returned = False  # to a pace that was admitted before a probe
         self._saves = False  # whether it is a bucket that was emptied
-        self._best = math.inf
-        self._far_refused = 0
-        self._given_up = 0.0
-        self._ever = math.inf  # the best there was
-        self._ignored: float | None = None
-        self._fastest = math.inf  # since nothing was held
+        self._best = self._ever = math.inf  # seconds between starts, that were admitted of late, and ever
+        self._far_refused = 0  # probes in a row, of a pace far from that
+        self._given_up = 0.0  # a best that is believed no more
+        self._ignored: float | None = None  # a refusal
         self._first_end = math.inf
         self._fast_since: float | None = None  # when it was first made faster than it was found
         self._patience = _SHORTEST_WINDOW
@@ -143,11 +142,6 @@ class LearnedPace(Probing):
         before, self._ignored = self._ignored, started
         return before is None or between(before, started) >= _SOON
 
-    @property
-    def is_in_vain(self) -> bool:
-        """Whether it became slower and slower, and was refused all the same."""
-        return self.seconds > _IN_VAIN * self._fastest
-
     def ended(self, at: float) -> None:
         """Take note of the end of a stretch in which all that was allowed was used."""
         self.ends.append(at)
@@ -157,20 +151,25 @@ class LearnedPace(Probing):
 
     def hold(self, seconds: float, certainty: int = 1) -> None:
         """Allow one start in so many seconds, and probe it the more carefully the more certain it is."""
-        starts = self._evidence.starts
-        if starts:
-            since = max(starts[-1] - _REMEMBERED, self._first_end)
-            self._best = max(_PROVEN / max(1, self._evidence.most(_PROVEN, since)), self._given_up)
-            self._ever = min(self._ever, self._best) if self._evidence.between(since, starts[-1]) >= _MANY else self._ever
-            seconds = min(seconds, _SLOWEST * self._ever)  # what is refused at that pace is refused for another reason
+        self._look_back()
+        seconds = min(seconds, _SLOWEST * self._ever)
         self.seconds = seconds
         self._good = (self.count, seconds)
         self._step, self._after = _FIRST_STEP / certainty, _STARTS * certainty
         if self._is_far:
             self._step, self._after = 1.0, _FEW * 2**self._far_refused
         self.is_smoothing = self._is_returned = False
-        self._fastest = min(self._fastest, seconds)
         self._end_step()
+
+    def _look_back(self) -> None:
+        """Find out what was admitted at best, for some seconds, since the first refusal: before it, a bucket may have been full."""
+        starts = self._evidence.starts
+        if not starts:
+            return
+        since = max(starts[-1] - _REMEMBERED, self._first_end)
+        self._best = max(_SUSTAINED / max(1, self._evidence.most(_SUSTAINED, since)), self._given_up)
+        if self._evidence.between(since, starts[-1]) >= _MANY:
+            self._ever = min(self._ever, self._best)
 
     def find(self, until: float, *, before: Probing | None, reopened: float | None = None) -> bool:
         """Hold what was admitted since a refusal before; return whether it can be told.
@@ -181,8 +180,6 @@ class LearnedPace(Probing):
             reopened: when the first call was admitted again.
         """
         starts, between, ends = self._evidence.starts, self._evidence.between, self.ends
-        if before is not self:
-            self._fastest = math.inf
         self._be_more_patient(until)
         since = next((end for end in reversed(ends) if between(end, until) >= _ENOUGH), None)
         if since is None and before is not None:

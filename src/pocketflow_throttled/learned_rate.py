@@ -109,8 +109,6 @@ class LearnedRate:
             held.end_probe()
         else:
             held.correct(started, cost)
-            if held.is_in_vain:
-                self.drop()
         return True
 
     def refused(self, started: float) -> None:
