@@ -94,6 +94,7 @@ class AdaptiveRule:
         self._has_climbed = False  # whether a probe went well since bursts are held back
         self._is_cap = False  # whether it was refused beyond the ceiling without a burst too
         self._shut_for = 0.0  # seconds, the last time
+        self._hint_at_ceiling = 0.0  # seconds that the API asks for where too many are under way
 
     def forget_times(self) -> None:
         """Forget the pauses and the learned rate; the limit of calls at once stays."""
@@ -217,7 +218,7 @@ class AdaptiveRule:
         if self._closing is None:
             # A refusal that makes the API ask for a pause costs all the calls of that time.
             cost = 1 + (hint or 0.0) * self.limit / (self._timing.latency or 1.0)
-            if self._finds_cap(now) or self._is_absorbed(now, started, level, cost):
+            if self._finds_cap(now) or self._is_absorbed(now, started, level, cost, hint):
                 self._last_cut = now
                 wait = max(self._timing.first_gap, self.rate.gap) if hint is None else hint
                 self.opens_at = max(self.rate.opens_at(now), now + wait)
@@ -257,10 +258,15 @@ class AdaptiveRule:
         self._change(now, cap, "it was a cap")
         return True
 
-    def _is_absorbed(self, now: float, started: float, level: int, cost: float) -> bool:
+    def _is_absorbed(self, now: float, started: float, level: int, cost: float, hint: float | None) -> bool:
         """Return whether a refusal only ends a probe, or corrects the rate."""
+        if self._tells_window(hint) and (hint or 0.0) > 2 * self._hint_at_ceiling:
+            return False  # that is not what the API says where too many are under way
         absorbs = self.rate.absorbs
         return (self._has_climbed and absorbs(started, cost)) or self._ends_probe(now, level, cost) or absorbs(started, cost)
+
+    def _tells_window(self, hint: float | None) -> bool:
+        return hint is not None and hint > max(_SHORT_HINT, 2 * (self._timing.latency or 0.0))
 
     def _ends_probe(self, now: float, level: int, cost: float) -> bool:
         """Return whether a refusal only ends a probe beyond the ceiling; it is taken back then."""
@@ -283,12 +289,13 @@ class AdaptiveRule:
     def _cut(self, now: float, started: float, level: int, hint: float | None, at_most: float) -> None:
         others, settings, closing = level - 1, self.settings, self._closing
         if closing is None:
-            self._before = _Before(max(self.limit, self._ceiling.target), self._proven, self._ceiling.level)
+            known = self._ceiling.level
+            target = self._ceiling.target if known is not None else max(self.limit, self._ceiling.target)  # not a probe's limit
+            self._before = _Before(target, self._proven, known)
             opened = started if self._cycle is None else self._cycle
             self._closing = closing = Closing(opened, since=started)
         closing.refused(started, level, hint)
-        tells_window = hint is not None and hint > max(_SHORT_HINT, 2 * (self._timing.latency or 0.0))
-        if others == 0 or tells_window or closing.tries >= _SURELY_A_RATE or self._ceiling.is_disproved:
+        if others == 0 or self._tells_window(hint) or closing.tries >= _SURELY_A_RATE or self._ceiling.is_disproved:
             closing.is_rate = True
         self.rate.refused(started)
         self._is_cap = False
@@ -333,7 +340,9 @@ class AdaptiveRule:
             ceiling.level, ceiling.target, self._proven = before.ceiling, before.target, before.proven
             self._cycle = at
             self._change(now, before.target, "it was a rate")
-        elif before.ceiling is not None and self.rate.is_unexplained:
+            return
+        self._hint_at_ceiling = max(0.0, closing.hinted_until - closing.last)
+        if before.ceiling is not None and self.rate.is_unexplained:
             ceiling.stay_clear(self.limit)
 
     def _change(self, now: float, new: int, reason: str) -> None:

@@ -162,7 +162,7 @@ class LearnedPace(Probing):
         self._end_step()
 
     def _look_back(self) -> None:
-        """Find out what was admitted at best, for some seconds, since the first refusal: before it, a bucket may have been full."""
+        """Find out what was admitted for some seconds, since the first refusal: before it, a bucket may have been full."""
         starts = self._evidence.starts
         if not starts:
             return
