@@ -141,8 +141,13 @@ class AdaptiveRule:
         if self._cycle is None:
             self._cycle = now
         rate, due = self.rate, self.opens_at
-        rate.started(now, level)
-        self.opens_at = rate.opens_at(now)
+        held = rate.held
+        if held is None:
+            rate.evidence.started(now, level)
+            self.opens_at = now
+        else:
+            held.started(now, level)
+            self.opens_at = held.opens_at(now)
         if self._closing is not None:
             self.trial, self._trial_level = now, level
             self._trial_due = min(now, max(self._closing.last, due))
@@ -194,7 +199,8 @@ class AdaptiveRule:
         if not clean:
             return
         self.streak += 1
-        self._proven = max(self._proven, level)
+        if level > self._proven:
+            self._proven = level
         if in_use and (self.limit < self.settings.max_concurrent or self._ceiling.level is not None):
             self._grow(now)
 

@@ -32,6 +32,8 @@ class Timing:
         (2.0, 0.1)
     """
 
+    __slots__ = ("latency", "refusal")
+
     def __init__(self) -> None:
         self.latency: float | None = None
         self.refusal: float | None = None
