@@ -233,6 +233,55 @@ def test_a_cap_that_falls_is_not_taken_for_a_pace() -> None:
     assert api.refused <= 0.03 * 1500
 
 
+def test_an_api_that_is_nearly_down_for_a_while_is_used_again_soon() -> None:
+    chance = random.Random(5)
+    random.seed(5)
+    api = SimulatedAPI(
+        max_concurrent=lambda time: 2 if 20 <= time and (time - 20) % 60 < 8 else 30,
+        latency=lambda _: chance.lognormvariate(0.6, 0.4),
+        network_delay=lambda: chance.uniform(0.02, 0.06),
+        retry_after=1.0,
+    )
+    node = Adapting(api.call, initial_concurrent=10, max_concurrent=100)
+
+    async def timed() -> float:
+        await node.run_async({"items": range(1500)})
+        return now()
+
+    assert run_virtual(timed()) <= 3 * (1500 * 2 / 30) / 0.87
+    assert api.served == 1500
+
+
+@pytest.mark.parametrize("share", [0.01, 0.05, 0.2])
+def test_calls_refused_at_random_slow_a_batch_but_never_without_end(share: float) -> None:
+    chance = random.Random(7)
+    random.seed(7)
+
+    async def call(item: int) -> int:
+        await asyncio.sleep(0.05)
+        if chance.random() < share:
+            raise RateLimitHit("no reason")
+        await asyncio.sleep(2)
+        return item
+
+    node = Adapting(call, initial_concurrent=10, max_concurrent=100)
+
+    async def timed() -> float:
+        await node.run_async({"items": range(1000)})
+        return now()
+
+    assert run_virtual(timed()) <= 1000 * 30
+
+
+def test_a_long_wait_at_a_refused_probe_is_a_windows() -> None:
+    """At most 6 at once and 60 in a minute: what is refused beyond six may be the window's to refuse."""
+    api = SimulatedAPI(max_concurrent=6, max_per_window=60, latency=1.0, network_delay=0.1, refusal_latency=0.2)
+    node = Adapting(api.call, max_concurrent=50)
+    assert run(node, range(300)) == list(range(300))
+    assert api.refused <= 15
+    assert 6 <= node.current_concurrent <= 9
+
+
 def test_a_static_limit_on_top_is_never_exceeded() -> None:
     api = SimulatedAPI(max_per_window=30, latency=0.1)
     node = Adapting(api.call, max_concurrent=50, max_per_minute=30)

@@ -199,7 +199,7 @@ class AdaptiveRule:
         if not clean:
             return
         self.streak += 1
-        if level > self._proven:
+        if level > self._proven:  # noqa: PLR1730  (measured: max() costs more than all the rest of this line, for each item)
             self._proven = level
         if in_use and (self.limit < self.settings.max_concurrent or self._ceiling.level is not None):
             self._grow(now)

@@ -31,7 +31,7 @@ _ROOM = 1.15  # over that average: bursts are held back, the throughput is not
 _AT_FIRST = 0.8  # of what was admitted last, before any other refusal: it was too much
 _SLOWER = 1.03  # a pace that was refused after many starts
 _SLOWER_BY_FEW, _MOST_BY_FEW = 1.1, 1.5  # and after few
-_MANY, _SOON = 30, 20  # starts: a refusal that is the only one of so many says nothing, another so soon after it does
+_MANY = 30  # starts, by which it is known what is admitted
 # A pace so many times slower than what was admitted for some seconds, not long ago, is probed by doubling it, after few starts,
 # until that was refused so often. An API that was down for a while is used again soon.
 _FAR, _FEW, _GIVEN_UP = 3.0, 5, 3
@@ -59,7 +59,6 @@ class LearnedPace(Probing):
         self._best = self._ever = math.inf  # seconds between starts, that were admitted of late, and ever
         self._far_refused = 0  # probes in a row, of a pace far from that
         self._given_up = 0.0  # a best that is believed no more
-        self._ignored: float | None = None  # a refusal
         self._first_end = math.inf
         self._fast_since: float | None = None  # when it was first made faster than it was found
         self._patience = _SHORTEST_WINDOW
@@ -121,8 +120,6 @@ class LearnedPace(Probing):
                 self._given_up, self._far_refused = self._good[1], 0
             self.hold(self._good[1])
             return
-        if not self.is_probing and not self._is_returned and self._is_isolated(started):
-            return
         if self.is_probing and not self._saves:
             self._times_returned += 1
             self.hold(_SLOWER * self._good[1], 2 ** min(self._times_returned, _MOST_CERTAIN))
@@ -133,14 +130,6 @@ class LearnedPace(Probing):
         self.seconds = self._good[1]
         self.find(started, before=self)
         self.ended(started)
-
-    def _is_isolated(self, started: float) -> bool:
-        """Whether a refusal is the only one of many starts: one says nothing."""
-        between = self._evidence.between
-        if not self.ends or between(self.ends[-1], started) < _MANY:
-            return False
-        before, self._ignored = self._ignored, started
-        return before is None or between(before, started) >= _SOON
 
     def ended(self, at: float) -> None:
         """Take note of the end of a stretch in which all that was allowed was used."""
