@@ -195,6 +195,13 @@ def measure(scale: int = 1, rounds: int = ROUNDS) -> Iterator[dict[str, Any]]:
         ("an item of 10,000 of an async generator, 5 at once", batch(throttled, an_async_generator), batch(own), 10_000, None),
         ("an instance of a flow, 5 at once", flow(ThrottledAsyncParallelBatchFlow), flow(AsyncParallelBatchFlow), 3_000, 1.2),
         ("an adaptive item, to a fixed one", batch(adaptive), batch(throttled), 10_000, 1.3),
+        (
+            "an adaptive item, both 20 at once",
+            batch(adaptive, initial_concurrent=20),
+            batch(throttled, max_concurrent=20),
+            10_000,
+            1.3,
+        ),
     ]
     for name, ours, baseline, times, target in pairs:
         many = min(5 * rounds, max(3, rounds * 10_000 // times))  # short rounds are the more easily disturbed
