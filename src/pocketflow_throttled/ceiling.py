@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 _RAREST_PROBE = 160  # successes between two probes: what watching for a rising cap may cost is a refused call in so many
 _DEAREST, _DEARER = 20, 4  # times as rare at the most, in all and at one refusal, where that costs more than its call
 _DOUBTED = 3  # successes before a new ceiling is tried for the first time
-_CONFIRMED = 10  # starts beyond a ceiling, none refused, that lift it
+_CONFIRMED = 5  # starts beyond a ceiling, none refused, that lift it
 _DISPROVED, _LIFTED = 2, 1.4  # times lifted, and by how much in all: what refuses is no cap
 _NEAR = 0.8  # of a ceiling: while one call probes, another may arrive before it and leave it, or itself, no room
 _BLUR = 16  # a part of it by which the network blurs it
