@@ -46,6 +46,13 @@ def test_a_start_that_was_refused_is_taken_back_and_any_other_stays() -> None:
     assert list(evidence.starts) == [1.0, 2.0, 3.0]
 
 
+def test_a_time_that_the_clock_cannot_tell_holds_one_start() -> None:
+    evidence = Evidence()
+    for start in (1e6, 2e6):
+        evidence.started(start)
+    assert evidence.most(1e-12) == 1
+
+
 def test_the_log_of_starts_is_bounded() -> None:
     evidence = Evidence()
     for start in range(50_000):
@@ -95,6 +102,16 @@ def test_an_odd_window_is_known_better_each_time_and_no_shorter_than_it_is() -> 
             assert rate.absorbs(now)
         now += 0.001
     assert 37.0 <= rate.seconds <= 37.0 * 1.05
+
+
+def test_a_window_of_which_every_start_was_refused_at_last_is_no_trouble() -> None:
+    rate, closing = closed(0.0, 5.0, hinted_until=37.0)
+    rate.explain(closing, now=37.0)
+    rate.started(37.0)
+    for start in (*rate.evidence.starts,):
+        rate.evidence.forget(start)
+    assert not rate.absorbs(37.0)
+    assert rate.opens_at(38.0) == 38.0
 
 
 def test_what_closes_for_a_moment_is_a_pace() -> None:
@@ -291,6 +308,33 @@ def test_time_moves_on_with_every_refusal(seed: int, hint: float | None, refusal
             rule.succeeded(now, started, level, in_use=True, clean=True)
         assert 1 <= rule.limit <= 100
         assert math.isfinite(rule.opens_at)
+
+
+def test_calls_that_take_no_time_that_the_clock_can_tell_are_no_trouble() -> None:
+    """A coarse clock says so of fast calls: their average comes ever closer to zero."""
+    rule, now = AdaptiveRule(Adaptive(initial_concurrent=10)), 1000.0
+    rule.started(now - 1.0, 1)
+    rule.succeeded(now, now - 1.0, 1, in_use=False, clean=True)
+    for _ in range(10_000):
+        now += 1.0
+        rule.started(now, 1)
+        rule.succeeded(now, now, 1, in_use=False, clean=True)
+    rule.rate.smooth(now)
+    assert rule.rate.absorbs(now) in (True, False)
+
+
+def test_a_call_that_is_refused_after_times_were_forgotten_may_be_older_than_all_that_is_known() -> None:
+    rule = AdaptiveRule(Adaptive(initial_concurrent=10))
+    rule.started(0.0, 1)
+    rule.forget_times()
+    rule.started(1.0, 2)
+    rule.succeeded(1.0, 1.0, 2, in_use=False, clean=True)
+    rule.refused(1.0, 0.0, 1, 0.0)
+    rule.started(1.0, 1)
+    rule.refused(1.0, 1.0, 1, 0.0)
+    rule.started(1.0, 1)
+    assert not rule.may_start(1.0)
+    assert rule.may_start(rule.opens_at)
 
 
 def fill(rule: AdaptiveRule, now: float, size: int) -> None:

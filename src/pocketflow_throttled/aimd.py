@@ -298,7 +298,7 @@ class AdaptiveRule:
             known = self._ceiling.level
             target = self._ceiling.target if known is not None else max(self.limit, self._ceiling.target)  # not a probe's limit
             self._before = _Before(target, self._proven, known)
-            opened = started if self._cycle is None else self._cycle
+            opened = started if self._cycle is None else min(started, self._cycle)  # times may be forgotten while it runs
             self._closing = closing = Closing(opened, since=started)
         closing.refused(started, level, hint)
         if others == 0 or self._tells_window(hint) or closing.tries >= _SURELY_A_RATE or self._ceiling.is_disproved:

@@ -131,7 +131,7 @@ class Evidence:
         starts = list(self.starts)[bisect_left(self.starts, since) :]
         most = first = 0
         for index, start in enumerate(starts):
-            while starts[first] <= start - seconds:
+            while first < index and starts[first] <= start - seconds:
                 first += 1
             most = max(most, index - first + 1)
         return most

@@ -220,7 +220,7 @@ class LearnedPace(Probing):
             return is_held
         span = min(_SMOOTHED * latency, until - starts[0])
         average = self._evidence.most(span) / span if span > 0 else 0.0
-        if average > 0 and (not is_held or self.seconds < 1 / (_ROOM * average)):
+        if 0 < average < math.inf and (not is_held or self.seconds < 1 / (_ROOM * average)):
             self.hold(1 / (_ROOM * average))
             self.is_smoothing = True
             return True

@@ -110,7 +110,7 @@ class LearnedWindow(Probing):
             self._trying = self._tried = None
             return True
         starts = self._evidence.starts
-        is_first = started >= starts[-1] and started - starts[-1] > _PAUSE * self.seconds
+        is_first = not starts or started - starts[-1] > _PAUSE * self.seconds
         if self._longer is not None and is_first:
             # It was shorter once by luck: a window of the server's clock had begun earlier than was thought.
             self._too_short = self._longer
