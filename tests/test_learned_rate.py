@@ -2,10 +2,11 @@
 
 import math
 import random
+from functools import partial
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pocketflow_throttled import Adaptive
@@ -35,6 +36,13 @@ def test_starts_are_counted_after_a_time_and_up_to_another(starts: list[float], 
         evidence.started(start)
     if since <= until:
         assert evidence.between(since, until) == sum(since < start <= until for start in starts)
+
+
+def test_there_are_no_starts_in_a_time_that_ends_before_it_begins() -> None:
+    evidence = Evidence()
+    for start in (1.0, 2.0, 3.0):
+        evidence.started(start)
+    assert evidence.between(3.0, 1.0) == 0
 
 
 def test_a_start_that_was_refused_is_taken_back_and_any_other_stays() -> None:
@@ -308,6 +316,64 @@ def test_time_moves_on_with_every_refusal(seed: int, hint: float | None, refusal
             rule.succeeded(now, started, level, in_use=True, clean=True)
         assert 1 <= rule.limit <= 100
         assert math.isfinite(rule.opens_at)
+
+
+@settings(max_examples=200)
+@given(st.integers(0, 2**32), st.sampled_from([0.0, 0.001, 0.1, 1.0]), st.sampled_from([0.0, 0.02, 1.0]))
+def test_whatever_happens_in_whatever_order_limits_and_times_are_sound(seed: int, scale: float, skew: float) -> None:
+    """Loops of several threads share a rule, and their clocks differ by `skew`; refusals may be later than any successes."""
+    chance = random.Random(seed)
+    rule, now, calls = AdaptiveRule(Adaptive(chance.choice([None, 2]), chance.choice([1, 2]), 30)), 0.0, list[tuple[float, int]]()
+    hints = chance.choice([[None], [0.0], [None, 0.0, 1.0, 30.0, 1e9]])
+    refused = chance.choice([0.02, 0.3, 0.9])
+    for _ in range(400):
+        now += chance.choice([0.0, chance.expovariate(1.0) * scale, max(0.0, rule.opens_at - now), chance.choice([0.0, 400.0])])
+        time = now - chance.uniform(0.0, skew)
+        if chance.random() < 0.01:
+            chance.choice([rule.forget_times, partial(rule.set_limit, time, chance.randint(2, 30))])()
+        elif not calls or chance.random() < 0.5:
+            if len(calls) < rule.limit and rule.may_start(time):
+                calls.append((time, len(calls) + 1))
+                rule.started(time, len(calls))
+        else:
+            started, level = calls.pop(chance.choice([0, -1]))
+            limit, ending = rule.limit, chance.random()
+            if ending < 0.03:
+                rule.unsent(started)
+            elif ending < 0.03 + refused:
+                rule.refused(time, started, level, chance.choice(hints))
+                assert rule.limit <= limit
+            else:
+                rule.succeeded(time, started, level, in_use=chance.random() < 0.7, clean=chance.random() < 0.8)
+        assert rule.settings.min_concurrent <= rule.limit <= 30
+        assert rule.opens_at < math.inf
+        assert rule.rate.held is None or 0.0 < rule.rate.seconds < math.inf
+
+
+def test_a_call_that_ended_before_it_started_took_no_time() -> None:
+    """So it is by the clocks of two loops that differ."""
+    timing = Timing()
+    timing.served(-0.5)
+    timing.refused(-0.5)
+    assert (timing.latency, timing.refusal) == (0.0, 0.0)
+
+
+def test_a_refusal_raises_no_limit_that_was_lowered_by_hand() -> None:
+    rule = AdaptiveRule(Adaptive(initial_concurrent=10, max_concurrent=100))
+    fill(rule, 0.0, 10)
+    rule.refused(0.1, 0.0, 9)
+    now = 1.0
+    while rule.limit <= 8:
+        now = max(now, rule.opens_at) + 0.1
+        if rule.may_start(now):
+            rule.started(now, rule.limit)
+            rule.succeeded(now + 0.5, now, rule.limit, in_use=True, clean=True)
+        now += 0.5
+    now = max(now, rule.opens_at)
+    rule.started(now, 9)
+    rule.set_limit(now, 2)
+    rule.refused(now + 0.1, now, 9)
+    assert rule.limit == 2
 
 
 def test_calls_that_take_no_time_that_the_clock_can_tell_are_no_trouble() -> None:

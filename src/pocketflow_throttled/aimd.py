@@ -289,7 +289,7 @@ class AdaptiveRule:
         if self._is_cap or not rate.is_smoothing:
             ceiling.probe_more_rarely(cost)
         self._proven = min(self._proven, level - 1)
-        self._change(now, ceiling.level, "probe refused")
+        self._change(now, min(self.limit, ceiling.level), "probe refused")
         return True
 
     def _cut(self, now: float, started: float, level: int, hint: float | None, at_most: float) -> None:

@@ -119,7 +119,7 @@ class Evidence:
 
     def between(self, since: float, until: float) -> int:
         """Return how many starts there were after `since`, up to `until`."""
-        return bisect_right(self.starts, until) - bisect_right(self.starts, since)
+        return max(0, bisect_right(self.starts, until) - bisect_right(self.starts, since))
 
     def allows(self, count: int, seconds: float, now: float) -> bool:
         """Return whether `count` in any `seconds` allow a start at `now`, after those before it."""

@@ -37,6 +37,7 @@ _MANY = 30  # starts, by which it is known what is admitted
 _FAR, _FEW, _GIVEN_UP = 3.0, 5, 3
 _SUSTAINED, _REMEMBERED = 10.0, 300.0  # seconds
 _SLOWEST = 12.0  # times slower than the best there was: what is refused at that pace is refused for another reason
+_FASTEST = 1e-6  # seconds, which nobody notices: by coarse clocks, or those of several loops, no time may have passed, or less
 _IN_USE = 0.85  # share of a pace that is used when it, and nothing else, holds the starts back
 
 
@@ -141,7 +142,7 @@ class LearnedPace(Probing):
     def hold(self, seconds: float, certainty: int = 1) -> None:
         """Allow one start in so many seconds, and probe it the more carefully the more certain it is."""
         self._look_back()
-        seconds = min(seconds, _SLOWEST * self._ever)
+        seconds = min(max(seconds, _FASTEST), _SLOWEST * self._ever)
         self.seconds = seconds
         self._good = (self.count, seconds)
         self._step, self._after = _FIRST_STEP / certainty, _STARTS * certainty

@@ -39,12 +39,13 @@ class Timing:
         self.refusal: float | None = None
 
     def served(self, seconds: float) -> None:
-        """Take note of a call that was served after so long."""
-        latency = self.latency
+        """Take note of a call that was served after so long; less than nothing, as clocks of two loops may tell, is nothing."""
+        latency, seconds = self.latency, max(0.0, seconds)
         self.latency = seconds if latency is None else latency + 0.1 * (seconds - latency)
 
     def refused(self, seconds: float) -> None:
         """Take note of a call that was refused after so long."""
+        seconds = max(0.0, seconds)
         self.refusal = seconds if self.refusal is None else max(seconds, 0.9 * self.refusal + 0.1 * seconds)
 
     @property
