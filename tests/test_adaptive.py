@@ -252,6 +252,27 @@ def test_an_api_that_is_nearly_down_for_a_while_is_used_again_soon() -> None:
     assert api.served == 1500
 
 
+@pytest.mark.parametrize("hint", [None, 30.0])
+@pytest.mark.parametrize("until", [303.0, 3603.0])
+def test_an_outage_is_not_taken_for_a_window_for_long(until: float, hint: float | None) -> None:
+    random.seed(1)
+
+    async def call(item: int) -> int:
+        if 3 <= now() < until:
+            await asyncio.sleep(0.05)
+            raise RateLimitHit("down", retry_after=hint)
+        await asyncio.sleep(1)
+        return item
+
+    node = Adapting(call, rate_limit_timeout=10_000)
+
+    async def timed() -> float:
+        await node.run_async({"items": range(400)})
+        return now()
+
+    assert run_virtual(timed()) <= until + 65 + 3 * 400 / 20  # the longest wait for a try, and the rest of the batch
+
+
 @pytest.mark.parametrize("share", [0.01, 0.05, 0.2])
 def test_calls_refused_at_random_slow_a_batch_but_never_without_end(share: float) -> None:
     chance = random.Random(7)

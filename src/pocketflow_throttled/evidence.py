@@ -19,6 +19,7 @@ _EXACT, _NEARLY = 1.0, 1.02
 _TELLING, _TOLD_BY = 3, 20  # refusals that can tell a cap, and starts since the first of them
 _LOGGED = 10_000  # starts
 _BARELY = 1.001
+LONGEST_SURE, _LONGEST_ODD = 120.0, 3600.0  # seconds
 _MANY = 10  # starts since it opened: fewer may be all that a bucket has
 _LONG = 0.1  # of the time that it was open: closed for longer, a window has ended, and no single place in it become free
 
@@ -167,10 +168,11 @@ class Evidence:
             found = self._best(lengths, refusals, _NEARLY, opened)
             if found is not None and self.most(found[0]) > 2 * found[1]:
                 return None
-        if found is None or found[0] < USUAL_WINDOWS[-1]:
+        if found is None or not USUAL_WINDOWS[-1] <= found[0] <= _LONGEST_ODD:
             return None
-        # Closed for longer than it was open, so all of what was open lies in one window.
-        return Window(*found, shut - opened, is_sure=was_closed >= was_open)
+        # Closed for longer than it was open, so all of what was open lies in one window. Or the API was down for so long.
+        is_sure = was_closed >= was_open and found[0] <= LONGEST_SURE
+        return Window(*found, shut - opened, is_sure)
 
     def _best(
         self, lengths: list[float], refusals: list[float], blur: float, since: float = -math.inf

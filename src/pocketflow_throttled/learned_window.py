@@ -12,7 +12,7 @@ from bisect import bisect_right
 from itertools import islice, pairwise
 from typing import TYPE_CHECKING
 
-from .evidence import USUAL_WINDOWS, Closing, Evidence, Window
+from .evidence import LONGEST_SURE, USUAL_WINDOWS, Closing, Evidence, Window
 from .probing import Probing
 
 if TYPE_CHECKING:
@@ -47,6 +47,8 @@ class LearnedWindow(Probing):
         self._tried: float | None = None  # ... since a call started that only it allows
         self._longer: float | None = None  # what it was before it was found to be shorter
         self._step, self._after = 1, max(_FEWEST_STARTS, window.count) if window.is_sure else 1
+        if window.seconds > LONGEST_SURE:  # the API may have been down: who waits for the window to pass would find out too late
+            self._probe()
 
     gap = 0.0  # seconds in which no call can be admitted again: none
 
@@ -145,6 +147,7 @@ class LearnedWindow(Probing):
         self._good = (self.count, self.seconds)
         self._step = min(2 * self._step, max(1, self.count // _PART))
         self._probe()
+        self._beyond, self._beyond_since = 1, now  # the call that starts now is beyond that
 
     def end_probe(self) -> None:
         """Go back to what explained everything.
