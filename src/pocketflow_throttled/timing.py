@@ -40,8 +40,11 @@ class Timing:
 
     def served(self, seconds: float) -> None:
         """Take note of a call that was served after so long; less than nothing, as clocks of two loops may tell, is nothing."""
-        latency, seconds = self.latency, max(0.0, seconds)
-        self.latency = seconds if latency is None else latency + 0.1 * (seconds - latency)
+        latency = self.latency
+        if latency is None or seconds < 0:
+            self.latency = max(0.0, seconds) if latency is None else 0.9 * latency
+        else:
+            self.latency = latency + 0.1 * (seconds - latency)
 
     def refused(self, seconds: float) -> None:
         """Take note of a call that was refused after so long."""
