@@ -35,6 +35,14 @@ async def take(limiter: RateLimiter, calls: int = 1) -> None:
         limiter.release()
 
 
+async def starts(limiter: RateLimiter, calls: int) -> list[float]:
+    times = []
+    for _ in range(calls):
+        await take(limiter)
+        times.append(now())
+    return times
+
+
 # --- limits
 
 
@@ -346,11 +354,7 @@ def test_a_server_that_refuses_what_has_room_gets_the_starts_spaced() -> None:
     async def main() -> list[float]:
         limiter = RateLimiter(50, 120)
         refused(limiter, 3)
-        starts = []
-        for _ in range(4):
-            await take(limiter)
-            starts.append(now())
-        return starts
+        return await starts(limiter, 4)
 
     assert run_virtual(main()) == pytest.approx([1, 1, 2, 2], abs=1e-3)
 
@@ -382,11 +386,7 @@ def test_spaced_starts_that_are_refused_are_spaced_more() -> None:
         await asyncio.sleep(5)
         refused(limiter, 1)
         await asyncio.sleep(5)
-        starts = []
-        for _ in range(4):
-            await take(limiter)
-            starts.append(now())
-        return starts
+        return await starts(limiter, 4)
 
     assert run_virtual(main()) == pytest.approx([10, 10.5, 11, 11.5], abs=1e-3)
 

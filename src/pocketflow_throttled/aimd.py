@@ -199,7 +199,7 @@ class AdaptiveRule:
         if not clean:
             return
         self.streak += 1
-        if level > self._proven:  # noqa: PLR1730  (measured: max() costs more than all the rest of this line, for each item)
+        if level > self._proven:  # noqa: PLR1730  (for each item, and a call of max() costs several times as much)
             self._proven = level
         if in_use and (self.limit < self.settings.max_concurrent or self._ceiling.level is not None):
             self._grow(now)
@@ -214,6 +214,7 @@ class AdaptiveRule:
             hint: seconds for which the API asked to wait; None: it did not say.
             at_most: seconds to wait if it did not.
         """
+        hint = hint or None  # to wait for no time is no word on how long
         self.refusals += 1
         self.streak = self._earned = self._unproven_starts = 0
         self.rate.evidence.forget(started)

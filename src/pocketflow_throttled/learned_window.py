@@ -59,8 +59,10 @@ class LearnedWindow(Probing):
         at = self._opens_at(now)
         if at <= now:
             return now
-        if self._beyond_since is not None and self._known_at < at:  # one beyond was admitted, so the next may be too
-            return max(now, self._known_at)
+        if self._beyond_since is not None and self._known_at < at:
+            soon = max(now, self._known_at)
+            if not self._evidence.allows(self._good[0], self._surely_shorter, soon):
+                return soon  # one beyond was admitted, so the next may be too
         is_in_doubt = self._tried is None and self.seconds - self._too_short > _DOUBT * self.seconds
         if is_in_doubt and at - now > _PAUSE * self.seconds and self._is_used_up():
             self._trying = (self._too_short + self.seconds) / 2
@@ -82,8 +84,7 @@ class LearnedWindow(Probing):
         """Stamp a start, and probe upwards when enough of them were held back."""
         is_held_back = self._was_held_back(now)
         # Calls that follow each other as in the cycle before, only a bit sooner, are no evidence that more fit.
-        surely = min(_FIRMLY * self.seconds, self._too_short)
-        is_beyond = self.is_probing and not self._evidence.allows(self._good[0], surely, now)
+        is_beyond = self.is_probing and not self._evidence.allows(self._good[0], self._surely_shorter, now)
         self._evidence.started(now, level)
         if self._trying is not None and self._tried is None:
             self._tried = now
@@ -97,6 +98,10 @@ class LearnedWindow(Probing):
             self._held_back += 1
             if self._held_back >= self._after:
                 self._probe()
+
+    @property
+    def _surely_shorter(self) -> float:
+        return min(_FIRMLY * self.seconds, self._too_short)
 
     def succeeded(self, started: float) -> None:
         """Take note that a call was served: a shorter length that it tried is the right one."""
