@@ -213,6 +213,28 @@ def test_windows_by_the_servers_clock_are_followed_wherever_in_one_the_batch_sta
     assert ended <= 60.0 * 7 + 20  # the windows that it takes, and what finding out may cost
 
 
+@pytest.mark.parametrize("seed", range(3))
+def test_a_rate_by_the_second_is_told_from_a_cap_by_two_refusals_though_calls_are_long(seed: int) -> None:
+    """At most ten in any second, and calls of six seconds: ten of them are refused together as by a cap."""
+    chance = random.Random(seed)
+    random.seed(seed)
+    api = SimulatedAPI(
+        max_per_window=10,
+        window_seconds=1.0,
+        latency=lambda _: chance.lognormvariate(math.log(6), 0.3),
+        network_delay=lambda: chance.uniform(0.02, 0.05),
+        retry_after=False,
+    )
+    node = Adapting(api.call, initial_concurrent=10, max_concurrent=100)
+
+    async def timed() -> float:
+        await node.run_async({"items": range(2000)})
+        return now()
+
+    assert run_virtual(timed()) <= (2000 / 10 + 6) / 0.77
+    assert api.refused <= 0.01 * 2000
+
+
 def test_a_cap_that_falls_is_not_taken_for_a_pace() -> None:
     chance = random.Random(3)
     random.seed(3)

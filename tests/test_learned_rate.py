@@ -265,6 +265,40 @@ def test_a_few_refusals_or_starts_tell_no_cap() -> None:
     assert evidence.cap() is None
 
 
+def bursts(*, level: int, before: int = 10) -> Evidence:
+    """Ten calls now and then in a second, and an eleventh that was refused."""
+    evidence = Evidence()
+    for at in range(0, 60, 6):
+        for call in range(before):
+            evidence.started(at + 0.05 * call, level=20 + call)
+        evidence.refused_at(at + 0.7, level)
+    evidence.started(60.0)
+    return evidence
+
+
+def test_a_second_that_was_full_at_each_refusal_and_never_fuller_is_what_is_counted() -> None:
+    assert bursts(level=21).a_second() == 10
+
+
+def test_a_second_is_no_reason_where_a_cap_is_or_where_as_many_were_admitted() -> None:
+    assert bursts(level=30).a_second() is None
+    fuller = bursts(level=21)
+    for call in range(12):
+        fuller.started(70 + 0.05 * call, level=20)
+    fuller.refused_at(75.0, 21)
+    assert fuller.a_second() is None
+    assert bursts(level=21, before=1).a_second() is None, "one a second is a pace, which its refusals tell"
+
+
+def test_refusals_of_one_second_do_not_tell_what_is_counted_in_it() -> None:
+    evidence = Evidence()
+    for call in range(10):
+        evidence.started(0.05 * call, level=20 + call)
+    for call in range(3):
+        evidence.refused_at(0.7 + 0.05 * call, 21)
+    assert evidence.a_second() is None
+
+
 # --- timing
 
 

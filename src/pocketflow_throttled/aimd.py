@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 
 from .adaptivity import Change
 from .ceiling import Ceiling
-from .evidence import Closing
+from .evidence import SECOND, Closing
 from .learned_rate import LearnedRate
 from .timing import Timing
 
@@ -225,9 +225,10 @@ class AdaptiveRule:
         if self._closing is None:
             # A refusal that makes the API ask for a pause costs all the calls of that time.
             cost = 1 + (hint or 0.0) * self.limit / (self._timing.latency or 1.0)
-            if self._finds_cap(now) or self._is_absorbed(now, started, level, cost, hint):
+            is_full = self._finds_a_second(now)
+            if is_full or self._finds_cap(now) or self._is_absorbed(now, started, level, cost, hint):
                 self._last_cut = now
-                wait = max(self._timing.first_gap, self.rate.gap) if hint is None else hint
+                wait = (SECOND if is_full else max(self._timing.first_gap, self.rate.gap)) if hint is None else hint
                 self.opens_at = max(self.rate.opens_at(now), now + wait)
                 return
         self._cut(now, started, level, hint, at_most)
@@ -265,12 +266,21 @@ class AdaptiveRule:
         self._change(now, cap, "it was a cap")
         return True
 
+    def _finds_a_second(self, now: float) -> bool:
+        """Return whether the last refusals tell a rate by the second, where a cap was thought to be the reason."""
+        if not self.rate.tells_a_second():
+            return False
+        self._ceiling.level = None
+        self._change(now, max(self.limit, self._ceiling.target), "it was a rate")
+        return True
+
     def _is_absorbed(self, now: float, started: float, level: int, cost: float, hint: float | None) -> bool:
         """Return whether a refusal only ends a probe, or corrects the rate."""
         if self._tells_window(hint) and (hint or 0.0) > 2 * self._hint_at_ceiling:
             return False  # that is not what the API says where too many are under way
         absorbs = self.rate.absorbs
-        return (self._has_climbed and absorbs(started, cost)) or self._ends_probe(now, level, cost) or absorbs(started, cost)
+        is_rate = self._has_climbed or self.rate.is_full(started)
+        return (is_rate and absorbs(started, cost)) or self._ends_probe(now, level, cost) or absorbs(started, cost)
 
     def _tells_window(self, hint: float | None) -> bool:
         return hint is not None and hint > max(_SHORT_HINT, 2 * (self._timing.latency or 0.0))

@@ -17,6 +17,10 @@ USUAL_WINDOWS = (300.0, 60.0, 30.0, 20.0, 15.0, 10.0, 5.0)
 # How far the most that was admitted may exceed the least that was refused, and a window still explain both.
 _EXACT, _NEARLY = 1.0, 1.02
 _TELLING, _TOLD_BY = 3, 20  # refusals that can tell a cap, and starts since the first of them
+SECOND = 1.0  # many an API counts by it
+_LAST, _RECENT = 4, 1000  # refusals, and starts, that tell what is counted by the second
+_DENIED = 5  # starts, at the level of a refusal or beyond, that were admitted: what refused is no cap
+_BLUR = 0.01  # of the starts: so many more in a second may have been admitted, as not all are as long on their way
 _LOGGED = 10_000  # starts
 _BARELY = 1.001
 LONGEST_SURE, _LONGEST_ODD = 120.0, 3600.0  # seconds
@@ -86,7 +90,7 @@ class Evidence:
         self.starts: deque[float] = deque(maxlen=_LOGGED)
         self._levels: deque[int] = deque(maxlen=_LOGGED)
         self._refusals: deque[float] = deque(maxlen=12)
-        self._refused_levels: deque[tuple[float, int]] = deque(maxlen=_TELLING)
+        self._refused_levels: deque[tuple[float, int]] = deque(maxlen=_LAST)
 
     def started(self, now: float, level: int = 1) -> None:
         """Log a start, the `level`-th call under way; it counts as admitted unless it is taken back."""
@@ -109,7 +113,7 @@ class Evidence:
 
     def cap(self) -> int | None:
         """Return the calls at once beyond which the last calls were refused and hardly any admitted; None: it is not so."""
-        refused = self._refused_levels
+        refused = list(self._refused_levels)[-_TELLING:]
         if len(refused) < _TELLING:
             return None
         first = bisect_right(self.starts, refused[0][0])
@@ -117,6 +121,26 @@ class Evidence:
         admitted = sum(level >= least for level in islice(self._levels, first, None))
         is_cap = admitted <= _TELLING and len(self.starts) - first >= _TOLD_BY
         return least - 1 if is_cap and least > 1 else None
+
+    def a_second(self) -> int | None:
+        """Return how many starts a second there were before each of the last refusals, and never more; None: it is not so.
+
+        Nor if the levels tell a cap: where all calls take equally long, that admits as many in any second, too.
+        """
+        starts = list(islice(self.starts, max(0, len(self.starts) - _RECENT), None))
+        refused = [(at, level) for at, level in self._refused_levels if starts and at >= starts[0]]
+        if len(refused) < 2 or refused[-1][0] - refused[0][0] <= 2 * SECOND:
+            return None
+        least = min(level for _, level in refused)
+        if sum(level >= least for level in islice(self._levels, len(self.starts) - len(starts), None)) <= _DENIED:
+            return None
+        count = min(self.between(at - SECOND, at) for at, _ in refused)
+        fuller = first = 0
+        for index in range(bisect_left(starts, refused[-1][0])):  # what started later may be refused yet
+            while starts[first] <= starts[index] - SECOND:
+                first += 1
+            fuller += index - first >= count
+        return count if count > 1 and fuller <= _BLUR * len(starts) else None
 
     def between(self, since: float, until: float) -> int:
         """Return how many starts there were after `since`, up to `until`."""

@@ -12,6 +12,7 @@ import math
 from collections import deque
 from typing import TYPE_CHECKING
 
+from .evidence import SECOND
 from .probing import Probing
 
 if TYPE_CHECKING:
@@ -31,6 +32,8 @@ _ROOM = 1.15  # over that average: bursts are held back, the throughput is not
 _AT_FIRST = 0.8  # of what was admitted last, before any other refusal: it was too much
 _SLOWER = 1.03  # a pace that was refused after many starts
 _SLOWER_BY_FEW, _MOST_BY_FEW = 1.1, 1.5  # and after few
+_BY_THE_SECOND = 1.03  # times slower than what is counted by the second: not all calls are as long on their way
+_ALMOST = 16  # a part of what is allowed in a second, without which it is full as well
 _MANY = 30  # starts, by which it is known what is admitted
 # A pace so many times slower than what was admitted for some seconds, not long ago, is probed by doubling it, after few starts,
 # until that was refused so often. An API that was down for a while is used again soon.
@@ -53,6 +56,7 @@ class LearnedPace(Probing):
         super().__init__(evidence, timing)
         self.is_smoothing = False
         self.ends: deque[float] = deque(maxlen=8)
+        self._a_second: int | None = None  # starts, if they are counted by the second
         self._found_before = 0.0
         self._times_found = self._times_returned = 0
         self._is_returned = False  # to a pace that was admitted before a probe
@@ -111,7 +115,12 @@ class LearnedPace(Probing):
 
     def explains(self, started: float) -> bool:
         """Return whether a refusal is no more than what a pace that is used to the full is corrected by."""
-        return self._is_beyond(started) or self.is_in_use(started)
+        return self._is_beyond(started) or self.is_in_use(started) or self.is_full(started)
+
+    def is_full(self, started: float) -> bool:
+        """Return whether all that is allowed in a second, as far as that is known, was used in the one before."""
+        count = self._a_second
+        return count is not None and self._evidence.between(started - SECOND, started) >= count - max(1, count // _ALMOST)
 
     def correct(self, started: float, cost: float) -> None:
         """Slow down after the refusal of a call, which costs as much as `cost` calls."""
@@ -126,6 +135,10 @@ class LearnedPace(Probing):
             self.hold(_SLOWER * self._good[1], 2 ** min(self._times_returned, _MOST_CERTAIN))
             self._after = int(_STARTS * 2 ** min(self._times_returned, _RAREST) * min(cost, _DEAREST))
             self._is_returned = True
+            return
+        if self.is_full(started):
+            self.hold(_SLOWER * self._good[1], 2**_MOST_CERTAIN)
+            self.ended(started)
             return
         self._saves = self._saves or self._is_returned
         self.seconds = self._good[1]
@@ -150,6 +163,11 @@ class LearnedPace(Probing):
             self._step, self._after = 1.0, _FEW * 2**self._far_refused
         self.is_smoothing = self._is_returned = False
         self._end_step()
+
+    def hold_by_the_second(self, count: int) -> None:
+        """Allow so many starts in any second."""
+        self._a_second = count
+        self.hold(_BY_THE_SECOND * SECOND / count, 2**_MOST_CERTAIN)
 
     def _look_back(self) -> None:
         """Find out what was admitted for some seconds, since the first refusal: before it, a bucket may have been full."""

@@ -116,6 +116,19 @@ class LearnedRate:
         self.evidence.refused(started)
         self._absorbed = 0
 
+    def tells_a_second(self) -> bool:
+        """Return whether the last refusals tell a rate by the second, which is held from now on."""
+        count = self.evidence.a_second() if self.held is None or self.is_smoothing else None
+        if count is None:
+            return False
+        self._pace.hold_by_the_second(count)
+        self.held = self._pace
+        return True
+
+    def is_full(self, started: float) -> bool:
+        """Return whether all that is allowed in a second, if it is counted so, was used when a call started."""
+        return self.held is self._pace and self._pace.is_full(started)
+
     # --- what is learned when calls are admitted again
 
     def explain(self, closing: Closing, now: float) -> bool:
