@@ -235,6 +235,21 @@ def test_a_rate_by_the_second_is_told_from_a_cap_by_two_refusals_though_calls_ar
     assert api.refused <= 0.01 * 2000
 
 
+@pytest.mark.parametrize("hint", [True, False])
+def test_two_a_second_of_calls_that_all_take_15_seconds_are_not_taken_for_a_cap(hint: bool) -> None:
+    """A few calls start together, so a few of them end together, and the next few are refused together."""
+    random.seed(1)
+    api = SimulatedAPI(max_per_window=2, window_seconds=1.0, latency=15.0, network_delay=0.02, retry_after=hint)
+    node = Adapting(api.call, initial_concurrent=10, max_concurrent=100)
+
+    async def timed() -> float:
+        await node.run_async({"items": range(900)})
+        return now()
+
+    assert run_virtual(timed()) <= (900 / 2 + 15) / 0.75
+    assert api.refused <= 0.02 * 900
+
+
 def test_a_cap_that_falls_is_not_taken_for_a_pace() -> None:
     chance = random.Random(3)
     random.seed(3)

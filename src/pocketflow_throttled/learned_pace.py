@@ -59,6 +59,7 @@ class LearnedPace(Probing):
         self._a_second: int | None = None  # starts, if they are counted by the second
         self._found_before = 0.0
         self._times_found = self._times_returned = 0
+        self._is_guess = False  # from a few starts only
         self._is_returned = False  # to a pace that was admitted before a probe
         self._saves = False  # whether it is a bucket that was emptied
         self._best = self._ever = math.inf  # seconds between starts, that were admitted of late, and ever
@@ -105,7 +106,7 @@ class LearnedPace(Probing):
 
     def _probe(self) -> None:
         self._good = (self.count, self.seconds)
-        self._step = 1.0 if self._is_far else min(self._step, _LARGEST_STEP)
+        self._step = 1.0 if self._is_far or self._is_guess else min(self._step, _LARGEST_STEP)
         self.seconds /= 1 + self._step
         self._end_step()
 
@@ -161,7 +162,7 @@ class LearnedPace(Probing):
         self._step, self._after = _FIRST_STEP / certainty, _STARTS * certainty
         if self._is_far:
             self._step, self._after = 1.0, _FEW * 2**self._far_refused
-        self.is_smoothing = self._is_returned = False
+        self.is_smoothing = self._is_returned = self._is_guess = False
         self._end_step()
 
     def hold_by_the_second(self, count: int) -> None:
@@ -190,7 +191,8 @@ class LearnedPace(Probing):
         starts, between, ends = self._evidence.starts, self._evidence.between, self.ends
         self._be_more_patient(until)
         since = next((end for end in reversed(ends) if between(end, until) >= _ENOUGH), None)
-        if since is None and before is not None:
+        was_guessed = before is self and self._is_guess and reopened is not None
+        if since is None and before is not None and not was_guessed:
             self._slow_down(until, before.seconds / before.count)
             return True
         if since is None and ends and reopened is not None and between(ends[0], until) >= 1:
@@ -200,7 +202,7 @@ class LearnedPace(Probing):
         if since is None:
             since = starts[0] if starts else until
             if between(since, until) < _ENOUGH:
-                return False
+                return reopened is not None and self._guess(since, until, reopened)
         if until <= since:
             return before is self
         overall = (between(since, until) + 1) / (until - since)
@@ -217,6 +219,13 @@ class LearnedPace(Probing):
         self._found_before = seconds
         self.hold(seconds, 2**self._times_found)
         return True
+
+    def _guess(self, since: float, until: float, reopened: float) -> bool:
+        """Hold what was admitted until it closed, in all the time until that was tried, which may be too slow by far."""
+        if reopened > since:
+            self.hold((reopened - since) / (self._evidence.between(since, until) + 1))
+            self._is_guess, self._step, self._after = True, 1.0, _FEW
+        return reopened > since
 
     def _slow_down(self, until: float, known: float) -> None:
         """Correct a pace by a few starts: they are too few to measure one, and what was sent before them may still count."""

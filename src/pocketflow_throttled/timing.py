@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import random
 
-from .evidence import USUAL_WINDOWS
+from .evidence import SECOND, USUAL_WINDOWS
 
 # Before any refusal was seen, nobody knows how long one takes: guesses, in seconds and in latencies.
 _FIRST_SPACING, _SPACING_OF_LATENCY = 0.05, 1 / 200
@@ -73,8 +73,8 @@ class Timing:
 
     @property
     def first_gap(self) -> float:
-        """Seconds from a refusal without a hint to the first try."""
-        return max(_FIRST_GAP, _GAP_OF_LATENCY * (self.latency or 0.0))
+        """Seconds from a refusal without a hint to the first try: a full one, as many count by it, before anything was served."""
+        return SECOND if self.latency is None else max(_FIRST_GAP, _GAP_OF_LATENCY * self.latency)
 
     def gap(self, now: float, opened: float, tries: int, least: float) -> float:
         """Return the seconds from a refusal without a hint to the next try: soon, then growing, and where windows usually end.
