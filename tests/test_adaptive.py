@@ -4,6 +4,7 @@ import asyncio
 import logging
 import math
 import random
+from functools import partial
 from typing import Any
 
 import pytest
@@ -329,6 +330,28 @@ def test_calls_refused_at_random_slow_a_batch_but_never_without_end(share: float
         return now()
 
     assert run_virtual(timed()) <= 1000 * 30
+
+
+def test_a_refusal_now_and_then_that_has_no_reason_slows_a_batch_little() -> None:
+    speeds = []
+    for seed in range(1, 4):
+        chance = random.Random(seed)
+        random.seed(seed)
+        latency = partial(chance.lognormvariate, math.log(2), 0.3)
+        api = SimulatedAPI(max_concurrent=28, latency=lambda _, latency=latency: latency(), retry_after=False)
+
+        async def call(item: int, api: SimulatedAPI = api, chance: random.Random = chance) -> Any:
+            if chance.random() < 0.01:
+                await asyncio.sleep(0.05)
+                raise RateLimitHit("no reason")
+            return await api.call(item)
+
+        async def timed(node: Adapting) -> float:
+            await node.run_async({"items": range(2500)})
+            return now()
+
+        speeds.append(2500 * 2.1 / 28 / run_virtual(timed(Adapting(call, initial_concurrent=10, max_concurrent=100))))
+    assert sum(speeds) / len(speeds) >= 0.83
 
 
 def test_a_long_wait_at_a_refused_probe_is_a_windows() -> None:

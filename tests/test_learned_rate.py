@@ -265,6 +265,29 @@ def test_a_few_refusals_or_starts_tell_no_cap() -> None:
     assert evidence.cap() is None
 
 
+@pytest.mark.parametrize(
+    ("admitted", "level", "along", "alone"),
+    [
+        (20, 9, 0, True),
+        (19, 9, 0, False),  # too few since the refusal before
+        (20, 11, 0, False),  # admitted below only
+        (20, 9, 7, False),  # so many would have been refused along with it
+    ],
+)
+def test_a_refusal_where_many_were_admitted_since_the_one_before_tells_nothing(
+    admitted: int, level: int, along: int, alone: bool
+) -> None:
+    evidence = levels(10)
+    evidence.refused_at(0.5, 8)
+    assert not evidence.is_alone(0.6, 8), "the first one is no exception"
+    for at in range(admitted):
+        evidence.started(1.0 + at, 10)
+    evidence.refused_at(30.0, level)
+    for at in range(along):
+        evidence.started(30.0 + 0.01 * (at + 1), 9)
+    assert evidence.is_alone(30.1, level) is alone
+
+
 def test_a_rate_is_guessed_by_a_few_starts_and_then_doubled_until_it_is_refused() -> None:
     rate = LearnedRate(Timing())
     for start in (0.0, 0.05, 0.1):

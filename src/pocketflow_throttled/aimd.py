@@ -231,6 +231,9 @@ class AdaptiveRule:
                 wait = (SECOND if is_full else max(self._timing.first_gap, self.rate.gap)) if hint is None else hint
                 self.opens_at = max(self.rate.opens_at(now), now + wait)
                 return
+            if self.rate.evidence.is_alone(now, level) and not self._tells_window(hint):
+                self.opens_at = max(self.rate.opens_at(now), now + (hint or self._timing.first_gap))
+                return
         self._cut(now, started, level, hint, at_most)
 
     # --- up

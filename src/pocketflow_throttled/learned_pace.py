@@ -38,6 +38,7 @@ _MANY = 30  # starts, by which it is known what is admitted
 # A pace so many times slower than what was admitted for some seconds, not long ago, is probed by doubling it, after few starts,
 # until that was refused so often. An API that was down for a while is used again soon.
 _FAR, _FEW, _GIVEN_UP = 3.0, 5, 3
+_FAST_ENOUGH = 1.25  # times slower than that: it is no pace that a refusal now and then would be explained by
 _SUSTAINED, _REMEMBERED = 10.0, 300.0  # seconds
 _SLOWEST = 12.0  # times slower than the best there was: what is refused at that pace is refused for another reason
 _FASTEST = 1e-6  # seconds, which nobody notices: by coarse clocks, or those of several loops, no time may have passed, or less
@@ -141,6 +142,11 @@ class LearnedPace(Probing):
             self.hold(_SLOWER * self._good[1], 2**_MOST_CERTAIN)
             self.ended(started)
             return
+        if not self.is_smoothing and self._evidence.since_refusal() >= _MANY:
+            self._look_back()
+            if self._good[1] > _FAST_ENOUGH * self._best:
+                self.hold(self._good[1])  # more was admitted, and without any refusal: it has another reason, or none
+                return
         self._saves = self._saves or self._is_returned
         self.seconds = self._good[1]
         self.find(started, before=self)
