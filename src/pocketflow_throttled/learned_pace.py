@@ -38,6 +38,7 @@ _MANY = 30  # starts, by which it is known what is admitted
 # A pace so many times slower than what was admitted for some seconds, not long ago, is probed by doubling it, after few starts,
 # until that was refused so often. An API that was down for a while is used again soon.
 _FAR, _FEW, _GIVEN_UP = 3.0, 5, 3
+_IN_VAIN = 1.15  # times slower than where it was refused as rarely
 _FAST_ENOUGH = 1.25  # times slower than that: it is no pace that a refusal now and then would be explained by
 _SUSTAINED, _REMEMBERED = 10.0, 300.0  # seconds
 _SLOWEST = 12.0  # times slower than the best there was: what is refused at that pace is refused for another reason
@@ -60,6 +61,7 @@ class LearnedPace(Probing):
         self._a_second: int | None = None  # starts, if they are counted by the second
         self._found_before = 0.0
         self._times_found = self._times_returned = 0
+        self._slowed_from: deque[float] = deque(maxlen=8)  # paces that were refused now and then
         self._is_guess = False  # from a few starts only
         self._is_returned = False  # to a pace that was admitted before a probe
         self._saves = False  # whether it is a bucket that was emptied
@@ -142,15 +144,27 @@ class LearnedPace(Probing):
             self.hold(_SLOWER * self._good[1], 2**_MOST_CERTAIN)
             self.ended(started)
             return
-        if not self.is_smoothing and self._evidence.since_refusal() >= _MANY:
-            self._look_back()
-            if self._good[1] > _FAST_ENOUGH * self._best:
-                self.hold(self._good[1])  # more was admitted, and without any refusal: it has another reason, or none
-                return
+        other = self._without_reason()
+        if other is not None:
+            self.hold(other)
+            return
         self._saves = self._saves or self._is_returned
         self.seconds = self._good[1]
         self.find(started, before=self)
         self.ended(started)
+
+    def _without_reason(self) -> float | None:
+        """Return the pace to go on with if the last refusal is none of its: slower is no better, or faster went well."""
+        starts, good = self._evidence.since_refusal(), self._good[1]
+        if starts < _ENOUGH or self.is_smoothing:
+            return None
+        self._look_back()
+        self._slowed_from.append(good)
+        fastest = min(self._slowed_from)
+        if good > _IN_VAIN * fastest:
+            self._slowed_from.clear()
+            return fastest
+        return good if starts >= _MANY and good > _FAST_ENOUGH * self._best else None
 
     def ended(self, at: float) -> None:
         """Take note of the end of a stretch in which all that was allowed was used."""
