@@ -9,9 +9,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pocketflow_throttled import RateLimiter, RateLimitHit, run_virtual
+from pocketflow_throttled import RateLimiter, RateLimitHit, SimulatedAPI, run_virtual
 from pocketflow_throttled.headers import Quota
 from pocketflow_throttled.observing import Span
+from pocketflow_throttled.simulation import SimulatedRateLimitError
 
 from .test_nodes import Batch, now, run
 from .test_signals import NAMES, TEXT, SDKError
@@ -269,6 +270,27 @@ def test_the_length_of_a_window_follows_from_its_resets(quotas: list[Quota], sec
     for quota in quotas:
         found = span.seconds(quota, 60.0)
     assert found == pytest.approx(seconds)
+
+
+def test_a_reset_that_tells_when_the_next_single_call_fits_is_found_out_by_refusals() -> None:
+    """A bucket of 60 a minute says "60, none left, reset in 1 s": by other servers' word that is 60 a second."""
+    api = SimulatedAPI(max_per_window=60, algorithm="token_bucket", latency=0.5)
+    refused = 0
+
+    async def call(item: int) -> int:
+        nonlocal refused
+        try:
+            return await api.call(item)
+        except SimulatedRateLimitError as error:
+            refused += 1
+            raise SDKError("slow down", 429, told(60, 0, "1s", **error.response.headers)) from None
+
+    async def main() -> float:
+        await Batch(call, max_concurrent=20).run_async({"items": range(300)})
+        return now()
+
+    assert run_virtual(main()) < 240 + 70
+    assert refused <= 3 * 20
 
 
 def test_a_limit_a_second_is_not_taken_for_one_a_minute() -> None:

@@ -233,6 +233,10 @@ class Budget:
             self._refused.popleft()
         self._refused.append((stamp, tokens))
 
+    def refused_since(self, time: float) -> int:
+        """Return how many calls were refused that started after `time`, of late."""
+        return sum(1 for _ in takewhile(lambda sent: sent[0] > time, reversed(self._refused)))
+
     def space(self, now: float, stamp: float) -> None:
         """Space the starts, or more than before, as a server with room in the window refuses the call that started at `stamp`.
 

@@ -24,6 +24,9 @@ _LONGEST_WINDOW = 3600.0  # of a limit that is held here
 _ALIKE = 0.8  # windows whose lengths differ by less than that are the same, as told by a clock or a full second
 _ROLLING = 0.9  # of a window: a reset as far away as that does not tell when the first of the limit comes back
 _ROUNDED = 0.02  # of a limit: what it says is left may be rounded
+# Refusals by a server that served no more than so much of a limit, in a window whose length its resets told: then they tell of
+# something else. Two are served also where a limit is small, and fewer refusals may be bad luck.
+_HARDLY, _FEW, _A_FEW = 0.1, 2, 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,13 +49,17 @@ class Span:
     If the limit comes back bit by bit, `reset` is the part of the window that is used: so its length follows from any answer. If
     it comes back at once, `reset` counts down from it. Either way no reset is longer than the window, and none with little left
     makes it longer than `reset * limit / used`. Until little is left it does not matter, and the default will do.
+
+    Some servers tell in `reset` when the next single call fits. By what they say, that looks like a window which is much shorter:
+    only that they refuse what would fit it gives them away.
     """
 
-    __slots__ = ("_least", "_limit", "_most")
+    __slots__ = ("_least", "_limit", "_most", "is_of_one")
 
     def __init__(self) -> None:
         self._limit = 0
         self._least, self._most = 0.0, math.inf
+        self.is_of_one = False  # whether resets tell of the next single call
 
     def seconds(self, quota: Quota, default: float) -> float:
         """Return the length in seconds, as far as the quotas told so far say it, and at most the default."""
@@ -61,11 +68,14 @@ class Span:
             return default
         if limit != self._limit:
             self._limit, self._least, self._most = limit, 0.0, math.inf
+            self.is_of_one = False
         if reset is not None and not quota.is_guess:
             self._least = max(self._least, reset)
             if remaining is not None and remaining <= limit / 4:
                 # A reset that is told to the second and is now may be almost a second away.
                 self._most = min(self._most, (reset or 1.0) * limit / (limit - remaining))
+        if self.is_of_one:
+            return min(default, self._least * limit)
         return min(default, max(self._least, self._most))
 
 
@@ -85,6 +95,7 @@ class Observing(Waiting):
         self._spans: dict[Kind, Span] = {"requests": Span(), "tokens": Span()}
         self._told_at: dict[Kind, float] = {"requests": -math.inf, "tokens": -math.inf}
         self._is_told = False
+        self._length_since = math.inf  # when the window of requests got the length that resets tell
 
     def observe(self, headers: object) -> None:
         """Learn from the headers of a response, successful or not, what the API says is left.
@@ -126,7 +137,7 @@ class Observing(Waiting):
                 if quota.is_longer_than(_LONGEST_WINDOW) or self._is_of_bursts(quota):
                     continue
                 self._is_told = True
-                self._set_limit(quota)
+                self._set_limit(quota, now)
                 wait = self._take_away(quota, now, hint)
                 if hint is None:
                     pause = max(pause, wait)
@@ -147,13 +158,25 @@ class Observing(Waiting):
             return False
         return quota.limit == burst or (quota.limit is None and (quota.remaining or 0) <= burst)
 
-    def _set_limit(self, quota: Quota) -> None:
+    def _doubt_length(self, now: float, stamp: float) -> None:
+        """Take the word of resets for another, where a server refuses nearly all that would fit the window they tell."""
+        span, window = self._spans["requests"], self._budget.requests
+        if window is None or window.seconds >= self._budget.seconds or stamp <= self._length_since:
+            return
+        served = self._budget.served("requests", now)
+        if served <= max(_FEW, _HARDLY * window.limit) and self._budget.refused_since(self._length_since) >= _A_FEW:
+            span.is_of_one = True
+
+    def _set_limit(self, quota: Quota, now: float) -> None:
         limit, asked, budget = quota.limit, self._asked[quota.kind], self._budget
         if limit is None:
             return
         seconds = self._spans[quota.kind].seconds(quota, budget.seconds) if quota.window is None else quota.window
         set_limit = budget.set_requests if quota.kind == "requests" else budget.set_tokens
         if asked is None:
+            before = budget.window(quota.kind)
+            if quota.kind == "requests" and (before is None or before.seconds != seconds):
+                self._length_since = now
             set_limit(limit, seconds)
             return
         if quota.kind == "requests" and seconds < _ALIKE * budget.seconds:
@@ -187,6 +210,8 @@ class Observing(Waiting):
         wait = reset if remaining == 0 and quota.reset is not None else 0.0
         others = max(0, window.limit - remaining - own)
         first = reset
+        if self._spans[quota.kind].is_of_one:
+            reset = min(window.seconds, reset * (window.limit - remaining))
         if remaining == 0 and hint is not None:
             # Retry-After tells when the first of them is back, `reset` when the last is, if the clocks agree.
             first = hint
