@@ -210,3 +210,48 @@ def test_an_estimate_that_was_right_is_trusted_at_once() -> None:
     correction = Correction()
     correction.learn(100, 100)
     assert correction.apply(100) == 100
+
+
+def test_how_far_single_calls_are_off_is_told_beside_what_they_cost_on_average() -> None:
+    correction = Correction()
+    for _ in range(200):
+        correction.learn(100, 50)
+        correction.learn(100, 150)
+    cost = correction.apply(10)
+    assert 9 <= cost <= 11
+    assert cost.variance**0.5 == pytest.approx(5, rel=0.1)
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_room_is_kept_for_calls_that_may_cost_more_only_while_they_are_under_way(fails: bool) -> None:
+    started = 0
+
+    class Node(Batch):
+        def estimate_tokens(self, item: int) -> int:
+            return 200
+
+    async def call(item: int) -> dict[str, Any]:
+        nonlocal started
+        started += 1
+        await asyncio.sleep(1)
+        if fails and item >= 100:
+            raise ValueError("no answer")
+        return {"usage": {"total_tokens": 100 if item % 2 else 300}}
+
+    node = Node(call, max_concurrent=100, max_tokens_per_minute=10_000, on_error="collect")
+
+    async def main() -> tuple[int, int]:
+        nonlocal started
+        await node.run_async({"items": range(100)})
+        await asyncio.sleep(100)
+        started = 0
+        batch = asyncio.create_task(node.run_async({"items": range(100, 160)}))
+        await asyncio.sleep(0.5)
+        at_first = started
+        await asyncio.sleep(20)
+        batch.cancel()
+        return at_first, started
+
+    at_first, all_in_all = run_virtual(main())
+    assert 42 <= at_first <= 44  # of 50, for which twice the root of so many times 100 is kept
+    assert 48 <= all_in_all <= 50

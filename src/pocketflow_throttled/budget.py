@@ -11,6 +11,7 @@ from itertools import takewhile
 from typing import TYPE_CHECKING
 
 from .margin import Margin
+from .tokens import Estimate
 from .window import SlidingWindow, Spend, TokenWindow
 
 if TYPE_CHECKING:
@@ -170,7 +171,7 @@ class Budget:
         return (
             (self.requests is None or self.requests.fits(now))
             and (self._bursts is None or self._bursts.fits(now))
-            and (tokens == 0 or self.tokens is None or self.tokens.fits(now, tokens))
+            and (tokens == 0 or self.tokens is None or self.tokens.fits(now, tokens, _variance(tokens)))
         )
 
     def admit(self, now: float) -> bool:
@@ -208,7 +209,7 @@ class Budget:
             self.requests.times.append(now)
             if self._bursts is not None:
                 self._bursts.times.append(now)
-        return self.tokens.add(now, tokens) if tokens and self.tokens is not None else None
+        return self.tokens.add(now, tokens, _variance(tokens)) if tokens and self.tokens is not None else None
 
     def take_back(self, stamp: float, spend: Spend | None) -> None:
         """Take back what a request booked that was never sent."""
@@ -226,6 +227,11 @@ class Budget:
             return self.tokens.insert(stamp, tokens)
         self.tokens.correct(spend, tokens)
         return spend
+
+    def know(self, spend: Spend) -> None:
+        """Take what a request booked for what it costs, as nothing more will be known of it."""
+        if self.tokens is not None:
+            self.tokens.know(spend)
 
     def refused(self, stamp: float, tokens: int) -> None:
         """Remember that a server refused the call of a stamp: the call counts here for what it was, but not at most servers."""
@@ -299,3 +305,7 @@ class Budget:
                 window.clear()
         self._refused.clear()
         self.forget_pace()
+
+
+def _variance(tokens: int) -> float:
+    return tokens.variance if isinstance(tokens, Estimate) else 0.0

@@ -124,6 +124,8 @@ class Permit:
         try:
             self.held = False
             limiter._active -= 1
+            if self._spend is not None:
+                limiter._budget.know(self._spend)
             if limiter._queue:
                 limiter._wake()
         finally:

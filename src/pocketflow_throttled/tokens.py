@@ -9,8 +9,7 @@ _CHARACTERS = 4  # to a token, in English: help.openai.com/en/articles/4936856; 
 _PER_MESSAGE = 4  # tokens around the content of a chat message, by OpenAI's cookbook
 
 _DOUBT = 3.0  # an estimate may be wrong by such a factor, which only the first answer tells
-_KEPT = 0.95  # of what is known, after each answer: the last twenty or so count
-_CAUTION = 0.75  # of how far single calls are off, on top of what they cost on average
+_KEPT = 0.97  # of what is known, after each answer: the last thirty or so count
 # One answer off its estimate does not tell how far off others are. Or all that fits by it would start at once, and be refused if
 # that one was cheap: as a part of what it was off, how far they may be, what stays of that after each answer, and what part of
 # all that was used is too little to matter.
@@ -62,10 +61,17 @@ def used(result: Any) -> int | None:
 
 
 class Estimate(int):
-    """What a call is thought to cost. As answers come in while it waits, it can be told anew."""
+    """What a call is thought to cost. As answers come in while it waits, it can be told anew.
+
+    Attributes:
+        correction: from which it can be told anew.
+        estimated: what it was before the correction.
+        variance: how far single calls are off, as the mean of squares.
+    """
 
     correction: Correction
     estimated: int
+    variance: float
 
     def again(self) -> Estimate:
         """Return it as it is known by now."""
@@ -90,15 +96,18 @@ class Correction:
         50
     """
 
-    __slots__ = ("_estimated", "_off", "_unsure", "_used")
+    __slots__ = ("_estimated", "_estimated_squared", "_off_squared", "_unsure", "_used")
 
     def __init__(self) -> None:
-        self._estimated = self._used = self._off = self._unsure = 0.0
+        self._estimated = self._used = self._unsure = 0.0
+        self._estimated_squared = self._off_squared = 0.0
 
     def learn(self, estimated: int, used: int) -> None:
         """Learn what a call has cost, beside what was estimated."""
         if self._estimated:
-            self._off = self._off * _KEPT + abs(used - estimated * self._used / self._estimated)
+            off = used - estimated * self._used / self._estimated
+            self._off_squared = self._off_squared * _KEPT + off * off
+            self._estimated_squared = self._estimated_squared * _KEPT + estimated * estimated
         else:
             self._unsure = _UNSURE * min(used, abs(used - estimated))
         self._unsure *= _STILL_UNSURE
@@ -109,10 +118,12 @@ class Correction:
             self._unsure = 0.0
 
     def apply(self, estimated: int) -> Estimate:
-        """Return what a call that is estimated at so much will cost, rather a little more than less."""
-        factor = (self._used + _CAUTION * self._off + self._unsure) / self._estimated if self._estimated else _DOUBT
+        """Return what a call that is estimated at so much will cost on average, or rather more while few have told."""
+        factor = (self._used + self._unsure) / self._estimated if self._estimated else _DOUBT
         cost = Estimate(math.ceil(estimated * factor - 1e-9))
         cost.correction, cost.estimated = self, estimated
+        off = self._off_squared / self._estimated_squared if self._estimated_squared else 0.0
+        cost.variance = off * estimated * estimated
         return cost
 
 
