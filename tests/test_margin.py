@@ -1,5 +1,7 @@
 """The margin between spaced starts: it grows with refusals, once for those under way together, and shrinks with calls."""
 
+import random
+
 import pytest
 
 from pocketflow_throttled.margin import Margin
@@ -15,17 +17,49 @@ def test_it_grows_with_each_refusal_up_to_twice_the_time() -> None:
     margin = Margin()
     parts = []
     for now in range(20):
-        margin.grow(now, 1.0)
+        margin.grow(now, 1.0, calls=1)
         parts.append(margin.part)
     assert parts == sorted(parts)
-    assert parts[0] == 0.03
+    assert parts[0] == 0.12
     assert parts[-1] == 1.0
+
+
+def test_it_grows_by_the_more_the_sooner_a_refusal_comes_and_by_the_share_refused_in_the_end() -> None:
+    grown = []
+    for calls in (1, 2, 5, 10, 30, 100, 1000, 1_000_000):
+        margin = Margin()
+        margin.grow(0.0, 1.0, calls=1)
+        before = margin.part
+        margin.grow(0.0, 1.0, calls)
+        grown.append(margin.part / before)
+    assert grown == sorted(grown, reverse=True)
+    assert grown[0] == grown[1] == grown[2] == 4.0
+    assert 1.4 < grown[5] < 1.6
+    assert grown[-1] == pytest.approx(1.1)
+
+
+@pytest.mark.parametrize("mean", [0.02, 0.05, 0.15])
+def test_some_calls_in_a_thousand_are_refused_and_the_margin_is_no_larger_than_it_must_be(mean: float) -> None:
+    """Of calls that are late by exponential times, of which this is the mean, as a part of the time between starts."""
+    chance = random.Random(5)
+    margin, refused, parts, since = Margin(), 0, [], 0
+    for call in range(20_000):
+        late, before = chance.expovariate(1 / mean), chance.expovariate(1 / mean)
+        if call >= margin.look_at:
+            margin.shrink(call, 1.0)
+        if before - late > margin.part:
+            refused += 1
+            margin.grow(call, 1.0, call - since)
+            since = call
+        parts.append(margin.part)
+    assert refused <= 0.008 * 20_000
+    assert sum(parts) / len(parts) <= 6 * mean
 
 
 def test_what_started_before_it_grew_tells_nothing_of_it() -> None:
     assert Margin().since == -float("inf")
     margin = Margin(since=3.0)
-    margin.grow(10.0, 1.0)
+    margin.grow(10.0, 1.0, calls=1)
     assert margin.since == 10.0
 
 
@@ -33,7 +67,7 @@ def test_what_started_before_it_grew_tells_nothing_of_it() -> None:
 def test_it_shrinks_with_the_calls_that_may_have_been_made_until_it_is_nothing(rate: float) -> None:
     margin = Margin()
     for now in range(20):
-        margin.grow(now, rate)
+        margin.grow(now, rate, calls=1)
     looks, now = 0, 19.0
     while margin.part:
         assert margin.look_at > now
@@ -47,6 +81,6 @@ def test_it_shrinks_with_the_calls_that_may_have_been_made_until_it_is_nothing(r
 
 def test_a_clock_that_goes_back_makes_it_no_larger() -> None:
     margin = Margin()
-    margin.grow(1000.0, 1.0)
+    margin.grow(1000.0, 1.0, calls=1)
     margin.shrink(5.0, 1.0)
-    assert margin.part == 0.03
+    assert margin.part == 0.12

@@ -173,6 +173,28 @@ def test_a_window_is_stretched_by_what_calls_differ_but_by_little(seconds: float
     assert window.opens_at(0.5) == span
 
 
+def test_bursts_are_apart_by_as_much_as_may_be_until_some_calls_have_told_how_long_they_take() -> None:
+    def next_start(budget: Budget, now: float) -> float:
+        assert budget.fits(now, tokens=0)
+        budget.book(now, tokens=0)
+        assert not budget.fits(now, tokens=0)
+        return budget.opens_at(now) - now
+
+    budget = Budget(requests=600, tokens=None, burst=10, seconds=60.0)
+    for _ in range(9):
+        budget.book(0.0, tokens=0)
+    assert next_start(budget, 0.0) == 1.0  # a limiter whose calls nobody times keeps to the limit
+    budget.expect_times()
+    assert budget.opens_at(0.0) == 1.03
+    for now in (1.5, 1.6, 1.7, 1.8):
+        budget.timed(now, seconds=0.5)
+    assert not budget.fits(1.02, tokens=0)
+    budget.timed(1.9, seconds=0.5)
+    assert budget.fits(1.02, tokens=0)
+    budget.expect_times()
+    assert budget.fits(1.02, tokens=0)
+
+
 def test_a_budget_is_stretched_more_while_its_first_calls_count() -> None:
     budget = Budget(requests=5, tokens=100, burst=None, seconds=2.0)
     assert budget.requests is not None

@@ -21,6 +21,7 @@ _A_FEW = 3  # refusals; fewer may be bad luck
 _ROOM = 0.9  # of a window: with so much of it served, a refusal says nothing of bursts
 _CLOSEST = 0.02  # seconds between starts that refusals space: closer together, it is timers that tell
 _SAME_PACE = 0.01  # as a part, how far off the same pace may be
+_SOME = 5  # calls whose seconds tell by how much they differ
 # Calls whose seconds differ by less take the same time. Else every third of a batch of instant calls would set a record.
 _ALIKE = 1e-4
 
@@ -51,6 +52,7 @@ class Budget:
         "_pace",
         "_refused",
         "_slowest",
+        "_to_time",
         "burst",
         "requests",
         "seconds",
@@ -69,6 +71,7 @@ class Budget:
         self._refused: deque[tuple[float, int]] = deque()  # the stamps and tokens of calls that were sent and not served
         self._fastest, self._slowest = math.inf, 0.0  # seconds that calls took
         self.usual_least, self.usual_most = math.inf, 0.0  # those that teach nothing new
+        self._to_time: int | None = None  # calls, until their times are known; None: nobody tells them
         self._is_cold = True  # until the first calls have left the window
         self._cold_until = math.inf
         self._margin = Margin()
@@ -131,8 +134,18 @@ class Budget:
 
     def _stretch(self, window: SlidingWindow | TokenWindow) -> None:
         is_cold = self._is_cold and window.seconds >= self.seconds  # a shorter one is soon past its first calls
-        least = self._margin.part * window.seconds if window is self._bursts else 0.0
-        window.stretch(max(0.0, self._slowest - self._fastest), least, cold=is_cold)
+        spread, least = max(0.0, self._slowest - self._fastest), 0.0
+        if window is self._bursts:
+            least = self._margin.part * window.seconds
+            if self._to_time:
+                spread = math.inf
+        window.stretch(spread, least, cold=is_cold)
+
+    def expect_times(self) -> None:
+        """Take calls to differ by as much as may be, until some have told how long they take."""
+        if self._to_time is None:
+            self._to_time = _SOME
+            self._stretch_all()
 
     def timed(self, now: float, seconds: float) -> None:
         """Learn by how much calls differ in the seconds they take, and so perhaps in those they take to arrive.
@@ -142,7 +155,10 @@ class Budget:
         if self._is_cold and self._cold_until == math.inf:
             self._cold_until = now + 2 * self.seconds
         self._fastest, self._slowest = min(self._fastest, seconds), max(self._slowest, seconds)
-        self.usual_least, self.usual_most = self._fastest - _ALIKE, self._slowest + _ALIKE
+        if self._to_time:
+            self._to_time -= 1
+        if not self._to_time:
+            self.usual_least, self.usual_most = self._fastest - _ALIKE, self._slowest + _ALIKE
         self._stretch_all()
 
     def _grow_warm(self) -> None:
@@ -263,7 +279,9 @@ class Budget:
         if self.burst is None and is_closer and each * apart >= _CLOSEST:
             self._space_by(each, each * apart, now)
         else:
-            self._margin.grow(now, 1 / apart)
+            since = self._margin.since
+            calls = requests.own(now) if since == -math.inf else (now - since) / apart
+            self._margin.grow(now, 1 / apart, calls)
             self._stretch_all()
 
     def _refuses_what_has_room(self, now: float) -> bool:

@@ -1,15 +1,20 @@
 """Margin: how much further apart than a limit asks starts are kept, since calls do not arrive as evenly as they start. Pure.
 
 Of a minute's window that is a second, and nobody notices; of a tenth of a second it is what decides. Nobody tells how much the
-time on the way differs, but a server that refuses calls which kept to its limit does. So the margin grows with each such refusal
-and shrinks with each call, to where some in a thousand are refused.
+time on the way differs, but a server that refuses calls which kept to its limit does. So the margin grows with each such refusal,
+by the more the sooner it comes, and shrinks with each call, to where some in a thousand are refused.
 """
 
 from __future__ import annotations
 
 import math
 
-_FIRST, _GROWTH, _MOST = 0.03, 1.6, 1.0  # as parts of the time between starts
+# If calls are late by random times, one in n of those that are a margin apart is refused where the margin is ln(n / 2) times what
+# they are late on average: the difference of two exponential times is a Laplace's. So a refusal after n calls tells that, and six
+# times as much lets one in a thousand be refused.
+_MEANS = 6.0
+_LEAST_GROWTH, _MOST_GROWTH, _MOST = 1.1, 4.0, 1.0  # the last as a part of the time between starts, as all parts are
+_FIRST = 0.03  # what calls are apart more, without a margin
 _SHRINKING = 0.0015  # of it, with each call
 _NEXT_LOOK = 20  # calls from now, by when it has shrunk by what matters
 _LEAST = 0.005  # less than that is none
@@ -25,9 +30,9 @@ class Margin:
 
     Example:
         >>> margin = Margin(since=9.0)
-        >>> margin.grow(now=10.0, rate=1.0)
+        >>> margin.grow(now=10.0, rate=1.0, calls=1)
         >>> margin.part, margin.since
-        (0.03, 10.0)
+        (0.12, 10.0)
     """
 
     __slots__ = ("_at", "look_at", "part", "since")
@@ -38,15 +43,18 @@ class Margin:
         self.look_at = math.inf
         self._at = 0.0
 
-    def grow(self, now: float, rate: float) -> None:
+    def grow(self, now: float, rate: float, calls: float) -> None:
         """Grow, as a call was refused.
 
         Args:
             now: seconds.
             rate: calls a second that the limit allows.
+            calls: how many were made until this one was refused, since it grew last.
         """
         self.shrink(now, rate)
-        self.part = min(_MOST, self.part * _GROWTH + _FIRST)
+        means = math.log(max(1.0, calls / 2))
+        growth = _MOST_GROWTH if means * _MOST_GROWTH <= _MEANS else max(_LEAST_GROWTH, _MEANS / means)
+        self.part = min(_MOST, growth * max(_FIRST, self.part))
         self.since = now
         self.look_at = now + _NEXT_LOOK / rate
 
