@@ -24,18 +24,28 @@ def test_it_grows_with_each_refusal_up_to_twice_the_time() -> None:
     assert parts[-1] == 1.0
 
 
-def test_it_grows_by_the_more_the_sooner_a_refusal_comes_and_by_the_share_refused_in_the_end() -> None:
+def test_it_grows_by_the_more_the_sooner_refusals_come() -> None:
     grown = []
     for calls in (1, 2, 5, 10, 30, 100, 1000, 1_000_000):
         margin = Margin()
-        margin.grow(0.0, 1.0, calls=1)
-        before = margin.part
         margin.grow(0.0, 1.0, calls)
-        grown.append(margin.part / before)
+        grown.append(margin.part / 0.03)
     assert grown == sorted(grown, reverse=True)
     assert grown[0] == grown[1] == grown[2] == 4.0
     assert 1.4 < grown[5] < 1.6
     assert grown[-1] == pytest.approx(1.1)
+
+
+def test_one_refusal_that_comes_soon_by_chance_makes_it_grow_by_little() -> None:
+    margin = Margin()
+    margin.grow(0.0, 1.0, calls=1)
+    margin.grow(300.0, 1.0, calls=0)
+    before = margin.part
+    margin.grow(301.0, 1.0, calls=0)
+    assert 1.1 < margin.part / before < 1.6
+    before = margin.part
+    margin.grow(302.0, 1.0, calls=0)
+    assert margin.part / before == pytest.approx(4.0, rel=0.01)
 
 
 @pytest.mark.parametrize("mean", [0.02, 0.05, 0.15])

@@ -401,6 +401,22 @@ def test_refusals_where_the_window_is_full_are_no_reason_to_space_the_starts() -
     run_virtual(main())
 
 
+def test_refusals_of_calls_that_started_before_a_pace_was_told_space_the_starts_no_more() -> None:
+    async def main() -> list[float]:
+        limiter = RateLimiter(50, 600)
+        permits = [limiter.reserve() for _ in range(20)]
+        assert all(permit.take() for permit in permits)
+        await asyncio.sleep(0.1)
+        limiter.observe({"ratelimit": '"api";r=0;t=1', "ratelimit-policy": '"api";q=10;w=1'})
+        for permit in permits[10:]:
+            permit.not_served()
+            permit.release()
+        await asyncio.sleep(5)
+        return await starts(limiter, 20)
+
+    assert run_virtual(main()) == pytest.approx([5.1] * 10 + [6.1] * 10, abs=1e-3)
+
+
 def test_spaced_starts_that_are_refused_are_spaced_more() -> None:
     async def main() -> list[float]:
         limiter = RateLimiter(50, 120)

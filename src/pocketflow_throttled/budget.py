@@ -5,12 +5,12 @@ Pure: `now` is an argument, in seconds. It knows neither slots nor who waits.
 
 from __future__ import annotations
 
-import math
 from collections import deque
 from itertools import takewhile
 from typing import TYPE_CHECKING
 
 from .margin import Margin
+from .stretched import Stretched
 from .tokens import Estimate
 from .window import SlidingWindow, Spend, TokenWindow
 
@@ -21,12 +21,9 @@ _A_FEW = 3  # refusals; fewer may be bad luck
 _ROOM = 0.9  # of a window: with so much of it served, a refusal says nothing of bursts
 _CLOSEST = 0.02  # seconds between starts that refusals space: closer together, it is timers that tell
 _SAME_PACE = 0.01  # as a part, how far off the same pace may be
-_SOME = 5  # calls whose seconds tell by how much they differ
-# Calls whose seconds differ by less take the same time. Else every third of a batch of instant calls would set a record.
-_ALIKE = 1e-4
 
 
-class Budget:
+class Budget(Stretched):
     """The windows of one limiter; each may be absent, and each limit may change while it is in use.
 
     Args:
@@ -43,38 +40,13 @@ class Budget:
         (False, 60.0)
     """
 
-    __slots__ = (
-        "_bursts",
-        "_cold_until",
-        "_fastest",
-        "_is_cold",
-        "_margin",
-        "_pace",
-        "_refused",
-        "_slowest",
-        "_to_time",
-        "burst",
-        "requests",
-        "seconds",
-        "tokens",
-        "usual_least",
-        "usual_most",
-    )
+    __slots__ = ("_pace", "_refused", "burst")
 
     def __init__(self, requests: int | None, tokens: int | None, burst: int | None, seconds: float) -> None:
-        self.seconds = seconds
+        super().__init__(seconds)
         self.burst = burst
-        self.requests: SlidingWindow | None = None
-        self.tokens: TokenWindow | None = None
-        self._bursts: SlidingWindow | None = None
         self._pace: tuple[int, float] | None = None
         self._refused: deque[tuple[float, int]] = deque()  # the stamps and tokens of calls that were sent and not served
-        self._fastest, self._slowest = math.inf, 0.0  # seconds that calls took
-        self.usual_least, self.usual_most = math.inf, 0.0  # those that teach nothing new
-        self._to_time: int | None = None  # calls, until their times are known; None: nobody tells them
-        self._is_cold = True  # until the first calls have left the window
-        self._cold_until = math.inf
-        self._margin = Margin()
         self.set_requests(requests)
         self.set_tokens(tokens)
 
@@ -119,64 +91,15 @@ class Budget:
         assert self._bursts is not None
         self._resize(self._bursts, limit, seconds)
 
-    def set_pace(self, limit: int, seconds: float) -> None:
+    def set_pace(self, limit: int, seconds: float, now: float) -> None:
         """Set the starts that a server allows in `seconds`, a shorter time than the window, where no burst is set."""
-        each, share = self._pace or (math.inf, 1.0)
-        if each <= limit and each * seconds <= (1 + _SAME_PACE) * limit * share:
-            return  # they are spaced by more already, since calls were refused
-        self._pace = (limit, seconds)
+        if self._pace is not None:
+            each, share = self._pace
+            if each <= limit and each * seconds <= (1 + _SAME_PACE) * limit * share:
+                return  # they are spaced by more already, since calls were refused
+        self._margin = Margin(now)
+        self._pace = limit, seconds
         self.set_burst(self.burst)
-
-    def _resize(self, window: SlidingWindow | TokenWindow, limit: int, seconds: float | None) -> None:
-        window.limit = limit
-        window.seconds = self.seconds if seconds is None else seconds
-        self._stretch(window)
-
-    def _stretch(self, window: SlidingWindow | TokenWindow) -> None:
-        is_cold = self._is_cold and window.seconds >= self.seconds  # a shorter one is soon past its first calls
-        spread, least = max(0.0, self._slowest - self._fastest), 0.0
-        if window is self._bursts:
-            least = self._margin.part * window.seconds
-            if self._to_time:
-                spread = math.inf
-        window.stretch(spread, least, cold=is_cold)
-
-    def expect_times(self) -> None:
-        """Take calls to differ by as much as may be, until some have told how long they take."""
-        if self._to_time is None:
-            self._to_time = _SOME
-            self._stretch_all()
-
-    def timed(self, now: float, seconds: float) -> None:
-        """Learn by how much calls differ in the seconds they take, and so perhaps in those they take to arrive.
-
-        A call that took no less than `usual_least` and no more than `usual_most` need not be told of.
-        """
-        if self._is_cold and self._cold_until == math.inf:
-            self._cold_until = now + 2 * self.seconds
-        self._fastest, self._slowest = min(self._fastest, seconds), max(self._slowest, seconds)
-        if self._to_time:
-            self._to_time -= 1
-        if not self._to_time:
-            self.usual_least, self.usual_most = self._fastest - _ALIKE, self._slowest + _ALIKE
-        self._stretch_all()
-
-    def _grow_warm(self) -> None:
-        self._is_cold, self._cold_until = False, math.inf
-        self._stretch_all()
-
-    def _look_at_margin(self, now: float) -> None:
-        self._margin.shrink(now, self._rate)
-        self._stretch_all()
-
-    @property
-    def _rate(self) -> float:
-        return 1.0 if self.requests is None else self.requests.limit / self.requests.seconds
-
-    def _stretch_all(self) -> None:
-        for window in (self.requests, self._bursts, self.tokens):
-            if window is not None:
-                self._stretch(window)
 
     def fits(self, now: float, tokens: int) -> bool:
         """Return whether a request that costs `tokens` may start at `now`."""
@@ -279,9 +202,7 @@ class Budget:
         if self.burst is None and is_closer and each * apart >= _CLOSEST:
             self._space_by(each, each * apart, now)
         else:
-            since = self._margin.since
-            calls = requests.own(now) if since == -math.inf else (now - since) / apart
-            self._margin.grow(now, 1 / apart, calls)
+            self._margin.grow(now, 1 / apart, requests.own(now))
             self._stretch_all()
 
     def _refuses_what_has_room(self, now: float) -> bool:

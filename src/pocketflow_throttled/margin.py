@@ -12,7 +12,7 @@ import math
 # If calls are late by random times, one in n of those that are a margin apart is refused where the margin is ln(n / 2) times what
 # they are late on average: the difference of two exponential times is a Laplace's. So a refusal after n calls tells that, and six
 # times as much lets one in a thousand be refused.
-_MEANS = 6.0
+_TIMES = 6.0
 _LEAST_GROWTH, _MOST_GROWTH, _MOST = 1.1, 4.0, 1.0  # the last as a part of the time between starts, as all parts are
 _FIRST = 0.03  # what calls are apart more, without a margin
 _SHRINKING = 0.0015  # of it, with each call
@@ -35,13 +35,14 @@ class Margin:
         (0.12, 10.0)
     """
 
-    __slots__ = ("_at", "look_at", "part", "since")
+    __slots__ = ("_at", "_calls", "look_at", "part", "since")
 
     def __init__(self, since: float = -math.inf) -> None:
         self.part = 0.0
         self.since = since
         self.look_at = math.inf
         self._at = 0.0
+        self._calls = 0.0  # that were made until it last grew, since it grew before
 
     def grow(self, now: float, rate: float, calls: float) -> None:
         """Grow, as a call was refused.
@@ -49,11 +50,16 @@ class Margin:
         Args:
             now: seconds.
             rate: calls a second that the limit allows.
-            calls: how many were made until this one was refused, since it grew last.
+            calls: how many were made until now, for the first time; afterwards the time tells.
         """
         self.shrink(now, rate)
-        means = math.log(max(1.0, calls / 2))
-        growth = _MOST_GROWTH if means * _MOST_GROWTH <= _MEANS else max(_LEAST_GROWTH, _MEANS / means)
+        if self._calls:  # one refusal may come soon by chance, hardly two
+            calls = (now - self.since) * rate
+            self._calls, calls = calls, (self._calls + calls) / 2
+        else:
+            self._calls = calls
+        times = math.log(max(1.0, calls / 2))
+        growth = _MOST_GROWTH if times * _MOST_GROWTH <= _TIMES else max(_LEAST_GROWTH, _TIMES / times)
         self.part = min(_MOST, growth * max(_FIRST, self.part))
         self.since = now
         self.look_at = now + _NEXT_LOOK / rate

@@ -180,7 +180,7 @@ class Observing(Waiting):
             set_limit(limit, seconds)
             return
         if quota.kind == "requests" and seconds < _ALIKE * budget.seconds:
-            budget.set_pace(limit, seconds)  # as well as the user's own
+            budget.set_pace(limit, seconds, now)  # as well as the user's own
         if not _ALIKE <= seconds / budget.seconds <= 1:
             limit = max(1, int(limit * budget.seconds / seconds))
         set_limit(min(limit, asked))
