@@ -110,6 +110,35 @@ def test_of_a_users_limit_a_shorter_window_of_the_server_takes_nothing_but_the_p
     assert run_virtual(main()) == pytest.approx([0] * 10 + [1] * 10 + [2] * 5, abs=1e-3)
 
 
+@pytest.mark.parametrize(("remaining", "reset"), [(5, "500ms"), (0, "1s"), (0, "2s"), (9, "1s")])
+def test_a_limit_that_is_the_users_by_the_second_is_not_taken_for_a_smaller_one(remaining: int, reset: str) -> None:
+    """Full seconds may be rounded up."""
+
+    async def main() -> list[float]:
+        limiter = observed(RateLimiter(50, 600), 10, remaining, reset)
+        assert limiter.max_per_window == 600
+        return await starts(limiter, 25)
+
+    assert run_virtual(main()) == pytest.approx([0] * 10 + [1] * 10 + [2] * 5, abs=1e-3)
+
+
+@pytest.mark.parametrize(("limit", "remaining", "reset"), [(10, 5, "15s"), (10, 5, None), (300, 200, "5s"), (10, 10, "0s")])
+def test_a_limit_that_may_be_smaller_than_the_users_is_held(limit: int, remaining: int, reset: str | None) -> None:
+    assert observed(RateLimiter(50, 600), limit, remaining, reset).max_per_window == limit
+
+
+def test_what_is_left_of_a_second_does_not_hold_back_the_minute() -> None:
+    async def main() -> list[float]:
+        limiter = RateLimiter(50, 600)
+        found = []
+        for _ in range(25):
+            found += await starts(limiter, 1)
+            limiter.observe({"ratelimit": '"api";r=0;t=1', "ratelimit-policy": '"api";q=10;w=1'})
+        return found
+
+    assert run_virtual(main()) == pytest.approx([0] * 10 + [1] * 10 + [2] * 5, abs=1e-3)
+
+
 # --- what is left
 
 

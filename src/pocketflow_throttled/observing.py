@@ -22,7 +22,9 @@ if TYPE_CHECKING:
 _LONGEST_PAUSE = 600.0  # that headers may ask for: after it, one call tries
 _LONGEST_WINDOW = 3600.0  # of a limit that is held here
 _ALIKE = 0.8  # windows whose lengths differ by less than that are the same, as told by a clock or a full second
+_SHORT = 10.0  # seconds: by which APIs look at a limit a minute
 _ROLLING = 0.9  # of a window: a reset as far away as that does not tell when the first of the limit comes back
+_ROUNDING = 1e-6  # of what is calculated back and forth
 _ROUNDED = 0.02  # of a limit: what it says is left may be rounded
 # Refusals by a server that served no more than so much of a limit, in a window whose length its resets told: then they tell of
 # something else. Two are served also where a limit is small, and fewer refusals may be bad luck.
@@ -77,6 +79,11 @@ class Span:
         if self.is_of_one:
             return min(default, self._least * limit)
         return min(default, max(self._least, self._most))
+
+    @property
+    def longest(self) -> float:
+        """Return the longest reset that was told of this limit, in seconds."""
+        return self._least
 
 
 class Observing(Waiting):
@@ -137,8 +144,8 @@ class Observing(Waiting):
                 if quota.is_longer_than(_LONGEST_WINDOW) or self._is_of_bursts(quota):
                     continue
                 self._is_told = True
-                self._set_limit(quota, now)
-                wait = self._take_away(quota, now, hint)
+                is_pace = self._set_limit(quota, now)
+                wait = self._take_away(quota, now, hint, is_pace=is_pace)
                 if hint is None:
                     pause = max(pause, wait)
             if pause > 0:
@@ -167,10 +174,11 @@ class Observing(Waiting):
         if served <= max(_FEW, _HARDLY * window.limit) and self._budget.refused_since(self._length_since) >= _A_FEW:
             span.is_of_one = True
 
-    def _set_limit(self, quota: Quota, now: float) -> None:
+    def _set_limit(self, quota: Quota, now: float) -> bool:
+        """Set a limit that is told, as far as the user allows, and return whether it only is a pace within the user's."""
         limit, asked, budget = quota.limit, self._asked[quota.kind], self._budget
         if limit is None:
-            return
+            return False
         seconds = self._spans[quota.kind].seconds(quota, budget.seconds) if quota.window is None else quota.window
         set_limit = budget.set_requests if quota.kind == "requests" else budget.set_tokens
         if asked is None:
@@ -178,14 +186,29 @@ class Observing(Waiting):
             if quota.kind == "requests" and (before is None or before.seconds != seconds):
                 self._length_since = now
             set_limit(limit, seconds)
-            return
-        if quota.kind == "requests" and seconds < _ALIKE * budget.seconds:
+            return False
+        share = limit * budget.seconds / asked
+        if self._tells_no_longer_than(share, quota):
+            seconds = min(seconds, share)
+        is_shorter = quota.kind == "requests" and seconds < _ALIKE * budget.seconds
+        if is_shorter:
             budget.set_pace(limit, seconds, now)  # as well as the user's own
+        is_pace = is_shorter and limit < asked
         if not _ALIKE <= seconds / budget.seconds <= 1:
-            limit = max(1, int(limit * budget.seconds / seconds))
+            limit = max(1, int(limit * budget.seconds / seconds + _ROUNDING))
         set_limit(min(limit, asked))
+        return is_pace
 
-    def _take_away(self, quota: Quota, now: float, hint: float | None) -> float:
+    def _tells_no_longer_than(self, seconds: float, quota: Quota) -> bool:
+        """Whether a window, as far as the API tells, may be as short as that: then the user's limit is told in other words."""
+        longest = quota.window
+        if longest is None:
+            longest = self._spans[quota.kind].longest
+            if quota.reset is None or quota.is_guess or not longest or seconds > _SHORT:
+                return False
+        return longest - (1.0 if longest.is_integer() else 0.0) <= seconds  # full seconds are rounded up
+
+    def _take_away(self, quota: Quota, now: float, hint: float | None, *, is_pace: bool) -> float:
         """Count what others have used, and return for how long nothing should start: until the reset at 0 left.
 
         Where the limiter has counted the same, its own log knows better when there is room than "whole again" says.
@@ -208,7 +231,7 @@ class Observing(Waiting):
         most = window.seconds if reset is None or quota.is_guess else math.inf
         reset = max(0.0, min(math.inf if reset is None else reset, most) - age)
         wait = reset if remaining == 0 and quota.reset is not None else 0.0
-        others = max(0, window.limit - remaining - own)
+        others = max(0, (used if is_pace else window.limit - remaining) - own)
         first = reset
         if self._spans[quota.kind].is_of_one:
             reset = min(window.seconds, reset * (window.limit - remaining))
