@@ -248,6 +248,35 @@ def test_retry_after_wins_over_the_resets(reset: str) -> None:
     run_virtual(main())
 
 
+@pytest.mark.parametrize(
+    ("per_minute", "headers", "later"),
+    [
+        (20, told(20, 0, "60s"), 6),  # the first it counts itself leave at 3 and 6
+        (20, told(None, 0, "60s"), 6),
+        (20, told(20, 0, "60s", retry_after="20"), 20),
+        (100, told(100, 0, "60s"), 6),  # what others have used comes back as it likes, what is its own at 6
+    ],
+    ids=["told", "no limit told", "Retry-After is meant as it says", "others have used most of it"],
+)
+def test_a_refusal_that_only_says_when_all_is_whole_again_is_waited_out_as_its_own_log_says(
+    per_minute: int, headers: dict[str, str], later: float
+) -> None:
+    served: list[float] = []
+    refused = False
+
+    async def call(item: int) -> int:
+        nonlocal refused
+        if item == 20 and not refused:
+            refused = True
+            raise SDKError("slow down", 429, headers)
+        served.append(now())
+        await asyncio.sleep(3)
+        return item
+
+    run(Batch(call, max_concurrent=1, max_per_minute=per_minute), range(21))
+    assert served[20] - 60 == pytest.approx(later, abs=1e-3)
+
+
 def test_what_it_has_counted_itself_reopens_as_its_own_log_says() -> None:
     async def main() -> float:
         limiter = RateLimiter(10, 4, 60.0)

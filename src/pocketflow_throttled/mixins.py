@@ -180,10 +180,12 @@ class Throttled:
         refusal = signals.read_error(exc)
         left = max(0.0, self.rate_limit_timeout - refused_for)
         final = refusal if refusal is not None and refusal.final else None  # such a one says nothing of the other items
-        permit.limiter._observe(signals.headers_of(exc), left if final is None else 0.0)
+        knows_better = permit.limiter._observe(signals.headers_of(exc), left if final is None else 0.0)
         if final is not None:
             return _explained(exc, f"not sent again: {final.reason}")
         hint = self.retry_after(exc)
+        if knows_better and refusal is not None and refusal.by_reset and hint == refusal.retry_after:
+            hint = None
         known = hint is not None and math.isfinite(hint) and hint >= 0
         permit.refused(_pause(hint if known else None, refusals, left), hinted=known, at_most=left)
         reason = self._reason_to_give_up(refusals, refused_for)

@@ -132,11 +132,13 @@ class Observing(Waiting):
         """
         self.observe(getattr(response, "headers", None))
 
-    def _observe(self, headers: dict[str, str], longest_pause: float) -> None:
+    def _observe(self, headers: dict[str, str], longest_pause: float) -> bool:
+        """Learn from headers, and return whether its own log tells of a limit that is used up when there is room again."""
         if not headers:
-            return
+            return False
         hint = retry_after(headers)
         pause = hint or 0.0
+        is_used_up = False
         with self._lock:
             self._start_clock()
             now = self._clock()
@@ -148,9 +150,11 @@ class Observing(Waiting):
                 wait = self._take_away(quota, now, hint, is_pace=is_pace)
                 if hint is None:
                     pause = max(pause, wait)
+                is_used_up |= quota.remaining == 0
             if pause > 0:
                 self._paused_until = max(self._paused_until, now + min(pause, longest_pause))
             self._wake()
+        return is_used_up and pause == 0
 
     def _mark(self) -> None:
         """Remember for the call that starts now what is counted: its answer will tell what the server had counted by then."""
