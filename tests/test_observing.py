@@ -219,6 +219,20 @@ def test_what_has_left_the_window_since_a_call_started_is_no_one_elses() -> None
     assert run_virtual(main()) == 1
 
 
+def test_calls_that_started_together_are_not_forgotten_when_the_first_of_them_is_answered() -> None:
+    async def call(item: int) -> int:
+        await asyncio.sleep(1 + item)
+        node.limiter.observe(told(20, 20 - item - 1, "60s"))
+        counts.append(node.limiter.current_window_count)
+        return item
+
+    counts: list[int] = []
+    node = Batch(call, max_concurrent=10)
+    node.limiter.observe(told(20, 20, "60s"))
+    run(node, range(10))
+    assert counts == [10] * 10
+
+
 # --- pauses
 
 
@@ -430,13 +444,13 @@ def refused(limiter: RateLimiter, calls: int) -> None:
         permit.release()
 
 
-def test_a_server_that_refuses_what_has_room_gets_the_starts_spaced() -> None:
+def test_a_server_that_refuses_what_has_room_gets_the_starts_spaced_evenly() -> None:
     async def main() -> list[float]:
         limiter = RateLimiter(50, 120)
         refused(limiter, 3)
         return await starts(limiter, 4)
 
-    assert run_virtual(main()) == pytest.approx([1, 1, 2, 2], abs=1e-3)
+    assert run_virtual(main()) == pytest.approx([0.5, 1, 1.5, 2], abs=1e-3)
 
 
 def test_two_refusals_are_no_reason_to_space_the_starts() -> None:
@@ -444,6 +458,21 @@ def test_two_refusals_are_no_reason_to_space_the_starts() -> None:
         limiter = RateLimiter(50, 120)
         refused(limiter, 2)
         assert all(limiter.try_acquire() for _ in range(48))
+
+    run_virtual(main())
+
+
+def test_refusals_of_calls_that_started_before_a_limit_was_told_are_no_reason_to_space_the_starts() -> None:
+    async def main() -> None:
+        limiter = RateLimiter(50)
+        permits = [limiter.reserve() for _ in range(20)]
+        assert all(permit.take() for permit in permits)
+        observed(limiter, 100, 50, "30s")
+        for permit in permits:
+            permit.not_served()
+            permit.release()
+        await asyncio.sleep(60)
+        assert all(limiter.try_acquire() for _ in range(50))
 
     run_virtual(main())
 
@@ -475,6 +504,16 @@ def test_refusals_of_calls_that_started_before_a_pace_was_told_space_the_starts_
     assert run_virtual(main()) == pytest.approx([5.1] * 10 + [6.1] * 10, abs=1e-3)
 
 
+def test_starts_are_spaced_no_closer_than_timers_tell() -> None:
+    async def main() -> list[float]:
+        limiter = RateLimiter(50, 12_000)
+        refused(limiter, 3)
+        await asyncio.sleep(5)
+        return await starts(limiter, 9)
+
+    assert run_virtual(main()) == pytest.approx([5.0] * 4 + [5.02] * 4 + [5.04], abs=1e-3)
+
+
 def test_spaced_starts_that_are_refused_are_spaced_more() -> None:
     async def main() -> list[float]:
         limiter = RateLimiter(50, 120)
@@ -484,7 +523,7 @@ def test_spaced_starts_that_are_refused_are_spaced_more() -> None:
         await asyncio.sleep(5)
         return await starts(limiter, 4)
 
-    assert run_virtual(main()) == pytest.approx([10, 10.5, 11, 11.5], abs=1e-3)
+    assert run_virtual(main()) == pytest.approx([10, 10.56, 11.12, 11.68], abs=1e-3)
 
 
 def test_a_limit_that_is_set_anew_is_not_spaced_as_the_one_before() -> None:

@@ -5,6 +5,7 @@ Pure: `now` is an argument, in seconds. It knows neither slots nor who waits.
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from itertools import takewhile
 from typing import TYPE_CHECKING
@@ -188,18 +189,13 @@ class Budget(Stretched):
         Some enforce a limit a minute as so many a second, or as fewer in less. Spaced starts are as many in the window.
         """
         requests, bursts = self.requests, self._bursts
-        if requests is None or stamp <= self._margin.since:
+        if requests is None or stamp <= self._margin.since or (bursts is None and not self._refuses_what_has_room(now)):
             return
         apart = requests.seconds / requests.limit
-        if bursts is None:
-            if self._refuses_what_has_room(now):
-                each = max(1, int(1 / apart))
-                self._space_by(each, each * apart, now)
-            return
-        each = max(1, bursts.limit // 2)
-        apart = max(apart, bursts.seconds / bursts.limit)
-        is_closer = each < bursts.limit or each * apart > (1 + _SAME_PACE) * bursts.seconds
-        if self.burst is None and is_closer and each * apart >= _CLOSEST:
+        if bursts is not None:
+            apart = max(apart, bursts.seconds / bursts.limit)
+        each = math.ceil(_CLOSEST / apart)
+        if self.burst is None and (bursts is None or each < bursts.limit or each * apart > (1 + _SAME_PACE) * bursts.seconds):
             self._space_by(each, each * apart, now)
         else:
             self._margin.grow(now, 1 / apart, requests.own(now))
@@ -214,6 +210,10 @@ class Budget(Stretched):
         self._margin = Margin(now)
         self._pace = each, seconds
         self.set_burst(None)
+
+    def disregard_until(self, now: float) -> None:
+        """Take no refusal of a call that started by now for a reason to space the starts: it was sent by another limit."""
+        self._margin.since = max(self._margin.since, now)
 
     def forget_pace(self) -> None:
         """Forget how starts were spaced without a burst that was set."""
@@ -233,7 +233,8 @@ class Budget(Stretched):
         """Forget the oldest starts made until then, so that `used` are counted: as many as the server does."""
         times = self.requests.times if self.requests is not None else deque[float]()
         if len(times) > used:
-            later = sum(1 for _ in takewhile(lambda stamp: stamp > until, reversed(times)))
+            since = sum(1 for _ in takewhile(lambda stamp: stamp >= until, reversed(times)))
+            later = max(0, since - 1)  # those that started with it may have arrived after it
             for _ in range(len(times) - later - used):
                 times.popleft()
 

@@ -189,6 +189,7 @@ class Observing(Waiting):
             before = budget.window(quota.kind)
             if quota.kind == "requests" and (before is None or before.seconds != seconds):
                 self._length_since = now
+                budget.disregard_until(now)
             set_limit(limit, seconds)
             return False
         share = limit * budget.seconds / asked
