@@ -39,12 +39,12 @@ def test_it_grows_by_the_more_the_sooner_refusals_come() -> None:
 def test_one_refusal_that_comes_soon_by_chance_makes_it_grow_by_little() -> None:
     margin = Margin()
     margin.grow(0.0, 1.0, calls=1)
-    margin.grow(300.0, 1.0, calls=0)
+    margin.grow(300.0, 1.0, calls=300)
     before = margin.part
-    margin.grow(301.0, 1.0, calls=0)
+    margin.grow(301.0, 1.0, calls=1)
     assert 1.1 < margin.part / before < 1.6
     before = margin.part
-    margin.grow(302.0, 1.0, calls=0)
+    margin.grow(302.0, 1.0, calls=1)
     assert margin.part / before == pytest.approx(4.0, rel=0.01)
 
 
@@ -56,7 +56,8 @@ def test_some_calls_in_a_thousand_are_refused_and_the_margin_is_no_larger_than_i
     for call in range(20_000):
         late, before = chance.expovariate(1 / mean), chance.expovariate(1 / mean)
         if call >= margin.look_at:
-            margin.shrink(call, 1.0)
+            margin.shrink(call, 1.0, call - since)
+            since = call
         if before - late > margin.part:
             refused += 1
             margin.grow(call, 1.0, call - since)
@@ -74,23 +75,23 @@ def test_what_started_before_it_grew_tells_nothing_of_it() -> None:
 
 
 @pytest.mark.parametrize("rate", [0.1, 10.0])
-def test_it_shrinks_with_the_calls_that_may_have_been_made_until_it_is_nothing(rate: float) -> None:
+def test_it_shrinks_with_the_calls_that_are_made_until_it_is_nothing(rate: float) -> None:
     margin = Margin()
     for now in range(20):
         margin.grow(now, rate, calls=1)
     looks, now = 0, 19.0
     while margin.part:
         assert margin.look_at > now
-        now = margin.look_at
-        margin.shrink(now, rate)
+        before, now = now, margin.look_at
+        margin.shrink(now, rate, round((now - before) * rate))
         looks += 1
     assert margin.look_at == float("inf")
     assert 1000 < (now - 19) * rate < 5000
     assert looks < 250
 
 
-def test_a_clock_that_goes_back_makes_it_no_larger() -> None:
+def test_time_in_which_no_call_is_made_does_not_make_it_smaller() -> None:
     margin = Margin()
-    margin.grow(1000.0, 1.0, calls=1)
-    margin.shrink(5.0, 1.0)
+    margin.grow(0.0, 1.0, calls=1)
+    margin.shrink(1000.0, 1.0, calls=0)
     assert margin.part == 0.12

@@ -198,7 +198,7 @@ class Budget(Stretched):
         if self.burst is None and (bursts is None or each < bursts.limit or each * apart > (1 + _SAME_PACE) * bursts.seconds):
             self._space_by(each, each * apart, now)
         else:
-            self._margin.grow(now, 1 / apart, requests.own(now))
+            self._margin.grow(now, 1 / apart, self._calls_since(self._margin.looked_at))
             self._stretch_all()
 
     def _refuses_what_has_room(self, now: float) -> bool:

@@ -15,7 +15,7 @@ import math
 _TIMES = 6.0
 _LEAST_GROWTH, _MOST_GROWTH, _MOST = 1.1, 4.0, 1.0  # the last as a part of the time between starts, as all parts are
 _FIRST = 0.03  # what calls are apart more, without a margin
-_SHRINKING = 0.0015  # of it, with each call
+_SHRINKING = 0.002  # of it, with each call
 _NEXT_LOOK = 20  # calls from now, by when it has shrunk by what matters
 _LEAST = 0.005  # less than that is none
 
@@ -26,7 +26,8 @@ class Margin:
     Attributes:
         part: how much longer it is now.
         since: seconds; calls that started by then were spaced by less, so they tell nothing of it.
-        look_at: seconds, when it has shrunk by what matters.
+        looked_at: seconds; it has shrunk by the calls until then.
+        look_at: seconds, when it may have shrunk by what matters.
 
     Example:
         >>> margin = Margin(since=9.0)
@@ -35,39 +36,37 @@ class Margin:
         (0.12, 10.0)
     """
 
-    __slots__ = ("_at", "_calls", "look_at", "part", "since")
+    __slots__ = ("_before", "_calls", "look_at", "looked_at", "part", "since")
 
     def __init__(self, since: float = -math.inf) -> None:
         self.part = 0.0
         self.since = since
+        self.looked_at = since
         self.look_at = math.inf
-        self._at = 0.0
-        self._calls = 0.0  # that were made until it last grew, since it grew before
+        self._calls = self._before = 0  # since it grew last, and before that since it had grown before
 
-    def grow(self, now: float, rate: float, calls: float) -> None:
+    def grow(self, now: float, rate: float, calls: int) -> None:
         """Grow, as a call was refused.
 
         Args:
             now: seconds.
             rate: calls a second that the limit allows.
-            calls: how many were made until now, for the first time; afterwards the time tells.
+            calls: that were made since it was looked at.
         """
-        self.shrink(now, rate)
-        if self._calls:  # one refusal may come soon by chance, hardly two
-            calls = (now - self.since) * rate
-            self._calls, calls = calls, (self._calls + calls) / 2
-        else:
-            self._calls = calls
-        times = math.log(max(1.0, calls / 2))
+        self.shrink(now, rate, calls)
+        calls_each = (self._before + self._calls) / 2 if self._before else self._calls  # one may come soon by chance, hardly two
+        self._before, self._calls = self._calls, 0
+        times = math.log(max(1.0, calls_each / 2))
         growth = _MOST_GROWTH if times * _MOST_GROWTH <= _TIMES else max(_LEAST_GROWTH, _TIMES / times)
         self.part = min(_MOST, growth * max(_FIRST, self.part))
         self.since = now
         self.look_at = now + _NEXT_LOOK / rate
 
-    def shrink(self, now: float, rate: float) -> None:
-        """Shrink by as much as the calls ask for that may have been made since the last time."""
-        self.part *= math.exp(-_SHRINKING * rate * max(0.0, now - self._at))
+    def shrink(self, now: float, rate: float, calls: int) -> None:
+        """Shrink by as much as the calls ask for that were made since it was looked at."""
+        self._calls += calls
+        self.part *= math.exp(-_SHRINKING * calls)
         if self.part < _LEAST:
             self.part = 0.0
-        self._at = now
+        self.looked_at = now
         self.look_at = now + _NEXT_LOOK / rate if self.part else math.inf

@@ -6,6 +6,7 @@ A server counts what arrives, not what is sent. Pure: `now` is an argument, in s
 from __future__ import annotations
 
 import math
+from itertools import takewhile
 from typing import TYPE_CHECKING
 
 from .margin import Margin
@@ -96,9 +97,11 @@ class Stretched:
         self._stretch_all()
 
     def _look_at_margin(self, now: float) -> None:
-        self._margin.shrink(now, self._rate)
+        requests = self.requests
+        rate = 1.0 if requests is None else requests.limit / requests.seconds
+        self._margin.shrink(now, rate, self._calls_since(self._margin.looked_at))
         self._stretch_all()
 
-    @property
-    def _rate(self) -> float:
-        return 1.0 if self.requests is None else self.requests.limit / self.requests.seconds
+    def _calls_since(self, time: float) -> int:
+        times = () if self.requests is None else self.requests.times
+        return sum(1 for _ in takewhile(lambda stamp: stamp > time, reversed(times)))
