@@ -6,6 +6,8 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from pocketflow_throttled import Presets, SimulatedAPI, ThrottledParallelBatchNode, run_virtual
 from pocketflow_throttled.tokens import Correction, estimate, used
@@ -154,13 +156,60 @@ def test_who_waits_is_estimated_again_when_an_answer_tells_what_calls_cost() -> 
     assert starts == [0, 1, 1, 1, 1]
 
 
-def test_estimates_wrong_in_different_ways_are_corrected_on_the_whole() -> None:
+def test_estimates_wrong_at_random_are_corrected_to_what_calls_cost() -> None:
     correction = Correction()
     for _ in range(50):
         correction.learn(300, 100)
         correction.learn(33, 100)
-    assert 0.6 * 300 <= correction.apply(300) <= 300
+    for estimated in (33, 100, 300):
+        assert correction.apply(estimated) == pytest.approx(100, rel=0.1)
     assert correction.apply(0) == 0
+
+
+def test_what_is_added_to_every_estimate_is_found_out() -> None:
+    """As `max_output_tokens` is, where answers are shorter."""
+    correction = Correction()
+    for call in range(50):
+        prompt = 50 + call * 37 % 500
+        correction.learn(prompt + 400, prompt + 50)
+    for prompt in (50, 300, 550):
+        assert correction.apply(prompt + 400) == pytest.approx(prompt + 50, abs=25)
+
+
+def test_a_call_beyond_all_before_it_costs_more_by_what_estimates_are_wrong_on_the_whole() -> None:
+    correction = Correction()
+    for _ in range(50):
+        correction.learn(300, 100)
+        correction.learn(100, 100)
+    assert correction.apply(300) == pytest.approx(100, rel=0.1)
+    assert correction.apply(10_300) == pytest.approx(100 + 5_000, rel=0.1)
+
+
+def test_calls_that_were_estimated_at_nothing_tell_nothing_of_others() -> None:
+    correction = Correction()
+    correction.learn(100, 100)
+    for _ in range(50_000):
+        correction.learn(0, 100)
+    assert correction.apply(100) == 100
+
+
+def test_no_call_is_thought_to_cost_next_to_nothing() -> None:
+    correction = Correction()
+    for call in range(50):
+        correction.learn(1000 + call * 37 % 500, 10 + call * 37 % 500)
+    assert 0.2 * 100 * 0.2 <= correction.apply(100) <= 100
+
+
+@given(st.lists(st.tuples(st.integers(0, 10**9), st.integers(0, 10**9)), max_size=30), st.integers(0, 10**9))
+def test_whatever_calls_have_cost_an_estimate_is_a_count(calls: list[tuple[int, int]], estimated: int) -> None:
+    correction = Correction()
+    for told, cost in calls:
+        correction.learn(told, cost)
+    found = correction.apply(estimated)
+    assert found >= 0
+    assert found.variance >= 0
+    assert math.isfinite(found.variance)
+    assert found.again() == found
 
 
 def test_a_call_that_tells_no_usage_is_counted_as_estimated() -> None:
