@@ -160,7 +160,7 @@ def test_whoever_waits_for_what_others_have_taken_is_woken_at_most_once_for_each
     [
         (60.0, 0.0, False, 60.0),
         (60.0, 0.2, False, 60.2),
-        (60.0, 7.0, False, 60.3),
+        (60.0, 7.0, False, 60.6),
         (1.0, 7.0, False, 1.03),
         (60.0, 7.0, True, 61.0),
         (1.0, 7.0, True, 1.25),

@@ -15,7 +15,7 @@ from contextlib import suppress
 # A server counts what arrives, not what is sent, and a request may take longer to arrive than the one a window after it. So a
 # window is stretched by what calls differ in time, within bounds: it costs a thirtieth at most, but for the first calls of a
 # client, which open connections.
-_MOST_STRETCH, _MOST_STRETCH_COLD = (0.3, 0.03), (1.0, 0.25)  # in seconds, and as a part of the window
+_MOST_STRETCH, _MOST_STRETCH_COLD = (0.6, 0.03), (1.0, 0.25)  # in seconds, and as a part of the window
 # Calls under way cost what nobody knows yet. Together they are off by as much as their variances tell, and hardly ever by more
 # than so many standard deviations: single calls that cost more are made up for by others that cost less.
 _DEVIATIONS = 2.0
