@@ -538,7 +538,7 @@ def test_calls_that_take_much_the_same_time_are_not_each_learned_from(monkeypatc
     spread = {40: -0.2, 60: 0.2}
     node = Batch(lambda item: asyncio.sleep(1 + item * 1e-6 + spread.get(item, 0.0)), max_concurrent=1, max_per_minute=1000)
     run_virtual(node.run_async({"items": range(90)}))
-    assert learned == [1.0, 0.8, 1.2]
+    assert learned == [1.0] * 5 + [0.8, 1.2]  # the first five tell by how much they differ
 
 
 def test_a_limiter_object_may_be_shared() -> None:

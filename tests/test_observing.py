@@ -9,9 +9,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pocketflow_throttled import RateLimiter, RateLimitHit, run_virtual
+from pocketflow_throttled import RateLimiter, RateLimitHit, SimulatedAPI, run_virtual
 from pocketflow_throttled.headers import Quota
 from pocketflow_throttled.observing import Span
+from pocketflow_throttled.simulation import SimulatedRateLimitError
 
 from .test_nodes import Batch, now, run
 from .test_signals import NAMES, TEXT, SDKError
@@ -109,6 +110,35 @@ def test_of_a_users_limit_a_shorter_window_of_the_server_takes_nothing_but_the_p
     assert run_virtual(main()) == pytest.approx([0] * 10 + [1] * 10 + [2] * 5, abs=1e-3)
 
 
+@pytest.mark.parametrize(("remaining", "reset"), [(5, "500ms"), (0, "1s"), (0, "2s"), (9, "1s")])
+def test_a_limit_that_is_the_users_by_the_second_is_not_taken_for_a_smaller_one(remaining: int, reset: str) -> None:
+    """Full seconds may be rounded up."""
+
+    async def main() -> list[float]:
+        limiter = observed(RateLimiter(50, 600), 10, remaining, reset)
+        assert limiter.max_per_window == 600
+        return await starts(limiter, 25)
+
+    assert run_virtual(main()) == pytest.approx([0] * 10 + [1] * 10 + [2] * 5, abs=1e-3)
+
+
+@pytest.mark.parametrize(("limit", "remaining", "reset"), [(10, 5, "15s"), (10, 5, None), (300, 200, "5s"), (10, 10, "0s")])
+def test_a_limit_that_may_be_smaller_than_the_users_is_held(limit: int, remaining: int, reset: str | None) -> None:
+    assert observed(RateLimiter(50, 600), limit, remaining, reset).max_per_window == limit
+
+
+def test_what_is_left_of_a_second_does_not_hold_back_the_minute() -> None:
+    async def main() -> list[float]:
+        limiter = RateLimiter(50, 600)
+        found = []
+        for _ in range(25):
+            found += await starts(limiter, 1)
+            limiter.observe({"ratelimit": '"api";r=0;t=1', "ratelimit-policy": '"api";q=10;w=1'})
+        return found
+
+    assert run_virtual(main()) == pytest.approx([0] * 10 + [1] * 10 + [2] * 5, abs=1e-3)
+
+
 # --- what is left
 
 
@@ -189,6 +219,20 @@ def test_what_has_left_the_window_since_a_call_started_is_no_one_elses() -> None
     assert run_virtual(main()) == 1
 
 
+def test_calls_that_started_together_are_not_forgotten_when_the_first_of_them_is_answered() -> None:
+    async def call(item: int) -> int:
+        await asyncio.sleep(1 + item)
+        node.limiter.observe(told(20, 20 - item - 1, "60s"))
+        counts.append(node.limiter.current_window_count)
+        return item
+
+    counts: list[int] = []
+    node = Batch(call, max_concurrent=10)
+    node.limiter.observe(told(20, 20, "60s"))
+    run(node, range(10))
+    assert counts == [10] * 10
+
+
 # --- pauses
 
 
@@ -216,6 +260,35 @@ def test_retry_after_wins_over_the_resets(reset: str) -> None:
         assert now() <= 62
 
     run_virtual(main())
+
+
+@pytest.mark.parametrize(
+    ("per_minute", "headers", "later"),
+    [
+        (20, told(20, 0, "60s"), 6),  # the first it counts itself leave at 3 and 6
+        (20, told(None, 0, "60s"), 6),
+        (20, told(20, 0, "60s", retry_after="20"), 20),
+        (100, told(100, 0, "60s"), 6),  # what others have used comes back as it likes, what is its own at 6
+    ],
+    ids=["told", "no limit told", "Retry-After is meant as it says", "others have used most of it"],
+)
+def test_a_refusal_that_only_says_when_all_is_whole_again_is_waited_out_as_its_own_log_says(
+    per_minute: int, headers: dict[str, str], later: float
+) -> None:
+    served: list[float] = []
+    refused = False
+
+    async def call(item: int) -> int:
+        nonlocal refused
+        if item == 20 and not refused:
+            refused = True
+            raise SDKError("slow down", 429, headers)
+        served.append(now())
+        await asyncio.sleep(3)
+        return item
+
+    run(Batch(call, max_concurrent=1, max_per_minute=per_minute), range(21))
+    assert served[20] - 60 == pytest.approx(later, abs=1e-3)
 
 
 def test_what_it_has_counted_itself_reopens_as_its_own_log_says() -> None:
@@ -269,6 +342,27 @@ def test_the_length_of_a_window_follows_from_its_resets(quotas: list[Quota], sec
     for quota in quotas:
         found = span.seconds(quota, 60.0)
     assert found == pytest.approx(seconds)
+
+
+def test_a_reset_that_tells_when_the_next_single_call_fits_is_found_out_by_refusals() -> None:
+    """A bucket of 60 a minute says "60, none left, reset in 1 s": by other servers' word that is 60 a second."""
+    api = SimulatedAPI(max_per_window=60, algorithm="token_bucket", latency=0.5)
+    refused = 0
+
+    async def call(item: int) -> int:
+        nonlocal refused
+        try:
+            return await api.call(item)
+        except SimulatedRateLimitError as error:
+            refused += 1
+            raise SDKError("slow down", 429, told(60, 0, "1s", **error.response.headers)) from None
+
+    async def main() -> float:
+        await Batch(call, max_concurrent=20).run_async({"items": range(300)})
+        return now()
+
+    assert run_virtual(main()) < 240 + 70
+    assert refused <= 3 * 20
 
 
 def test_a_limit_a_second_is_not_taken_for_one_a_minute() -> None:
@@ -350,13 +444,13 @@ def refused(limiter: RateLimiter, calls: int) -> None:
         permit.release()
 
 
-def test_a_server_that_refuses_what_has_room_gets_the_starts_spaced() -> None:
+def test_a_server_that_refuses_what_has_room_gets_the_starts_spaced_evenly() -> None:
     async def main() -> list[float]:
         limiter = RateLimiter(50, 120)
         refused(limiter, 3)
         return await starts(limiter, 4)
 
-    assert run_virtual(main()) == pytest.approx([1, 1, 2, 2], abs=1e-3)
+    assert run_virtual(main()) == pytest.approx([0.5, 1, 1.5, 2], abs=1e-3)
 
 
 def test_two_refusals_are_no_reason_to_space_the_starts() -> None:
@@ -364,6 +458,21 @@ def test_two_refusals_are_no_reason_to_space_the_starts() -> None:
         limiter = RateLimiter(50, 120)
         refused(limiter, 2)
         assert all(limiter.try_acquire() for _ in range(48))
+
+    run_virtual(main())
+
+
+def test_refusals_of_calls_that_started_before_a_limit_was_told_are_no_reason_to_space_the_starts() -> None:
+    async def main() -> None:
+        limiter = RateLimiter(50)
+        permits = [limiter.reserve() for _ in range(20)]
+        assert all(permit.take() for permit in permits)
+        observed(limiter, 100, 50, "30s")
+        for permit in permits:
+            permit.not_served()
+            permit.release()
+        await asyncio.sleep(60)
+        assert all(limiter.try_acquire() for _ in range(50))
 
     run_virtual(main())
 
@@ -379,6 +488,32 @@ def test_refusals_where_the_window_is_full_are_no_reason_to_space_the_starts() -
     run_virtual(main())
 
 
+def test_refusals_of_calls_that_started_before_a_pace_was_told_space_the_starts_no_more() -> None:
+    async def main() -> list[float]:
+        limiter = RateLimiter(50, 600)
+        permits = [limiter.reserve() for _ in range(20)]
+        assert all(permit.take() for permit in permits)
+        await asyncio.sleep(0.1)
+        limiter.observe({"ratelimit": '"api";r=0;t=1', "ratelimit-policy": '"api";q=10;w=1'})
+        for permit in permits[10:]:
+            permit.not_served()
+            permit.release()
+        await asyncio.sleep(5)
+        return await starts(limiter, 20)
+
+    assert run_virtual(main()) == pytest.approx([5.1] * 10 + [6.1] * 10, abs=1e-3)
+
+
+def test_starts_are_spaced_no_closer_than_timers_tell() -> None:
+    async def main() -> list[float]:
+        limiter = RateLimiter(50, 12_000)
+        refused(limiter, 3)
+        await asyncio.sleep(5)
+        return await starts(limiter, 9)
+
+    assert run_virtual(main()) == pytest.approx([5.0] * 4 + [5.02] * 4 + [5.04], abs=1e-3)
+
+
 def test_spaced_starts_that_are_refused_are_spaced_more() -> None:
     async def main() -> list[float]:
         limiter = RateLimiter(50, 120)
@@ -388,7 +523,7 @@ def test_spaced_starts_that_are_refused_are_spaced_more() -> None:
         await asyncio.sleep(5)
         return await starts(limiter, 4)
 
-    assert run_virtual(main()) == pytest.approx([10, 10.5, 11, 11.5], abs=1e-3)
+    assert run_virtual(main()) == pytest.approx([10, 10.56, 11.12, 11.68], abs=1e-3)
 
 
 def test_a_limit_that_is_set_anew_is_not_spaced_as_the_one_before() -> None:

@@ -6,6 +6,8 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from pocketflow_throttled import Presets, SimulatedAPI, ThrottledParallelBatchNode, run_virtual
 from pocketflow_throttled.tokens import Correction, estimate, used
@@ -154,13 +156,60 @@ def test_who_waits_is_estimated_again_when_an_answer_tells_what_calls_cost() -> 
     assert starts == [0, 1, 1, 1, 1]
 
 
-def test_estimates_wrong_in_different_ways_are_corrected_on_the_whole() -> None:
+def test_estimates_wrong_at_random_are_corrected_to_what_calls_cost() -> None:
     correction = Correction()
     for _ in range(50):
         correction.learn(300, 100)
         correction.learn(33, 100)
-    assert 0.6 * 300 <= correction.apply(300) <= 300
+    for estimated in (33, 100, 300):
+        assert correction.apply(estimated) == pytest.approx(100, rel=0.1)
     assert correction.apply(0) == 0
+
+
+def test_what_is_added_to_every_estimate_is_found_out() -> None:
+    """As `max_output_tokens` is, where answers are shorter."""
+    correction = Correction()
+    for call in range(50):
+        prompt = 50 + call * 37 % 500
+        correction.learn(prompt + 400, prompt + 50)
+    for prompt in (50, 300, 550):
+        assert correction.apply(prompt + 400) == pytest.approx(prompt + 50, abs=25)
+
+
+def test_a_call_beyond_all_before_it_costs_more_by_what_estimates_are_wrong_on_the_whole() -> None:
+    correction = Correction()
+    for _ in range(50):
+        correction.learn(300, 100)
+        correction.learn(100, 100)
+    assert correction.apply(300) == pytest.approx(100, rel=0.1)
+    assert correction.apply(10_300) == pytest.approx(100 + 5_000, rel=0.1)
+
+
+def test_calls_that_were_estimated_at_nothing_tell_nothing_of_others() -> None:
+    correction = Correction()
+    correction.learn(100, 100)
+    for _ in range(50_000):
+        correction.learn(0, 100)
+    assert correction.apply(100) == 100
+
+
+def test_no_call_is_thought_to_cost_next_to_nothing() -> None:
+    correction = Correction()
+    for call in range(50):
+        correction.learn(1000 + call * 37 % 500, 10 + call * 37 % 500)
+    assert 0.2 * 100 * 0.2 <= correction.apply(100) <= 100
+
+
+@given(st.lists(st.tuples(st.integers(0, 10**9), st.integers(0, 10**9)), max_size=30), st.integers(0, 10**9))
+def test_whatever_calls_have_cost_an_estimate_is_a_count(calls: list[tuple[int, int]], estimated: int) -> None:
+    correction = Correction()
+    for told, cost in calls:
+        correction.learn(told, cost)
+    found = correction.apply(estimated)
+    assert found >= 0
+    assert found.variance >= 0
+    assert math.isfinite(found.variance)
+    assert found.again() == found
 
 
 def test_a_call_that_tells_no_usage_is_counted_as_estimated() -> None:
@@ -210,3 +259,48 @@ def test_an_estimate_that_was_right_is_trusted_at_once() -> None:
     correction = Correction()
     correction.learn(100, 100)
     assert correction.apply(100) == 100
+
+
+def test_how_far_single_calls_are_off_is_told_beside_what_they_cost_on_average() -> None:
+    correction = Correction()
+    for _ in range(200):
+        correction.learn(100, 50)
+        correction.learn(100, 150)
+    cost = correction.apply(10)
+    assert 9 <= cost <= 11
+    assert cost.variance**0.5 == pytest.approx(5, rel=0.1)
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_room_is_kept_for_calls_that_may_cost_more_only_while_they_are_under_way(fails: bool) -> None:
+    started = 0
+
+    class Node(Batch):
+        def estimate_tokens(self, item: int) -> int:
+            return 200
+
+    async def call(item: int) -> dict[str, Any]:
+        nonlocal started
+        started += 1
+        await asyncio.sleep(1)
+        if fails and item >= 100:
+            raise ValueError("no answer")
+        return {"usage": {"total_tokens": 100 if item % 2 else 300}}
+
+    node = Node(call, max_concurrent=100, max_tokens_per_minute=10_000, on_error="collect")
+
+    async def main() -> tuple[int, int]:
+        nonlocal started
+        await node.run_async({"items": range(100)})
+        await asyncio.sleep(100)
+        started = 0
+        batch = asyncio.create_task(node.run_async({"items": range(100, 160)}))
+        await asyncio.sleep(0.5)
+        at_first = started
+        await asyncio.sleep(20)
+        batch.cancel()
+        return at_first, started
+
+    at_first, all_in_all = run_virtual(main())
+    assert 42 <= at_first <= 44  # of 50, for which twice the root of so many times 100 is kept
+    assert 48 <= all_in_all <= 50

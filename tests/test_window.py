@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pocketflow_throttled.budget import Budget
-from pocketflow_throttled.window import SlidingWindow, TokenWindow
+from pocketflow_throttled.window import SlidingWindow, Spend, TokenWindow
 
 
 def test_a_full_window_opens_when_its_oldest_start_leaves() -> None:
@@ -64,6 +64,47 @@ def test_a_request_over_the_whole_token_window_runs_alone() -> None:
     assert window.fits(1.0, 1)
 
 
+def test_for_costs_that_are_not_known_room_is_kept_that_grows_with_the_root_of_their_number() -> None:
+    window = TokenWindow(limit=1000, seconds=60.0)
+    spends = [window.add(0.0, 100, variance=2500) for _ in range(3)]
+    assert window.fits(0.0, 500, variance=2500)  # four calls, each of which may be off by 50: 100 together, twice that is kept
+    assert not window.fits(0.0, 501, variance=2500)
+    assert not window.fits(0.0, 700)
+    window.correct(spends[0], 110)
+    for spend in spends[1:]:
+        window.know(spend)
+        window.know(spend)
+    assert window.fits(0.0, 690)
+    assert not window.fits(0.0, 691)
+
+
+def test_a_request_over_the_whole_token_window_runs_alone_also_if_its_cost_is_not_known() -> None:
+    window = TokenWindow(limit=100, seconds=60.0)
+    assert window.fits(0.0, 90, variance=10_000)
+    window.add(0.0, 90, variance=10_000)
+    assert not window.fits(59.0, 1)
+    assert window.fits(60.0, 500, variance=10_000)
+
+
+@given(st.lists(st.tuples(st.sampled_from(["add", "correct", "know", "wait"]), st.integers(0, 100)), max_size=50))
+def test_nothing_of_a_cost_that_was_not_known_stays_behind(steps: list[tuple[str, int]]) -> None:
+    window, spends, now = TokenWindow(limit=1000, seconds=10.0), list[Spend](), 0.0
+    for step, number in steps:
+        if step == "add":
+            spends.append(window.add(now, 1, variance=number / 7))
+        elif step == "wait":
+            now += number / 10
+            window.forget(now)
+        elif spends and step == "correct":
+            window.correct(spends[number % len(spends)], number)
+        elif spends:
+            window.know(spends[number % len(spends)])
+    assert window.fits(now + 10, 1000)
+    spends.append(window.add(now + 10, 1, variance=5.0))
+    window.clear()
+    assert window.fits(now + 10, 1000)
+
+
 @given(
     st.integers(1, 5),
     st.lists(st.integers(0, 30), min_size=1, max_size=60),
@@ -119,7 +160,7 @@ def test_whoever_waits_for_what_others_have_taken_is_woken_at_most_once_for_each
     [
         (60.0, 0.0, False, 60.0),
         (60.0, 0.2, False, 60.2),
-        (60.0, 7.0, False, 60.3),
+        (60.0, 7.0, False, 60.6),
         (1.0, 7.0, False, 1.03),
         (60.0, 7.0, True, 61.0),
         (1.0, 7.0, True, 1.25),
@@ -130,6 +171,28 @@ def test_a_window_is_stretched_by_what_calls_differ_but_by_little(seconds: float
     window.add(0.0)
     window.stretch(spread, cold=cold)
     assert window.opens_at(0.5) == span
+
+
+def test_bursts_are_apart_by_as_much_as_may_be_until_some_calls_have_told_how_long_they_take() -> None:
+    def next_start(budget: Budget, now: float) -> float:
+        assert budget.fits(now, tokens=0)
+        budget.book(now, tokens=0)
+        assert not budget.fits(now, tokens=0)
+        return budget.opens_at(now) - now
+
+    budget = Budget(requests=600, tokens=None, burst=10, seconds=60.0)
+    for _ in range(9):
+        budget.book(0.0, tokens=0)
+    assert next_start(budget, 0.0) == 1.0  # a limiter whose calls nobody times keeps to the limit
+    budget.expect_times()
+    assert budget.opens_at(0.0) == 1.03
+    for now in (1.5, 1.6, 1.7, 1.8):
+        budget.timed(now, seconds=0.5)
+    assert not budget.fits(1.02, tokens=0)
+    budget.timed(1.9, seconds=0.5)
+    assert budget.fits(1.02, tokens=0)
+    budget.expect_times()
+    assert budget.fits(1.02, tokens=0)
 
 
 def test_a_budget_is_stretched_more_while_its_first_calls_count() -> None:

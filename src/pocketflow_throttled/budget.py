@@ -11,6 +11,8 @@ from itertools import takewhile
 from typing import TYPE_CHECKING
 
 from .margin import Margin
+from .stretched import Stretched
+from .tokens import Estimate
 from .window import SlidingWindow, Spend, TokenWindow
 
 if TYPE_CHECKING:
@@ -20,11 +22,9 @@ _A_FEW = 3  # refusals; fewer may be bad luck
 _ROOM = 0.9  # of a window: with so much of it served, a refusal says nothing of bursts
 _CLOSEST = 0.02  # seconds between starts that refusals space: closer together, it is timers that tell
 _SAME_PACE = 0.01  # as a part, how far off the same pace may be
-# Calls whose seconds differ by less take the same time. Else every third of a batch of instant calls would set a record.
-_ALIKE = 1e-4
 
 
-class Budget:
+class Budget(Stretched):
     """The windows of one limiter; each may be absent, and each limit may change while it is in use.
 
     Args:
@@ -41,36 +41,13 @@ class Budget:
         (False, 60.0)
     """
 
-    __slots__ = (
-        "_bursts",
-        "_cold_until",
-        "_fastest",
-        "_is_cold",
-        "_margin",
-        "_pace",
-        "_refused",
-        "_slowest",
-        "burst",
-        "requests",
-        "seconds",
-        "tokens",
-        "usual_least",
-        "usual_most",
-    )
+    __slots__ = ("_pace", "_refused", "burst")
 
     def __init__(self, requests: int | None, tokens: int | None, burst: int | None, seconds: float) -> None:
-        self.seconds = seconds
+        super().__init__(seconds)
         self.burst = burst
-        self.requests: SlidingWindow | None = None
-        self.tokens: TokenWindow | None = None
-        self._bursts: SlidingWindow | None = None
         self._pace: tuple[int, float] | None = None
         self._refused: deque[tuple[float, int]] = deque()  # the stamps and tokens of calls that were sent and not served
-        self._fastest, self._slowest = math.inf, 0.0  # seconds that calls took
-        self.usual_least, self.usual_most = math.inf, 0.0  # those that teach nothing new
-        self._is_cold = True  # until the first calls have left the window
-        self._cold_until = math.inf
-        self._margin = Margin()
         self.set_requests(requests)
         self.set_tokens(tokens)
 
@@ -115,51 +92,15 @@ class Budget:
         assert self._bursts is not None
         self._resize(self._bursts, limit, seconds)
 
-    def set_pace(self, limit: int, seconds: float) -> None:
+    def set_pace(self, limit: int, seconds: float, now: float) -> None:
         """Set the starts that a server allows in `seconds`, a shorter time than the window, where no burst is set."""
-        each, share = self._pace or (math.inf, 1.0)
-        if each <= limit and each * seconds <= (1 + _SAME_PACE) * limit * share:
-            return  # they are spaced by more already, since calls were refused
-        self._pace = (limit, seconds)
+        if self._pace is not None:
+            each, share = self._pace
+            if each <= limit and each * seconds <= (1 + _SAME_PACE) * limit * share:
+                return  # they are spaced by more already, since calls were refused
+        self._margin = Margin(now)
+        self._pace = limit, seconds
         self.set_burst(self.burst)
-
-    def _resize(self, window: SlidingWindow | TokenWindow, limit: int, seconds: float | None) -> None:
-        window.limit = limit
-        window.seconds = self.seconds if seconds is None else seconds
-        self._stretch(window)
-
-    def _stretch(self, window: SlidingWindow | TokenWindow) -> None:
-        is_cold = self._is_cold and window.seconds >= self.seconds  # a shorter one is soon past its first calls
-        least = self._margin.part * window.seconds if window is self._bursts else 0.0
-        window.stretch(max(0.0, self._slowest - self._fastest), least, cold=is_cold)
-
-    def timed(self, now: float, seconds: float) -> None:
-        """Learn by how much calls differ in the seconds they take, and so perhaps in those they take to arrive.
-
-        A call that took no less than `usual_least` and no more than `usual_most` need not be told of.
-        """
-        if self._is_cold and self._cold_until == math.inf:
-            self._cold_until = now + 2 * self.seconds
-        self._fastest, self._slowest = min(self._fastest, seconds), max(self._slowest, seconds)
-        self.usual_least, self.usual_most = self._fastest - _ALIKE, self._slowest + _ALIKE
-        self._stretch_all()
-
-    def _grow_warm(self) -> None:
-        self._is_cold, self._cold_until = False, math.inf
-        self._stretch_all()
-
-    def _look_at_margin(self, now: float) -> None:
-        self._margin.shrink(now, self._rate)
-        self._stretch_all()
-
-    @property
-    def _rate(self) -> float:
-        return 1.0 if self.requests is None else self.requests.limit / self.requests.seconds
-
-    def _stretch_all(self) -> None:
-        for window in (self.requests, self._bursts, self.tokens):
-            if window is not None:
-                self._stretch(window)
 
     def fits(self, now: float, tokens: int) -> bool:
         """Return whether a request that costs `tokens` may start at `now`."""
@@ -170,7 +111,7 @@ class Budget:
         return (
             (self.requests is None or self.requests.fits(now))
             and (self._bursts is None or self._bursts.fits(now))
-            and (tokens == 0 or self.tokens is None or self.tokens.fits(now, tokens))
+            and (tokens == 0 or self.tokens is None or self.tokens.fits(now, tokens, _variance(tokens)))
         )
 
     def admit(self, now: float) -> bool:
@@ -208,7 +149,7 @@ class Budget:
             self.requests.times.append(now)
             if self._bursts is not None:
                 self._bursts.times.append(now)
-        return self.tokens.add(now, tokens) if tokens and self.tokens is not None else None
+        return self.tokens.add(now, tokens, _variance(tokens)) if tokens and self.tokens is not None else None
 
     def take_back(self, stamp: float, spend: Spend | None) -> None:
         """Take back what a request booked that was never sent."""
@@ -227,11 +168,20 @@ class Budget:
         self.tokens.correct(spend, tokens)
         return spend
 
+    def know(self, spend: Spend) -> None:
+        """Take what a request booked for what it costs, as nothing more will be known of it."""
+        if self.tokens is not None:
+            self.tokens.know(spend)
+
     def refused(self, stamp: float, tokens: int) -> None:
         """Remember that a server refused the call of a stamp: the call counts here for what it was, but not at most servers."""
         while self._refused and self._refused[0][0] + self.seconds <= stamp:
             self._refused.popleft()
         self._refused.append((stamp, tokens))
+
+    def refused_since(self, time: float) -> int:
+        """Return how many calls were refused that started after `time`, of late."""
+        return sum(1 for _ in takewhile(lambda sent: sent[0] > time, reversed(self._refused)))
 
     def space(self, now: float, stamp: float) -> None:
         """Space the starts, or more than before, as a server with room in the window refuses the call that started at `stamp`.
@@ -239,21 +189,16 @@ class Budget:
         Some enforce a limit a minute as so many a second, or as fewer in less. Spaced starts are as many in the window.
         """
         requests, bursts = self.requests, self._bursts
-        if requests is None or stamp <= self._margin.since:
+        if requests is None or stamp <= self._margin.since or (bursts is None and not self._refuses_what_has_room(now)):
             return
         apart = requests.seconds / requests.limit
-        if bursts is None:
-            if self._refuses_what_has_room(now):
-                each = max(1, int(1 / apart))
-                self._space_by(each, each * apart, now)
-            return
-        each = max(1, bursts.limit // 2)
-        apart = max(apart, bursts.seconds / bursts.limit)
-        is_closer = each < bursts.limit or each * apart > (1 + _SAME_PACE) * bursts.seconds
-        if self.burst is None and is_closer and each * apart >= _CLOSEST:
+        if bursts is not None:
+            apart = max(apart, bursts.seconds / bursts.limit)
+        each = math.ceil(_CLOSEST / apart)
+        if self.burst is None and (bursts is None or each < bursts.limit or each * apart > (1 + _SAME_PACE) * bursts.seconds):
             self._space_by(each, each * apart, now)
         else:
-            self._margin.grow(now, 1 / apart)
+            self._margin.grow(now, 1 / apart, self._calls_since(self._margin.looked_at))
             self._stretch_all()
 
     def _refuses_what_has_room(self, now: float) -> bool:
@@ -265,6 +210,10 @@ class Budget:
         self._margin = Margin(now)
         self._pace = each, seconds
         self.set_burst(None)
+
+    def disregard_until(self, now: float) -> None:
+        """Take no refusal of a call that started by now for a reason to space the starts: it was sent by another limit."""
+        self._margin.since = max(self._margin.since, now)
 
     def forget_pace(self) -> None:
         """Forget how starts were spaced without a burst that was set."""
@@ -284,7 +233,8 @@ class Budget:
         """Forget the oldest starts made until then, so that `used` are counted: as many as the server does."""
         times = self.requests.times if self.requests is not None else deque[float]()
         if len(times) > used:
-            later = sum(1 for _ in takewhile(lambda stamp: stamp > until, reversed(times)))
+            since = sum(1 for _ in takewhile(lambda stamp: stamp >= until, reversed(times)))
+            later = max(0, since - 1)  # those that started with it may have arrived after it
             for _ in range(len(times) - later - used):
                 times.popleft()
 
@@ -295,3 +245,7 @@ class Budget:
                 window.clear()
         self._refused.clear()
         self.forget_pace()
+
+
+def _variance(tokens: int) -> float:
+    return tokens.variance if isinstance(tokens, Estimate) else 0.0

@@ -156,6 +156,7 @@ class Throttled:
                 f"{type(self).__name__} waits for a slot of a limiter of which its own caller holds one: when all are held so, "
                 "nothing can go on. Give it a limiter of its own, or run it after the call"
             )
+        limiter._budget.expect_times()
         context = copy_context()
         context.run(_retry.set, 0)  # an item whose call runs this batch has its own
         context.run(sent.set, UNMARKED)
@@ -179,10 +180,12 @@ class Throttled:
         refusal = signals.read_error(exc)
         left = max(0.0, self.rate_limit_timeout - refused_for)
         final = refusal if refusal is not None and refusal.final else None  # such a one says nothing of the other items
-        permit.limiter._observe(signals.headers_of(exc), left if final is None else 0.0)
+        knows_better = permit.limiter._observe(signals.headers_of(exc), left if final is None else 0.0)
         if final is not None:
             return _explained(exc, f"not sent again: {final.reason}")
         hint = self.retry_after(exc)
+        if knows_better and refusal is not None and refusal.by_reset and hint == refusal.retry_after:
+            hint = None
         known = hint is not None and math.isfinite(hint) and hint >= 0
         permit.refused(_pause(hint if known else None, refusals, left), hinted=known, at_most=left)
         reason = self._reason_to_give_up(refusals, refused_for)

@@ -22,8 +22,13 @@ if TYPE_CHECKING:
 _LONGEST_PAUSE = 600.0  # that headers may ask for: after it, one call tries
 _LONGEST_WINDOW = 3600.0  # of a limit that is held here
 _ALIKE = 0.8  # windows whose lengths differ by less than that are the same, as told by a clock or a full second
+_SHORT = 10.0  # seconds: by which APIs look at a limit a minute
 _ROLLING = 0.9  # of a window: a reset as far away as that does not tell when the first of the limit comes back
+_ROUNDING = 1e-6  # of what is calculated back and forth
 _ROUNDED = 0.02  # of a limit: what it says is left may be rounded
+# Refusals by a server that served no more than so much of a limit, in a window whose length its resets told: then they tell of
+# something else. Two are served also where a limit is small, and fewer refusals may be bad luck.
+_HARDLY, _FEW, _A_FEW = 0.1, 2, 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,13 +51,17 @@ class Span:
     If the limit comes back bit by bit, `reset` is the part of the window that is used: so its length follows from any answer. If
     it comes back at once, `reset` counts down from it. Either way no reset is longer than the window, and none with little left
     makes it longer than `reset * limit / used`. Until little is left it does not matter, and the default will do.
+
+    Some servers tell in `reset` when the next single call fits. By what they say, that looks like a window which is much shorter:
+    only that they refuse what would fit it gives them away.
     """
 
-    __slots__ = ("_least", "_limit", "_most")
+    __slots__ = ("_least", "_limit", "_most", "is_of_one")
 
     def __init__(self) -> None:
         self._limit = 0
         self._least, self._most = 0.0, math.inf
+        self.is_of_one = False  # whether resets tell of the next single call
 
     def seconds(self, quota: Quota, default: float) -> float:
         """Return the length in seconds, as far as the quotas told so far say it, and at most the default."""
@@ -61,12 +70,20 @@ class Span:
             return default
         if limit != self._limit:
             self._limit, self._least, self._most = limit, 0.0, math.inf
+            self.is_of_one = False
         if reset is not None and not quota.is_guess:
             self._least = max(self._least, reset)
             if remaining is not None and remaining <= limit / 4:
                 # A reset that is told to the second and is now may be almost a second away.
                 self._most = min(self._most, (reset or 1.0) * limit / (limit - remaining))
+        if self.is_of_one:
+            return min(default, self._least * limit)
         return min(default, max(self._least, self._most))
+
+    @property
+    def longest(self) -> float:
+        """Return the longest reset that was told of this limit, in seconds."""
+        return self._least
 
 
 class Observing(Waiting):
@@ -85,6 +102,7 @@ class Observing(Waiting):
         self._spans: dict[Kind, Span] = {"requests": Span(), "tokens": Span()}
         self._told_at: dict[Kind, float] = {"requests": -math.inf, "tokens": -math.inf}
         self._is_told = False
+        self._length_since = math.inf  # when the window of requests got the length that resets tell
 
     def observe(self, headers: object) -> None:
         """Learn from the headers of a response, successful or not, what the API says is left.
@@ -114,11 +132,13 @@ class Observing(Waiting):
         """
         self.observe(getattr(response, "headers", None))
 
-    def _observe(self, headers: dict[str, str], longest_pause: float) -> None:
+    def _observe(self, headers: dict[str, str], longest_pause: float) -> bool:
+        """Learn from headers, and return whether its own log tells of a limit that is used up when there is room again."""
         if not headers:
-            return
+            return False
         hint = retry_after(headers)
         pause = hint or 0.0
+        is_used_up = False
         with self._lock:
             self._start_clock()
             now = self._clock()
@@ -126,13 +146,15 @@ class Observing(Waiting):
                 if quota.is_longer_than(_LONGEST_WINDOW) or self._is_of_bursts(quota):
                     continue
                 self._is_told = True
-                self._set_limit(quota)
-                wait = self._take_away(quota, now, hint)
+                is_pace = self._set_limit(quota, now)
+                wait = self._take_away(quota, now, hint, is_pace=is_pace)
                 if hint is None:
                     pause = max(pause, wait)
+                is_used_up |= quota.remaining == 0
             if pause > 0:
                 self._paused_until = max(self._paused_until, now + min(pause, longest_pause))
             self._wake()
+        return is_used_up and pause == 0
 
     def _mark(self) -> None:
         """Remember for the call that starts now what is counted: its answer will tell what the server had counted by then."""
@@ -147,22 +169,51 @@ class Observing(Waiting):
             return False
         return quota.limit == burst or (quota.limit is None and (quota.remaining or 0) <= burst)
 
-    def _set_limit(self, quota: Quota) -> None:
+    def _doubt_length(self, now: float, stamp: float) -> None:
+        """Take the word of resets for another, where a server refuses nearly all that would fit the window they tell."""
+        span, window = self._spans["requests"], self._budget.requests
+        if window is None or window.seconds >= self._budget.seconds or stamp <= self._length_since:
+            return
+        served = self._budget.served("requests", now)
+        if served <= max(_FEW, _HARDLY * window.limit) and self._budget.refused_since(self._length_since) >= _A_FEW:
+            span.is_of_one = True
+
+    def _set_limit(self, quota: Quota, now: float) -> bool:
+        """Set a limit that is told, as far as the user allows, and return whether it only is a pace within the user's."""
         limit, asked, budget = quota.limit, self._asked[quota.kind], self._budget
         if limit is None:
-            return
+            return False
         seconds = self._spans[quota.kind].seconds(quota, budget.seconds) if quota.window is None else quota.window
         set_limit = budget.set_requests if quota.kind == "requests" else budget.set_tokens
         if asked is None:
+            before = budget.window(quota.kind)
+            if quota.kind == "requests" and (before is None or before.seconds != seconds):
+                self._length_since = now
+                budget.disregard_until(now)
             set_limit(limit, seconds)
-            return
-        if quota.kind == "requests" and seconds < _ALIKE * budget.seconds:
-            budget.set_pace(limit, seconds)  # as well as the user's own
+            return False
+        share = limit * budget.seconds / asked
+        if self._tells_no_longer_than(share, quota):
+            seconds = min(seconds, share)
+        is_shorter = quota.kind == "requests" and seconds < _ALIKE * budget.seconds
+        if is_shorter:
+            budget.set_pace(limit, seconds, now)  # as well as the user's own
+        is_pace = is_shorter and limit < asked
         if not _ALIKE <= seconds / budget.seconds <= 1:
-            limit = max(1, int(limit * budget.seconds / seconds))
+            limit = max(1, int(limit * budget.seconds / seconds + _ROUNDING))
         set_limit(min(limit, asked))
+        return is_pace
 
-    def _take_away(self, quota: Quota, now: float, hint: float | None) -> float:
+    def _tells_no_longer_than(self, seconds: float, quota: Quota) -> bool:
+        """Whether a window, as far as the API tells, may be as short as that: then the user's limit is told in other words."""
+        longest = quota.window
+        if longest is None:
+            longest = self._spans[quota.kind].longest
+            if quota.reset is None or quota.is_guess or not longest or seconds > _SHORT:
+                return False
+        return longest - (1.0 if longest.is_integer() else 0.0) <= seconds  # full seconds are rounded up
+
+    def _take_away(self, quota: Quota, now: float, hint: float | None, *, is_pace: bool) -> float:
         """Count what others have used, and return for how long nothing should start: until the reset at 0 left.
 
         Where the limiter has counted the same, its own log knows better when there is room than "whole again" says.
@@ -185,8 +236,10 @@ class Observing(Waiting):
         most = window.seconds if reset is None or quota.is_guess else math.inf
         reset = max(0.0, min(math.inf if reset is None else reset, most) - age)
         wait = reset if remaining == 0 and quota.reset is not None else 0.0
-        others = max(0, window.limit - remaining - own)
+        others = max(0, (used if is_pace else window.limit - remaining) - own)
         first = reset
+        if self._spans[quota.kind].is_of_one:
+            reset = min(window.seconds, reset * (window.limit - remaining))
         if remaining == 0 and hint is not None:
             # Retry-After tells when the first of them is back, `reset` when the last is, if the clocks agree.
             first = hint

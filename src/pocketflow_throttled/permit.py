@@ -124,6 +124,8 @@ class Permit:
         try:
             self.held = False
             limiter._active -= 1
+            if self._spend is not None:
+                limiter._budget.know(self._spend)
             if limiter._queue:
                 limiter._wake()
         finally:
@@ -184,9 +186,11 @@ class Permit:
         limiter = self.limiter
         if self._stamp is not None:
             with limiter._lock:
+                now = limiter._now()
                 limiter._budget.refused(self._stamp, self.tokens)
+                limiter._doubt_length(now, self._stamp)
                 if limiter._rule is None and not is_down:  # else the rule finds the pace
-                    limiter._budget.space(limiter._now(), self._stamp)
+                    limiter._budget.space(now, self._stamp)
 
     def refused(self, pause: float, *, hinted: bool = True, at_most: float = math.inf) -> None:
         """Tell the limiter that the API refused the request, which is still to be released.

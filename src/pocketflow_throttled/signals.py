@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from . import headers
@@ -110,11 +110,13 @@ class Refusal:
         retry_after: seconds to wait; None: it did not say.
         final: whether sending the call again cannot help.
         reason: why, for people.
+        by_reset: whether it only said when a limit is whole again.
     """
 
     retry_after: float | None
     final: bool
     reason: str
+    by_reset: bool = field(default=False, repr=False, compare=False)
 
 
 def read_error(exc: BaseException) -> Refusal | None:
@@ -153,7 +155,7 @@ def _read_group(group: BaseExceptionGroup[BaseException], groups: int) -> Refusa
         return None
     waits = [refusal.retry_after for refusal in found if refusal.retry_after is not None]
     first = next((refusal for refusal in found if refusal.final), found[0])
-    return Refusal(max(waits, default=None), first.final, first.reason)
+    return Refusal(max(waits, default=None), first.final, first.reason, all(refusal.by_reset for refusal in found))
 
 
 def is_rate_limit_error(exc: BaseException) -> bool:
@@ -176,12 +178,15 @@ def _read(error: BaseException) -> Refusal | None:
     codes = set(codes_of(error, body))
     fields = headers_in(error)
     hint = _hint(error, body, fields)
+    by_reset = hint is None
+    if by_reset:
+        hint = _longest_reset(fields)
     if status == _TOO_LARGE and "rate_limit_exceeded" in codes:  # Groq's
         return Refusal(None, final=True, reason="the request can never fit the limit")
     if not _is_refusal(error, status, codes, texts, hint):
         return None
     final = _final_reason(texts, codes, fields)
-    return Refusal(hint, final is not None, final or texts[0] or type(error).__name__)
+    return Refusal(hint, final is not None, final or texts[0] or type(error).__name__, by_reset)
 
 
 def _seconds(value: object) -> float | None:
@@ -229,12 +234,14 @@ def _hint(error: BaseException, body: object, fields: dict[str, str]) -> float |
         wait = _retry_info(body)
     if wait is None and (said := _HINT.search(text_of(error))):
         wait = headers.parse_wait(said[1] or said[2] or said[3])
-    if wait is None:
-        used_up = [quota for quota in headers.read_quotas(fields) if quota.remaining == 0 and quota.reset is not None]
-        # By a clock that may be an hour off, it is asked again after a minute.
-        resets = [min(quota.reset or 0.0, _LONGEST_GUESS if quota.is_guess else math.inf) for quota in used_up]
-        wait = max(resets, default=None)
     return wait
+
+
+def _longest_reset(fields: dict[str, str]) -> float | None:
+    used_up = [quota for quota in headers.read_quotas(fields) if quota.remaining == 0 and quota.reset is not None]
+    # By a clock that may be an hour off, it is asked again after a minute.
+    resets = [min(quota.reset or 0.0, _LONGEST_GUESS if quota.is_guess else math.inf) for quota in used_up]
+    return max(resets, default=None)
 
 
 def _retry_info(body: object) -> float | None:

@@ -9,8 +9,9 @@ _CHARACTERS = 4  # to a token, in English: help.openai.com/en/articles/4936856; 
 _PER_MESSAGE = 4  # tokens around the content of a chat message, by OpenAI's cookbook
 
 _DOUBT = 3.0  # an estimate may be wrong by such a factor, which only the first answer tells
-_KEPT = 0.95  # of what is known, after each answer: the last twenty or so count
-_CAUTION = 0.75  # of how far single calls are off, on top of what they cost on average
+_DOUBTED = 0.25  # of a call as far from the others as their mean is from nought: what the factor weighs against the line
+_FLATTEST = 0.3  # of what the factor alone tells: no call costs less by what others cost
+_KEPT = 0.97  # of what is known, after each answer: the last thirty or so count
 # One answer off its estimate does not tell how far off others are. Or all that fits by it would start at once, and be refused if
 # that one was cheap: as a part of what it was off, how far they may be, what stays of that after each answer, and what part of
 # all that was used is too little to matter.
@@ -62,10 +63,17 @@ def used(result: Any) -> int | None:
 
 
 class Estimate(int):
-    """What a call is thought to cost. As answers come in while it waits, it can be told anew."""
+    """What a call is thought to cost. As answers come in while it waits, it can be told anew.
+
+    Attributes:
+        correction: from which it can be told anew.
+        estimated: what it was before the correction.
+        variance: how far single calls are off, as the mean of squares.
+    """
 
     correction: Correction
     estimated: int
+    variance: float
 
     def again(self) -> Estimate:
         """Return it as it is known by now."""
@@ -73,7 +81,7 @@ class Estimate(int):
 
 
 class Correction:
-    """By how much estimates are wrong, as a factor that is learned from what calls have cost.
+    """By how much estimates are wrong, learned from what calls have cost, as a straight line through these.
 
     Until the first answer, an estimate may be too small by a factor: so less is sent until then, not three times too much.
 
@@ -90,30 +98,62 @@ class Correction:
         50
     """
 
-    __slots__ = ("_estimated", "_off", "_unsure", "_used")
+    __slots__ = ("_calls", "_estimated", "_largest", "_off_squared", "_product", "_square", "_told_squared", "_unsure", "_used")
 
     def __init__(self) -> None:
-        self._estimated = self._used = self._off = self._unsure = 0.0
+        self._calls = self._estimated = self._used = 0.0  # sums, as all that follows
+        self._square = self._product = 0.0  # of estimates; of estimates and what was used
+        self._off_squared = self._told_squared = 0.0
+        self._unsure = 0.0
+        self._largest = 0  # estimate there was
 
     def learn(self, estimated: int, used: int) -> None:
-        """Learn what a call has cost, beside what was estimated."""
+        """Learn what a call has cost, beside what was estimated. An estimate of nothing tells nothing of others."""
+        if not estimated:
+            return
         if self._estimated:
-            self._off = self._off * _KEPT + abs(used - estimated * self._used / self._estimated)
+            told = self._on_average(estimated)
+            self._off_squared = self._off_squared * _KEPT + (used - told) ** 2
+            self._told_squared = self._told_squared * _KEPT + told * told
         else:
             self._unsure = _UNSURE * min(used, abs(used - estimated))
         self._unsure *= _STILL_UNSURE
-        # Of sums, not of single calls: small items that cost many times their estimate would count for more than they cost.
+        self._largest = max(self._largest, estimated)
+        self._calls = self._calls * _KEPT + 1
         self._estimated = self._estimated * _KEPT + estimated
         self._used = self._used * _KEPT + used
+        self._square = self._square * _KEPT + estimated * estimated
+        self._product = self._product * _KEPT + estimated * used
         if self._unsure < _SURE * self._used:
             self._unsure = 0.0
 
     def apply(self, estimated: int) -> Estimate:
-        """Return what a call that is estimated at so much will cost, rather a little more than less."""
-        factor = (self._used + _CAUTION * self._off + self._unsure) / self._estimated if self._estimated else _DOUBT
-        cost = Estimate(math.ceil(estimated * factor - 1e-9))
+        """Return what a call that is estimated at so much will cost on average, or rather more while few have told."""
+        if self._estimated:
+            told = self._on_average(estimated)
+            spread = self._off_squared / self._told_squared if self._told_squared else 0.0
+            cost = Estimate(math.ceil(told + self._unsure * estimated / self._estimated - 1e-9))
+            cost.variance = spread * told * told
+        else:
+            cost = Estimate(math.ceil(_DOUBT * estimated))
+            cost.variance = 0.0
         cost.correction, cost.estimated = self, estimated
         return cost
+
+    def _on_average(self, estimated: int) -> float:
+        """Return what calls cost that are estimated at so much, by the straight line through what was learned.
+
+        It goes through the origin until calls that differ tell otherwise: estimates may be wrong by a factor, but also by what is
+        added to each of them, as `max_output_tokens` is, or at random, and then the largest are the most too large.
+        """
+        if not estimated:
+            return 0.0
+        mean, factor = self._estimated / self._calls, self._used / self._estimated
+        doubt = _DOUBTED * mean * mean
+        slope = (self._product - mean * self._used + doubt * factor) / (self._square - mean * self._estimated + doubt)
+        known = min(estimated, self._largest)
+        told = factor * mean + slope * (known - mean) + factor * (estimated - known)  # a line tells nothing of what is beyond it
+        return max(told, _FLATTEST * factor * estimated)
 
 
 def _get(thing: Any, name: str) -> Any:

@@ -15,7 +15,10 @@ from contextlib import suppress
 # A server counts what arrives, not what is sent, and a request may take longer to arrive than the one a window after it. So a
 # window is stretched by what calls differ in time, within bounds: it costs a thirtieth at most, but for the first calls of a
 # client, which open connections.
-_MOST_STRETCH, _MOST_STRETCH_COLD = (0.3, 0.03), (1.0, 0.25)  # in seconds, and as a part of the window
+_MOST_STRETCH, _MOST_STRETCH_COLD = (0.6, 0.03), (1.0, 0.25)  # in seconds, and as a part of the window
+# Calls under way cost what nobody knows yet. Together they are off by as much as their variances tell, and hardly ever by more
+# than so many standard deviations: single calls that cost more are made up for by others that cost less.
+_DEVIATIONS = 2.0
 _STEPS = 50  # in which the share of others comes back: a waiter is woken for each, not for every token
 
 
@@ -156,13 +159,14 @@ class SlidingWindow(_Window):
 
 
 class Spend:
-    """Tokens booked at a time; the cost may be corrected while it is in its window."""
+    """Tokens booked at a time; the cost may be corrected while it is in its window. Until then it may be off by its variance."""
 
-    __slots__ = ("cost", "in_window", "time")
+    __slots__ = ("cost", "in_window", "time", "variance")
 
-    def __init__(self, time: float, cost: int) -> None:
+    def __init__(self, time: float, cost: int, variance: float = 0.0) -> None:
         self.time = time
         self.cost = cost
+        self.variance = variance
         self.in_window = True
 
 
@@ -185,25 +189,31 @@ class TokenWindow(_Window):
         True
     """
 
-    __slots__ = ("_total", "spends")
+    __slots__ = ("_total", "_unknown", "_variance", "spends")
 
     def __init__(self, limit: int, seconds: float) -> None:
         super().__init__(limit, seconds)
         self.spends: deque[Spend] = deque()
         self._total = 0
+        self._variance = 0.0  # of all costs that are estimates ...
+        self._unknown = 0  # ... which so many are
 
-    def fits(self, now: float, cost: int) -> bool:
-        """Return whether `cost` more tokens are allowed at `now`; forgets what has left the window."""
+    def fits(self, now: float, cost: int, variance: float = 0.0) -> bool:
+        """Return whether `cost` more tokens, give or take, are allowed at `now`; forgets what has left the window."""
         self.forget(now)
-        return cost == 0 or self._total + min(cost, self._limit) <= self.allowed
+        if cost == 0:
+            return True
+        if self._unknown or variance:
+            cost += int(_DEVIATIONS * math.sqrt(self._variance + variance))
+        return self._total + min(cost, self._limit) <= self.allowed
 
     def forget(self, now: float) -> None:
         """Forget what has left the window, and the share of others that has come back."""
         spends = self.spends
         while spends and spends[0].time + self.span <= now:
             spend = spends.popleft()
+            self.correct(spend, 0)
             spend.in_window = False
-            self._total -= spend.cost
         self._give_back(now)
 
     def opens_at(self, now: float) -> float:
@@ -211,11 +221,14 @@ class TokenWindow(_Window):
         own = self.spends[0].time + self.span if self.spends else math.inf
         return min(own, self._others_back_at(now)) if self._taken else own
 
-    def add(self, now: float, cost: int) -> Spend:
-        """Book `cost` tokens and return the entry, to be corrected or removed."""
-        spend = Spend(now, cost)
+    def add(self, now: float, cost: int, variance: float = 0.0) -> Spend:
+        """Book `cost` tokens, give or take, and return the entry, to be corrected."""
+        spend = Spend(now, cost, variance)
         self.spends.append(spend)
         self._total += cost
+        if variance:
+            self._variance += variance
+            self._unknown += 1
         return spend
 
     def insert(self, time: float, cost: int) -> Spend:
@@ -234,13 +247,22 @@ class TokenWindow(_Window):
         if spend.in_window:
             self._total += cost - spend.cost
             spend.cost = cost
+            self.know(spend)
+
+    def know(self, spend: Spend) -> None:
+        """Take what was booked for what it costs."""
+        if spend.variance and spend.in_window:
+            self._unknown -= 1
+            self._variance = max(0.0, self._variance - spend.variance) if self._unknown else 0.0  # no rounding stays behind
+            spend.variance = 0.0
 
     def clear(self) -> None:
         """Forget every spend, and what others have taken."""
         for spend in self.spends:
             spend.in_window = False
         self.spends.clear()
-        self._total = 0
+        self._total = self._unknown = 0
+        self._variance = 0.0
         self.take_away(0, -math.inf, -math.inf)
 
     def used(self, now: float) -> int:

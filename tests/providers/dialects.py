@@ -20,7 +20,7 @@ def quotas(
     """Return the headers that tell of some counts `now`, which is `clock` by the server's own; tokens left are rounded."""
     found: dict[str, str] = {}
     for kind, count in counts:
-        left, reset = count.left(now), count.reset(now)
+        left, reset = count.left(now), round(count.reset(now), 6)  # no server tells the rounding of floats
         if kind == "tokens":
             left = round(left / rounding) * rounding
         if dialect in ("openai", "azure"):
