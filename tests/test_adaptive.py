@@ -125,7 +125,7 @@ def test_a_refused_probe_beyond_a_known_ceiling_only_ends_the_probe() -> None:
     time = 1.0
     while rule.limit < 9:
         time += 0.1
-        if rule.may_start(time):
+        if rule.may_start(time, 1):
             rule.started(time, min(rule.limit, 8))
             rule.succeeded(time + 0.05, time, min(rule.limit, 8), in_use=True, clean=True)
         assert time < 100
@@ -143,7 +143,7 @@ def test_the_limit_stays_within_its_bounds_whatever_happens(seed: int, least: in
     time = 0.0
     for _ in range(300):
         time += chance.choice([0.0, 0.01, 1.0])
-        if chance.random() < 0.5 and rule.may_start(time):
+        if chance.random() < 0.5 and rule.may_start(time, len(under_way) + 1):
             under_way.append((time, len(under_way) + 1))
             rule.started(*under_way[-1])
         elif under_way:
@@ -249,6 +249,29 @@ def test_two_a_second_of_calls_that_all_take_15_seconds_are_not_taken_for_a_cap(
 
     assert run_virtual(timed()) <= (900 / 2 + 15) / 0.75
     assert api.refused <= 0.02 * 900
+
+
+def test_slots_are_filled_while_a_slow_refusal_of_a_probe_is_awaited() -> None:
+    """A refusal takes as long as a call: if all starts waited for it whenever one goes beyond proven ground, none would run."""
+    speeds = []
+    for seed in range(3):
+        chance = random.Random(seed)
+        random.seed(seed)
+        api = SimulatedAPI(
+            max_concurrent=25,
+            latency=partial(lambda chance, _: chance.lognormvariate(math.log(2), 0.4), chance),
+            network_delay=partial(chance.uniform, 0.1, 0.5),
+            refusal_latency=2.0,
+            retry_after=False,
+        )
+        node = Adapting(api.call, initial_concurrent=10, max_concurrent=100)
+
+        async def timed(node: Adapting = node) -> float:
+            await node.run_async({"items": range(1500)})
+            return now()
+
+        speeds.append(1500 * (2 * math.exp(0.08) + 0.6) / 25 / run_virtual(timed()))
+    assert sum(speeds) / len(speeds) >= 0.85, speeds
 
 
 def test_a_cap_that_falls_is_not_taken_for_a_pace() -> None:

@@ -384,6 +384,7 @@ def test_the_next_try_is_neither_at_once_nor_never(
 # --- the rule
 
 
+@settings(deadline=None)
 @given(st.integers(0, 2**32), st.sampled_from([None, 0.0, 0.001, 1.0, 30.0]), st.floats(0.0, 0.5))
 def test_time_moves_on_with_every_refusal(seed: int, hint: float | None, refusal: float) -> None:
     """An API whose refusals take no time must not be asked again and again at the same moment."""
@@ -391,9 +392,9 @@ def test_time_moves_on_with_every_refusal(seed: int, hint: float | None, refusal
     rule = AdaptiveRule(Adaptive(initial_concurrent=10, max_concurrent=100))
     now, refused_at_once = 0.0, 0
     for _ in range(300):
-        now = max(now, rule.opens_at)
-        if not rule.may_start(now):
-            assert rule.opens_at > now
+        now = max(now, rule.opens_for(1))
+        if not rule.may_start(now, 1):
+            assert rule.opens_for(1) > now
             continue
         level = chance.randint(1, rule.limit)
         rule.started(now, level)
@@ -401,16 +402,16 @@ def test_time_moves_on_with_every_refusal(seed: int, hint: float | None, refusal
         now += refusal if chance.random() < 0.6 else chance.random()
         if chance.random() < 0.6:
             rule.refused(now, started, level, hint)
-            now = max(now, rule.opens_at)
+            now = max(now, rule.opens_for(1))
             refused_at_once = 0 if now > before else refused_at_once + 1
             assert refused_at_once == 0
         else:
             rule.succeeded(now, started, level, in_use=True, clean=True)
         assert 1 <= rule.limit <= 100
-        assert math.isfinite(rule.opens_at)
+        assert math.isfinite(rule.opens_for(1))
 
 
-@settings(max_examples=200)
+@settings(max_examples=200, deadline=None)
 @given(st.integers(0, 2**32), st.sampled_from([0.0, 0.001, 0.1, 1.0]), st.sampled_from([0.0, 0.02, 1.0]))
 def test_whatever_happens_in_whatever_order_limits_and_times_are_sound(seed: int, scale: float, skew: float) -> None:
     """Loops of several threads share a rule, and their clocks differ by `skew`; refusals may be later than any successes."""
@@ -424,7 +425,7 @@ def test_whatever_happens_in_whatever_order_limits_and_times_are_sound(seed: int
         if chance.random() < 0.01:
             chance.choice([rule.forget_times, partial(rule.set_limit, time, chance.randint(2, 30))])()
         elif not calls or chance.random() < 0.5:
-            if len(calls) < rule.limit and rule.may_start(time):
+            if len(calls) < rule.limit and rule.may_start(time, len(calls) + 1):
                 calls.append((time, len(calls) + 1))
                 rule.started(time, len(calls))
         else:
@@ -457,7 +458,7 @@ def test_a_refusal_raises_no_limit_that_was_lowered_by_hand() -> None:
     now = 1.0
     while rule.limit <= 8:
         now = max(now, rule.opens_at) + 0.1
-        if rule.may_start(now):
+        if rule.may_start(now, 1):
             rule.started(now, rule.limit)
             rule.succeeded(now + 0.5, now, rule.limit, in_use=True, clean=True)
         now += 0.5
@@ -493,8 +494,8 @@ def test_a_call_that_is_refused_after_times_were_forgotten_may_be_older_than_all
     rule.started(1.0, 1)
     rule.refused(1.0, 1.0, 1, 0.0)
     rule.started(1.0, 1)
-    assert not rule.may_start(1.0)
-    assert rule.may_start(rule.opens_at)
+    assert not rule.may_start(1.0, 1)
+    assert rule.may_start(rule.opens_at, 1)
 
 
 def fill(rule: AdaptiveRule, now: float, size: int) -> None:
@@ -507,8 +508,8 @@ def test_a_short_retry_after_says_nothing_of_what_is_limited() -> None:
     fill(rule, 0.0, 10)
     rule.refused(0.1, 0.0, 9, 1.0)
     assert rule.limit == 5
-    assert not rule.may_start(1.05)
-    assert rule.may_start(1.1)
+    assert not rule.may_start(1.05, 1)
+    assert rule.may_start(1.1, 1)
     rule.started(1.1, 5)
     rule.succeeded(2.1, 1.1, 5, in_use=True, clean=True)
     assert rule.ceiling == 8
@@ -521,7 +522,7 @@ def test_a_rate_is_no_reason_for_fewer_calls_at_once() -> None:
     rule.refused(0.1, 0.0, 10, 60.0)
     assert rule.limit == 5
     rule.started(60.1, 1)
-    assert rule.may_start(rule.opens_at)
+    assert rule.may_start(rule.opens_at, 1)
     assert rule.limit == 10
     assert [change.reason for change in rule.history] == ["refused", "it was a rate"]
 
@@ -541,12 +542,23 @@ def test_a_second_that_is_asked_for_again_and_again_is_no_word_on_when() -> None
     assert sum(waits) > 10.0
 
 
+def test_only_what_goes_beyond_proven_ground_waits_for_what_went_there() -> None:
+    rule = AdaptiveRule(Adaptive(initial_concurrent=10, max_concurrent=100))
+    rule.started(0.0, 1)
+    assert not rule.may_start(0.01, 2)
+    rule.succeeded(1.0, 0.0, 1, in_use=False, clean=True)
+    rule.started(1.0, 2)
+    assert rule.may_start(1.001, 1)
+    assert not rule.may_start(1.001, 2)
+    assert rule.opens_for(1) <= 1.001 < rule.opens_for(2)
+
+
 def test_a_call_admitted_with_as_many_under_way_shows_that_it_is_no_cap() -> None:
     rule = AdaptiveRule(Adaptive(initial_concurrent=10, max_concurrent=100))
     fill(rule, 0.0, 3)
     rule.refused(0.1, 0.0, 3, 0.9)
     rule.started(1.0, 3)
-    rule.may_start(rule.opens_at)
+    rule.may_start(rule.opens_at, 1)
     assert (rule.limit, rule.ceiling) == (10, None)
 
 
@@ -558,7 +570,7 @@ def test_a_new_ceiling_is_tried_soon_and_one_that_holds_ever_more_rarely(hint: f
     now, probes, served = 2.0, [], 0
     for _ in range(2_000):
         now = max(now, rule.opens_at) + 0.01
-        if not rule.may_start(now):
+        if not rule.may_start(now, 1):
             continue
         rule.started(now, rule.limit)
         if rule.limit > 8:

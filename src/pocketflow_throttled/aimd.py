@@ -51,6 +51,7 @@ class AdaptiveRule:
     Attributes:
         limit: calls at once, from `min_concurrent` to `max_concurrent`.
         opens_at: no start before that time, in seconds.
+        beyond_at: no start beyond proven ground before that time; who only fills a free slot need not wait for a probe's refusal.
         trial: when the call started that tries whether the API admits calls again, if one does.
         rate: the rate that was found out, if any.
         history: the last 1,000 changes of the limit.
@@ -75,7 +76,7 @@ class AdaptiveRule:
     def reset(self) -> None:
         """Begin again as if nothing had been learned."""
         self.limit = self.settings.initial
-        self.opens_at = -math.inf
+        self.opens_at = self.beyond_at = -math.inf
         self._timing = Timing()
         self._ceiling = Ceiling(self._timing, rare=2 * self.settings.recovery_threshold)
         self.rate = LearnedRate(self._timing)
@@ -98,7 +99,7 @@ class AdaptiveRule:
 
     def forget_times(self) -> None:
         """Forget the pauses and the learned rate; the limit of calls at once stays."""
-        self.opens_at = -math.inf
+        self.opens_at = self.beyond_at = -math.inf
         self.rate = LearnedRate(self._timing)
         self._cycle = self._closing = self.trial = None
 
@@ -127,14 +128,18 @@ class AdaptiveRule:
 
     # --- what the limiter asks and tells
 
-    def may_start(self, now: float) -> bool:
-        """Return whether a call may start `now`, as far as pauses, spacing and the learned rate go."""
+    def opens_for(self, level: int) -> float:
+        """Return before what time a call may not start that would be the `level`-th under way."""
+        return self.opens_at if level <= self._proven else max(self.opens_at, self.beyond_at)
+
+    def may_start(self, now: float, level: int) -> bool:
+        """Return whether the `level`-th call under way may start `now`, as far as pauses, spacing and the learned rate go."""
         if now < self.opens_at:
             return False
         if self.trial is not None:  # not refused in the time of a refusal
             self._reopen(now, self.trial)
             self.opens_at = self.rate.opens_at(now)
-        return now >= self.opens_at
+        return now >= self.opens_for(level)
 
     def started(self, now: float, level: int) -> None:
         """Take note of a start, the `level`-th call under way."""
@@ -154,7 +159,7 @@ class AdaptiveRule:
             self.opens_at = now + self._timing.unrefused_after
             return
         if level > self._proven:
-            self.opens_at = max(self.opens_at, now + self._timing.spacing / (1 + self._unproven_starts * (self.successes > 0)))
+            self.beyond_at = now + self._timing.spacing / (1 + self._unproven_starts * (self.successes > 0))
             self._unproven_starts = min(self._unproven_starts + 1, _MOST_AT_ONCE)
         if self._ceiling.level is not None:
             self._ceiling.started(now, level)
@@ -194,8 +199,8 @@ class AdaptiveRule:
                 return
             self._reopen(now, self.trial)
             self.opens_at = self.rate.opens_at(now)
-        if self.opens_at > now and rate.held is None:  # spaced by a guess, before any call had told how long one takes
-            self.opens_at = min(self.opens_at, now + self._timing.spacing)
+        if self.beyond_at > now and rate.held is None:  # spaced by a guess, before any call had told how long one takes
+            self.beyond_at = min(self.beyond_at, now + self._timing.spacing)
         if not clean:
             return
         self.streak += 1

@@ -72,8 +72,8 @@ class Waiting(Clock):
             return None
         if now < self._paused_until:
             return self._paused_until
-        if self._rule is not None and now < self._rule.opens_at:
-            return self._rule.opens_at
+        if self._rule is not None and now < (opens := self._rule.opens_for(self._active + 1)):
+            return opens
         return self._budget.opens_at(now)
 
     def _grant(self, permit: Permit, now: float) -> bool:
@@ -81,7 +81,11 @@ class Waiting(Clock):
         if now < self._paused_until:
             return False
         rule, budget, tokens = self._rule, self._budget, permit.tokens
-        if rule is not None and (now < rule.opens_at or (rule.trial is not None and not self._lets_start(rule, now))):
+        if (
+            rule is not None
+            and (now < rule.opens_at or now < rule.beyond_at or rule.trial is not None)
+            and not self._lets_start(rule, now)
+        ):
             return False
         if tokens:
             if not budget.fits(now, tokens):
@@ -100,7 +104,7 @@ class Waiting(Clock):
         return True
 
     def _lets_start(self, rule: AdaptiveRule, now: float) -> bool:
-        may_start = rule.may_start(now)
+        may_start = rule.may_start(now, self._active + 1)
         if rule.limit > self._max_concurrent:  # it has just found out that calls at once are not to blame
             logger.info("%s: %d at once, was %d (%s)", self.name or "RateLimiter", rule.limit, self._max_concurrent, rule.reason)
             self._max_concurrent = rule.limit
