@@ -121,6 +121,11 @@ class LearnedPace(Probing):
         """Return whether a refusal is no more than what a pace that is used to the full is corrected by."""
         return self._is_beyond(started) or self.is_in_use(started) or self.is_full(started)
 
+    @property
+    def is_by_the_second(self) -> bool:
+        """Whether it is known how many starts are allowed in a second."""
+        return self._a_second is not None
+
     def is_full(self, started: float) -> bool:
         """Return whether all that is allowed in a second, as far as that is known, was used in the one before."""
         count = self._a_second

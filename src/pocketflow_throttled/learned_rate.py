@@ -118,7 +118,8 @@ class LearnedRate:
 
     def tells_a_second(self) -> bool:
         """Return whether the last refusals tell a rate by the second, which is held from now on."""
-        count = self.evidence.a_second() if self.held is None or self.is_smoothing else None
+        is_known = isinstance(self.held, LearnedWindow) or (self.is_pace and self._pace.is_by_the_second)
+        count = None if is_known else self.evidence.a_second()
         if count is None:
             return False
         self._pace.hold_by_the_second(count)
