@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from pocketflow_throttled import Adaptive
 from pocketflow_throttled.aimd import AdaptiveRule
-from pocketflow_throttled.evidence import Closing, Evidence
+from pocketflow_throttled.closing import Closing
+from pocketflow_throttled.evidence import Evidence
 from pocketflow_throttled.learned_pace import LearnedPace
 from pocketflow_throttled.learned_rate import LearnedRate
 from pocketflow_throttled.timing import Timing

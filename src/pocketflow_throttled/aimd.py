@@ -16,12 +16,12 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from .adaptivity import Change
 from .ceiling import Ceiling
-from .evidence import SECOND, Closing
+from .closing import Before, Closing, tells_window
+from .evidence import SECOND
 from .learned_rate import LearnedRate
 from .timing import Timing
 
@@ -29,20 +29,9 @@ if TYPE_CHECKING:
     from .adaptivity import Adaptive
 
 _HISTORY = 1000
-_SHORT_HINT = 2.0  # seconds: many an API asks for a second or two whatever it limits
-_BELIEVED = 1  # times that such a hint is taken at its word
 _SURELY_A_RATE = 4  # refusals in a row, each of a call that tried alone
 _SHUT_AGAIN, _LONGEST_FIRST_GAP = 0.4, 10.0  # of the time that it was closed before, and seconds, before the next first try
 _MOST_AT_ONCE = 15  # starts beyond proven ground in the time of one refusal, once as many went well
-
-
-@dataclass(slots=True)
-class _Before:
-    """What was believed before a refusal, for the case that the limit of calls at once was not to blame."""
-
-    target: int
-    proven: int
-    ceiling: int | None
 
 
 class AdaptiveRule:
@@ -88,7 +77,6 @@ class AdaptiveRule:
         self._unproven_starts = 0
         self._cycle: float | None = None  # when the first call was admitted after the last closing
         self._closing: Closing | None = None
-        self._before = _Before(0, 0, None)
         self.trial: float | None = None
         self._trial_level = 0
         self._trial_due = 0.0  # when it was allowed; it may have waited for a slot since
@@ -236,7 +224,7 @@ class AdaptiveRule:
                 wait = (SECOND if is_full else max(self._timing.first_gap, self.rate.gap)) if hint is None else hint
                 self.opens_at = max(self.rate.opens_at(now), now + wait)
                 return
-            if self.rate.evidence.is_alone(now, level) and not self._tells_window(hint):
+            if self.rate.evidence.is_alone(now, level) and not tells_window(hint, self._timing.latency):
                 self.opens_at = max(self.rate.opens_at(now), now + (hint or self._timing.first_gap))
                 return
         self._cut(now, started, level, hint, at_most)
@@ -284,14 +272,11 @@ class AdaptiveRule:
 
     def _is_absorbed(self, now: float, started: float, level: int, cost: float, hint: float | None) -> bool:
         """Return whether a refusal only ends a probe, or corrects the rate."""
-        if self._tells_window(hint) and (hint or 0.0) > 2 * self._hint_at_ceiling:
+        if tells_window(hint, self._timing.latency) and (hint or 0.0) > 2 * self._hint_at_ceiling:
             return False  # that is not what the API says where too many are under way
         absorbs = self.rate.absorbs
         is_rate = self._has_climbed or self.rate.is_full(started)
         return (is_rate and absorbs(started, cost)) or self._ends_probe(now, level, cost) or absorbs(started, cost)
-
-    def _tells_window(self, hint: float | None) -> bool:
-        return hint is not None and hint > max(_SHORT_HINT, 2 * (self._timing.latency or 0.0))
 
     def _ends_probe(self, now: float, level: int, cost: float) -> bool:
         """Return whether a refusal only ends a probe beyond the ceiling; it is taken back then."""
@@ -316,34 +301,29 @@ class AdaptiveRule:
         if closing is None:
             known = self._ceiling.level
             target = self._ceiling.target if known is not None else max(self.limit, self._ceiling.target)  # not a probe's limit
-            self._before = _Before(target, self._proven, known)
             opened = started if self._cycle is None else min(started, self._cycle)  # times may be forgotten while it runs
-            self._closing = closing = Closing(opened, since=started)
+            self._closing = closing = Closing(opened, since=started, before=Before(target, self._proven, known))
         closing.refused(started, level, hint)
-        if others == 0 or self._tells_window(hint) or closing.tries >= _SURELY_A_RATE or self._ceiling.is_disproved:
+        if (
+            others == 0
+            or tells_window(hint, self._timing.latency)
+            or closing.tries >= _SURELY_A_RATE
+            or self._ceiling.is_disproved
+        ):
             closing.is_rate = True
         self.rate.refused(started)
         self._is_cap = False
         new = max(settings.min_concurrent, int(self._limit_at(started) * settings.backoff_factor))
         ceiling = max(others, new)
-        self._ceiling.found(ceiling, is_doubted=ceiling != self._before.ceiling)
+        self._ceiling.found(ceiling, is_doubted=ceiling != closing.before.ceiling)
         self._proven = min(self._proven, max(others, 1))
         self.trial = None
         self._last_cut = now
         self._change(now, new, "refused")
-        self.opens_at = now + self._wait(now, closing, others, hint, at_most)
-
-    def _wait(self, now: float, closing: Closing, others: int, hint: float | None, at_most: float) -> float:
-        """Return the seconds to the next try."""
-        if hint is not None and hint > _SHORT_HINT:
-            return hint
         least = self.rate.gap
         if others == 0 and self.rate.held is None:
             least = max(least, min(_SHUT_AGAIN * self._shut_for, _LONGEST_FIRST_GAP))
-        gap = min(self._timing.gap(now, closing.opened, closing.tries, least), at_most)
-        if hint is None:
-            return gap
-        return max(hint, min(gap, hint * (closing.tries - _BELIEVED)))  # asked for again and again, it is no word on when
+        self.opens_at = now + closing.wait(now, self._timing, least, hint, at_most)
 
     def _limit_at(self, started: float) -> int:
         """Return the limit that let a call start: what others raised since was no part of what was refused."""
@@ -360,7 +340,7 @@ class AdaptiveRule:
         closing, self._closing, self.trial = self._closing, None, None
         self._shut_for = at - closing.since
         closing.is_rate = closing.is_rate or self._trial_level >= closing.level
-        before, ceiling = self._before, self._ceiling
+        before, ceiling = closing.before, self._ceiling
         if self.rate.explain(closing, self._trial_due):
             ceiling.level, ceiling.target, self._proven = before.ceiling, before.target, before.proven
             self._cycle = at

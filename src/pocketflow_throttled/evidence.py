@@ -10,6 +10,10 @@ from bisect import bisect_left, bisect_right
 from collections import deque
 from dataclasses import dataclass
 from itertools import islice
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from .closing import Closing
 
 # Providers count by the minute, and some by a few lengths around it: tried before any odd length. The longest comes first, since
 # to believe in a shorter one costs a burst of refusals, and to doubt a longer one costs a call.
@@ -28,36 +32,6 @@ _BARELY = 1.001
 LONGEST_SURE, _LONGEST_ODD = 120.0, 3600.0  # seconds
 _MANY = 10  # starts since it opened: fewer may be all that a bucket has
 _LONG = 0.1  # of the time that it was open: closed for longer, a window has ended, and no single place in it become free
-
-
-@dataclass(slots=True)
-class Closing:
-    """The time from a refusal to the next call that was admitted.
-
-    Attributes:
-        opened: when the first call was admitted after the closing before, or at all.
-        since: when the first refused call started.
-        last: when the last one did.
-        tries: how many were refused, each after the one before.
-        hinted_until: up to when the API said it would refuse.
-        is_rate: whether no limit of calls at once explains it: one was refused with no other under way, or the API named a time.
-        level: how many were under way when the last refused call started, itself included.
-    """
-
-    opened: float
-    since: float
-    last: float = 0.0
-    tries: int = 0
-    hinted_until: float = 0.0
-    is_rate: bool = False
-    level: int = 0
-
-    def refused(self, started: float, level: int, hint: float | None) -> None:
-        """Take note of one more refusal, with the seconds that the API asked to wait, if it did."""
-        self.tries += 1
-        self.last, self.level = started, level
-        if hint is not None:
-            self.hinted_until = started + hint
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,11 +10,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from .evidence import Closing, Evidence
+from .evidence import Evidence
 from .learned_pace import LearnedPace
 from .learned_window import LearnedWindow
 
 if TYPE_CHECKING:
+    from .closing import Closing
     from .timing import Timing
 
 _MOST_ABSORBED = 2  # refusals in a row that only correct a rate; after more of them, all is closed
@@ -33,6 +34,7 @@ class LearnedRate:
         is_unexplained: whether no rate was found that explains the last refusals.
 
     Example:
+        >>> from pocketflow_throttled.closing import Closing
         >>> from pocketflow_throttled.timing import Timing
         >>> rate = LearnedRate(Timing())
         >>> for start in range(10):

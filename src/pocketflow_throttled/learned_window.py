@@ -12,10 +12,11 @@ from bisect import bisect_right
 from itertools import islice, pairwise
 from typing import TYPE_CHECKING
 
-from .evidence import LONGEST_SURE, USUAL_WINDOWS, Closing, Evidence, Window
+from .evidence import LONGEST_SURE, USUAL_WINDOWS, Evidence, Window
 from .probing import Probing
 
 if TYPE_CHECKING:
+    from .closing import Closing
     from .timing import Timing
 
 # The server's window opens by its own clock, and calls do not all take the same time to reach it.

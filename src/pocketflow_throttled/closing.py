@@ -1,0 +1,79 @@
+"""Closing: the time from a refusal to the next call that is admitted, and how long to wait in it.
+
+Pure: times are arguments, in seconds. An API may say how long to wait. Many say a second or two whatever they limit, so a short
+wait is no word on what is limited, and asked for again and again, none on when.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from .timing import Timing
+
+_SHORT = 2.0  # seconds
+_BELIEVED = 1  # times that a short wait is taken at its word
+
+
+class Before(NamedTuple):
+    """What was believed before a refusal, for the case that the limit of calls at once was not to blame."""
+
+    target: int
+    proven: int
+    ceiling: int | None
+
+
+_NOTHING = Before(0, 0, None)
+
+
+@dataclass(slots=True)
+class Closing:
+    """The time from a refusal to the next call that was admitted.
+
+    Attributes:
+        opened: when the first call was admitted after the closing before, or at all.
+        since: when the first refused call started.
+        last: when the last one did.
+        tries: how many were refused, each after the one before.
+        hinted_until: up to when the API said it would refuse.
+        is_rate: whether no limit of calls at once explains it: one was refused with no other under way, or the API named a time.
+        level: how many were under way when the last refused call started, itself included.
+        before: what was believed.
+    """
+
+    opened: float
+    since: float
+    last: float = 0.0
+    tries: int = 0
+    hinted_until: float = 0.0
+    is_rate: bool = False
+    level: int = 0
+    before: Before = _NOTHING
+
+    def refused(self, started: float, level: int, hint: float | None) -> None:
+        """Take note of one more refusal, with the seconds that the API asked to wait, if it did."""
+        self.tries += 1
+        self.last, self.level = started, level
+        if hint is not None:
+            self.hinted_until = started + hint
+
+    def wait(self, now: float, timing: Timing, least: float, hint: float | None, at_most: float) -> float:
+        """Return the seconds to the next try.
+
+        Args:
+            now: when the last refusal came.
+            timing: how long calls and refusals take.
+            least: seconds in which to try is in vain.
+            hint: seconds that the API asked to wait, if it did.
+            at_most: seconds, if it did not.
+        """
+        if hint is not None and hint > _SHORT:
+            return hint
+        gap = min(timing.gap(now, self.opened, self.tries, least), at_most)
+        return gap if hint is None else max(hint, min(gap, hint * (self.tries - _BELIEVED)))
+
+
+def tells_window(hint: float | None, latency: float | None) -> bool:
+    """Return whether a wait that an API asks for is so long that a window must pass, and no slot become free."""
+    return hint is not None and hint > max(_SHORT, 2 * (latency or 0.0))
