@@ -91,7 +91,7 @@ def test_nothing_of_a_cost_that_was_not_known_stays_behind(steps: list[tuple[str
     window, spends, now = TokenWindow(limit=1000, seconds=10.0), list[Spend](), 0.0
     for step, number in steps:
         if step == "add":
-            spends.append(window.add(now, 1, variance=number / 7))
+            spends.append(window.add(now, 1, variance=number))
         elif step == "wait":
             now += number / 10
             window.forget(now)
@@ -100,7 +100,7 @@ def test_nothing_of_a_cost_that_was_not_known_stays_behind(steps: list[tuple[str
         elif spends:
             window.know(spends[number % len(spends)])
     assert window.fits(now + 10, 1000)
-    spends.append(window.add(now + 10, 1, variance=5.0))
+    spends.append(window.add(now + 10, 1, variance=5))
     window.clear()
     assert window.fits(now + 10, 1000)
 

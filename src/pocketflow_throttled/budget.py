@@ -247,5 +247,5 @@ class Budget(Stretched):
         self.forget_pace()
 
 
-def _variance(tokens: int) -> float:
-    return tokens.variance if isinstance(tokens, Estimate) else 0.0
+def _variance(tokens: int) -> int:
+    return tokens.variance if isinstance(tokens, Estimate) else 0
