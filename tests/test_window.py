@@ -204,3 +204,43 @@ def test_a_budget_is_stretched_more_while_its_first_calls_count() -> None:
         budget.timed(now, seconds=0.1)
         budget.fits(now, tokens=0)
         assert budget.requests.span == pytest.approx(span)
+
+
+def test_refused_calls_are_no_servers_count_for_as_long_as_their_window_is() -> None:
+    budget = Budget(requests=None, tokens=None, burst=None, seconds=60.0)
+    budget.set_requests(100, 3600.0)
+    for _ in range(10):
+        budget.book(0.0, tokens=0)
+    budget.refused(0.0, tokens=0)
+    budget.book(100.0, tokens=0)
+    budget.refused(100.0, tokens=0)
+    assert budget.served("requests", 200.0) == 9
+
+
+def test_refused_calls_from_before_there_was_a_limit_take_nothing_of_its_count() -> None:
+    budget = Budget(requests=None, tokens=None, burst=None, seconds=60.0)
+    budget.refused(0.0, tokens=50)
+    budget.set_requests(100)
+    budget.set_tokens(1000)
+    budget.book(1.0, tokens=30)
+    assert (budget.served("requests", 2.0), budget.served("tokens", 2.0)) == (1, 30)
+
+
+@given(st.lists(st.tuples(st.sampled_from(["start", "refuse", "wait"]), st.integers(0, 100)), max_size=60))
+def test_what_a_server_counts_is_what_has_started_in_the_window_and_was_not_refused(steps: list[tuple[str, int]]) -> None:
+    budget, now = Budget(requests=1000, tokens=100_000, burst=None, seconds=10.0), 0.0
+    pending, calls = list[tuple[float, int]](), list[tuple[float, int]]()
+    for step, number in steps:
+        if step == "start":
+            budget.book(now, tokens=number)
+            pending.append((now, number))
+            calls.append((now, number))
+        elif step == "wait":
+            now += number / 10
+        elif pending:
+            refused = pending.pop(number % len(pending))  # in any order
+            budget.refused(*refused)
+            calls.remove(refused)
+        inside = [tokens for start, tokens in calls if start + 10.0 > now]
+        assert budget.served("requests", now) == len(inside)
+        assert budget.served("tokens", now) == sum(inside)

@@ -9,6 +9,7 @@ a log of the grants admits `limit` in *any* `seconds`.
 from __future__ import annotations
 
 import math
+from bisect import insort
 from collections import deque
 from contextlib import suppress
 
@@ -31,13 +32,15 @@ class _Window:
         allowed: how many are allowed now: the limit without the share of others.
     """
 
-    __slots__ = ("_back_from", "_back_until", "_limit", "_taken", "allowed", "seconds", "span")
+    __slots__ = ("_back_from", "_back_until", "_limit", "_refused", "_taken", "_unserved", "allowed", "seconds", "span")
 
     def __init__(self, limit: int, seconds: float) -> None:
         self._limit = self.allowed = limit
         self.seconds = self.span = seconds
         self._taken = 0
         self._back_from = self._back_until = -math.inf
+        self._refused: deque[tuple[float, int]] = deque()  # when calls started that a server refused, and what they cost
+        self._unserved = 0  # what they cost together
 
     @property
     def limit(self) -> int:
@@ -82,6 +85,27 @@ class _Window:
         step = max(1, self._taken // _STEPS)
         steps = (self._taken - self.others(now)) / step
         return min(self._back_until, self._back_from + steps * step / self._taken * (self._back_until - self._back_from))
+
+    def refuse(self, stamp: float, cost: int = 1) -> None:
+        """Remember that a server refused the call of a stamp: it counts here for what it was, but not at most servers."""
+        self._forget_refused(stamp)
+        insort(self._refused, (stamp, cost))
+        self._unserved += cost
+
+    def unserved(self, now: float) -> int:
+        """Return what of the window at `now` was refused; forgets what has left it."""
+        self._forget_refused(now)
+        return self._unserved
+
+    def _forget_refused(self, now: float) -> None:
+        refused = self._refused
+        while refused and refused[0][0] + self.span <= now:
+            self._unserved -= refused.popleft()[1]
+
+    def _clear(self) -> None:
+        self._refused.clear()
+        self._unserved = 0
+        self.take_away(0, -math.inf, -math.inf)
 
     def _give_back(self, now: float) -> None:
         if self._taken:
@@ -155,7 +179,7 @@ class SlidingWindow(_Window):
     def clear(self) -> None:
         """Forget every start, and what others have taken."""
         self.times.clear()
-        self.take_away(0, -math.inf, -math.inf)
+        self._clear()
 
 
 class Spend:
@@ -258,7 +282,7 @@ class TokenWindow(_Window):
             spend.in_window = False
         self.spends.clear()
         self._total = self._variance = 0
-        self.take_away(0, -math.inf, -math.inf)
+        self._clear()
 
     def used(self, now: float) -> int:
         """Return how many tokens are in the window at `now`, others' included. Reading forgets nothing."""
