@@ -84,7 +84,8 @@ class _Window:
             return self._back_from
         step = max(1, self._taken // _STEPS)
         steps = (self._taken - self.others(now)) / step
-        return min(self._back_until, self._back_from + steps * step / self._taken * (self._back_until - self._back_from))
+        back_at = self._back_from + steps * step / self._taken * (self._back_until - self._back_from)
+        return min(self._back_until, max(back_at, math.nextafter(now, math.inf)))  # later, whatever rounding makes of it
 
     def refuse(self, stamp: float, cost: int = 1) -> None:
         """Remember that a server refused the call of a stamp: it counts here for what it was, but not at most servers."""
