@@ -344,7 +344,22 @@ def test_the_length_of_a_window_follows_from_its_resets(quotas: list[Quota], sec
     assert found == pytest.approx(seconds)
 
 
-def test_a_reset_that_tells_when_the_next_single_call_fits_is_found_out_by_refusals() -> None:
+@pytest.mark.parametrize("reset", ["1e-3", "1e-310", "5e-324"])
+@pytest.mark.parametrize("per_minute", [None, 60])
+def test_a_window_that_is_told_to_be_no_time_at_all_does_no_harm(per_minute: int | None, reset: str) -> None:
+    async def main() -> None:
+        limiter = RateLimiter(50, per_minute)
+        for _ in range(10):
+            async with limiter.reserve() as permit:
+                observed(limiter, 100, 0, reset)
+                permit.not_served()
+        assert limiter.max_per_window == (per_minute or 100)
+
+    run_virtual(main())
+
+
+@pytest.mark.parametrize("reset", ["1s", "0s"], ids=["rounded up", "rounded down"])
+def test_a_reset_that_tells_when_the_next_single_call_fits_is_found_out_by_refusals(reset: str) -> None:
     """A bucket of 60 a minute says "60, none left, reset in 1 s": by other servers' word that is 60 a second."""
     api = SimulatedAPI(max_per_window=60, algorithm="token_bucket", latency=0.5)
     refused = 0
@@ -355,7 +370,7 @@ def test_a_reset_that_tells_when_the_next_single_call_fits_is_found_out_by_refus
             return await api.call(item)
         except SimulatedRateLimitError as error:
             refused += 1
-            raise SDKError("slow down", 429, told(60, 0, "1s", **error.response.headers)) from None
+            raise SDKError("slow down", 429, told(60, 0, reset, **error.response.headers)) from None
 
     async def main() -> float:
         await Batch(call, max_concurrent=20).run_async({"items": range(300)})

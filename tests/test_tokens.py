@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from pocketflow_throttled import Presets, SimulatedAPI, ThrottledParallelBatchNode, run_virtual
 from pocketflow_throttled.tokens import Correction, estimate, used
+from pocketflow_throttled.window import TokenWindow
 
 from .test_nodes import Batch, now, run
 
@@ -200,7 +201,10 @@ def test_no_call_is_thought_to_cost_next_to_nothing() -> None:
     assert 0.2 * 100 * 0.2 <= correction.apply(100) <= 100
 
 
-@given(st.lists(st.tuples(st.integers(0, 10**9), st.integers(0, 10**9)), max_size=30), st.integers(0, 10**9))
+@given(
+    st.lists(st.tuples(st.integers(0, 10**9) | st.just(10**400), st.integers(0, 10**9) | st.just(10**400)), max_size=30),
+    st.integers(0, 10**9) | st.just(10**400),
+)
 def test_whatever_calls_have_cost_an_estimate_is_a_count(calls: list[tuple[int, int]], estimated: int) -> None:
     correction = Correction()
     for told, cost in calls:
@@ -208,8 +212,23 @@ def test_whatever_calls_have_cost_an_estimate_is_a_count(calls: list[tuple[int, 
     found = correction.apply(estimated)
     assert found >= 0
     assert found.variance >= 0
-    assert math.isfinite(found.variance)
     assert found.again() == found
+    TokenWindow(limit=1000, seconds=60.0).fits(0.0, found, found.variance)
+
+
+@pytest.mark.parametrize("free", [1_000, 23_000, 25_000, 60_000])
+def test_a_call_that_costs_something_after_many_that_cost_nothing_is_learned_from(free: int) -> None:
+    """As those that an API answers from a cache."""
+    correction = Correction()
+    correction.learn(100, 100)
+    for _ in range(free):
+        correction.learn(100, 0)
+    for _ in range(200):
+        correction.learn(100, 100)
+        cost = correction.apply(100)
+        assert TokenWindow(limit=1000, seconds=60.0).fits(0.0, cost, cost.variance)
+    assert cost == pytest.approx(100, rel=0.02)
+    assert cost.variance**0.5 < 30
 
 
 def test_a_call_that_tells_no_usage_is_counted_as_estimated() -> None:

@@ -6,6 +6,7 @@ Pure: `now` is an argument, in seconds. It knows neither slots nor who waits.
 from __future__ import annotations
 
 import math
+from bisect import insort
 from collections import deque
 from itertools import takewhile
 from typing import TYPE_CHECKING
@@ -47,7 +48,7 @@ class Budget(Stretched):
         super().__init__(seconds)
         self.burst = burst
         self._pace: tuple[int, float] | None = None
-        self._refused: deque[tuple[float, int]] = deque()  # the stamps and tokens of calls that were sent and not served
+        self._refused: deque[float] = deque()  # the stamps of calls that were sent and not served, of late
         self.set_requests(requests)
         self.set_tokens(tokens)
 
@@ -175,13 +176,17 @@ class Budget(Stretched):
 
     def refused(self, stamp: float, tokens: int) -> None:
         """Remember that a server refused the call of a stamp: the call counts here for what it was, but not at most servers."""
-        while self._refused and self._refused[0][0] + self.seconds <= stamp:
+        while self._refused and self._refused[0] + self.seconds <= stamp:
             self._refused.popleft()
-        self._refused.append((stamp, tokens))
+        insort(self._refused, stamp)
+        if self.requests is not None:
+            self.requests.refuse(stamp)
+        if self.tokens is not None and tokens:
+            self.tokens.refuse(stamp, tokens)
 
     def refused_since(self, time: float) -> int:
         """Return how many calls were refused that started after `time`, of late."""
-        return sum(1 for _ in takewhile(lambda sent: sent[0] > time, reversed(self._refused)))
+        return sum(1 for _ in takewhile(lambda stamp: stamp > time, reversed(self._refused)))
 
     def space(self, now: float, stamp: float) -> None:
         """Space the starts, or more than before, as a server with room in the window refuses the call that started at `stamp`.
@@ -203,8 +208,7 @@ class Budget(Stretched):
 
     def _refuses_what_has_room(self, now: float) -> bool:
         assert self.requests is not None
-        refused = len(self._refused)
-        return refused >= _A_FEW and self.requests.own(now) - refused <= _ROOM * self.requests.limit
+        return len(self._refused) >= _A_FEW and self.served("requests", now) <= _ROOM * self.requests.limit
 
     def _space_by(self, each: int, seconds: float, now: float) -> None:
         self._margin = Margin(now)
@@ -226,8 +230,7 @@ class Budget(Stretched):
         if window is None:
             return 0
         window.forget(now)
-        sent = [tokens for stamp, tokens in self._refused if stamp + window.span > now]
-        return max(0, window.own(now) - (len(sent) if kind == "requests" else sum(sent)))
+        return max(0, window.own(now) - window.unserved(now))
 
     def forget_requests(self, until: float, used: int) -> None:
         """Forget the oldest starts made until then, so that `used` are counted: as many as the server does."""
@@ -247,5 +250,5 @@ class Budget(Stretched):
         self.forget_pace()
 
 
-def _variance(tokens: int) -> float:
-    return tokens.variance if isinstance(tokens, Estimate) else 0.0
+def _variance(tokens: int) -> int:
+    return tokens.variance if isinstance(tokens, Estimate) else 0

@@ -20,7 +20,8 @@ if TYPE_CHECKING:
     from .headers import Kind, Quota
 
 _LONGEST_PAUSE = 600.0  # that headers may ask for: after it, one call tries
-_LONGEST_WINDOW = 3600.0  # of a limit that is held here
+_SHORTEST_WINDOW, _LONGEST_WINDOW = 1e-3, 3600.0  # of a limit that is held here
+_FULL_SECOND = 1.0  # a reset that is told to the second and is now may be almost as far away
 _ALIKE = 0.8  # windows whose lengths differ by less than that are the same, as told by a clock or a full second
 _SHORT = 10.0  # seconds: by which APIs look at a limit a minute
 _ROLLING = 0.9  # of a window: a reset as far away as that does not tell when the first of the limit comes back
@@ -74,11 +75,9 @@ class Span:
         if reset is not None and not quota.is_guess:
             self._least = max(self._least, reset)
             if remaining is not None and remaining <= limit / 4:
-                # A reset that is told to the second and is now may be almost a second away.
-                self._most = min(self._most, (reset or 1.0) * limit / (limit - remaining))
-        if self.is_of_one:
-            return min(default, self._least * limit)
-        return min(default, max(self._least, self._most))
+                self._most = min(self._most, (reset or _FULL_SECOND) * limit / (limit - remaining))
+        seconds = (self._least or _FULL_SECOND) * limit if self.is_of_one else max(self._least, self._most)
+        return min(default, max(_SHORTEST_WINDOW, seconds))
 
     @property
     def longest(self) -> float:
@@ -211,7 +210,7 @@ class Observing(Waiting):
             longest = self._spans[quota.kind].longest
             if quota.reset is None or quota.is_guess or not longest or seconds > _SHORT:
                 return False
-        return longest - (1.0 if longest.is_integer() else 0.0) <= seconds  # full seconds are rounded up
+        return longest - (_FULL_SECOND if longest.is_integer() else 0.0) <= seconds  # full seconds are rounded up
 
     def _take_away(self, quota: Quota, now: float, hint: float | None, *, is_pace: bool) -> float:
         """Count what others have used, and return for how long nothing should start: until the reset at 0 left.

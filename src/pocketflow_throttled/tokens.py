@@ -11,6 +11,8 @@ _PER_MESSAGE = 4  # tokens around the content of a chat message, by OpenAI's coo
 _DOUBT = 3.0  # an estimate may be wrong by such a factor, which only the first answer tells
 _DOUBTED = 0.25  # of a call as far from the others as their mean is from nought: what the factor weighs against the line
 _FLATTEST = 0.3  # of what the factor alone tells: no call costs less by what others cost
+_WIDEST = 1e6  # how far a single call may be off, as the square of so many times what it costs: after many that were free
+_MOST = 10**12  # tokens that a call costs, whatever is said: floats have an end
 _KEPT = 0.97  # of what is known, after each answer: the last thirty or so count
 # One answer off its estimate does not tell how far off others are. Or all that fits by it would start at once, and be refused if
 # that one was cheap: as a part of what it was off, how far they may be, what stays of that after each answer, and what part of
@@ -68,12 +70,12 @@ class Estimate(int):
     Attributes:
         correction: from which it can be told anew.
         estimated: what it was before the correction.
-        variance: how far single calls are off, as the mean of squares.
+        variance: how far single calls are off, as the mean of squares, rounded: what is whole adds up without a rest.
     """
 
     correction: Correction
     estimated: int
-    variance: float
+    variance: int
 
     def again(self) -> Estimate:
         """Return it as it is known by now."""
@@ -111,6 +113,7 @@ class Correction:
         """Learn what a call has cost, beside what was estimated. An estimate of nothing tells nothing of others."""
         if not estimated:
             return
+        estimated, used = min(estimated, _MOST), min(used, _MOST)
         if self._estimated:
             told = self._on_average(estimated)
             self._off_squared = self._off_squared * _KEPT + (used - told) ** 2
@@ -129,14 +132,15 @@ class Correction:
 
     def apply(self, estimated: int) -> Estimate:
         """Return what a call that is estimated at so much will cost on average, or rather more while few have told."""
+        estimated = min(estimated, _MOST)
         if self._estimated:
             told = self._on_average(estimated)
-            spread = self._off_squared / self._told_squared if self._told_squared else 0.0
+            spread = min(_WIDEST, self._off_squared / self._told_squared) if self._told_squared else 0.0
             cost = Estimate(math.ceil(told + self._unsure * estimated / self._estimated - 1e-9))
-            cost.variance = spread * told * told
+            cost.variance = round(spread * told * told)
         else:
             cost = Estimate(math.ceil(_DOUBT * estimated))
-            cost.variance = 0.0
+            cost.variance = 0
         cost.correction, cost.estimated = self, estimated
         return cost
 

@@ -9,6 +9,7 @@ a log of the grants admits `limit` in *any* `seconds`.
 from __future__ import annotations
 
 import math
+from bisect import insort
 from collections import deque
 from contextlib import suppress
 
@@ -18,7 +19,7 @@ from contextlib import suppress
 _MOST_STRETCH, _MOST_STRETCH_COLD = (0.6, 0.03), (1.0, 0.25)  # in seconds, and as a part of the window
 # Calls under way cost what nobody knows yet. Together they are off by as much as their variances tell, and hardly ever by more
 # than so many standard deviations: single calls that cost more are made up for by others that cost less.
-_DEVIATIONS = 2.0
+_DEVIATIONS = 2
 _STEPS = 50  # in which the share of others comes back: a waiter is woken for each, not for every token
 
 
@@ -31,13 +32,15 @@ class _Window:
         allowed: how many are allowed now: the limit without the share of others.
     """
 
-    __slots__ = ("_back_from", "_back_until", "_limit", "_taken", "allowed", "seconds", "span")
+    __slots__ = ("_back_from", "_back_until", "_limit", "_refused", "_taken", "_unserved", "allowed", "seconds", "span")
 
     def __init__(self, limit: int, seconds: float) -> None:
         self._limit = self.allowed = limit
         self.seconds = self.span = seconds
         self._taken = 0
         self._back_from = self._back_until = -math.inf
+        self._refused: deque[tuple[float, int]] = deque()  # when calls started that a server refused, and what they cost
+        self._unserved = 0  # what they cost together
 
     @property
     def limit(self) -> int:
@@ -81,7 +84,29 @@ class _Window:
             return self._back_from
         step = max(1, self._taken // _STEPS)
         steps = (self._taken - self.others(now)) / step
-        return min(self._back_until, self._back_from + steps * step / self._taken * (self._back_until - self._back_from))
+        back_at = self._back_from + steps * step / self._taken * (self._back_until - self._back_from)
+        return min(self._back_until, max(back_at, math.nextafter(now, math.inf)))  # later, whatever rounding makes of it
+
+    def refuse(self, stamp: float, cost: int = 1) -> None:
+        """Remember that a server refused the call of a stamp: it counts here for what it was, but not at most servers."""
+        self._forget_refused(stamp)
+        insort(self._refused, (stamp, cost))
+        self._unserved += cost
+
+    def unserved(self, now: float) -> int:
+        """Return what of the window at `now` was refused; forgets what has left it."""
+        self._forget_refused(now)
+        return self._unserved
+
+    def _forget_refused(self, now: float) -> None:
+        refused = self._refused
+        while refused and refused[0][0] + self.span <= now:
+            self._unserved -= refused.popleft()[1]
+
+    def _clear(self) -> None:
+        self._refused.clear()
+        self._unserved = 0
+        self.take_away(0, -math.inf, -math.inf)
 
     def _give_back(self, now: float) -> None:
         if self._taken:
@@ -155,7 +180,7 @@ class SlidingWindow(_Window):
     def clear(self) -> None:
         """Forget every start, and what others have taken."""
         self.times.clear()
-        self.take_away(0, -math.inf, -math.inf)
+        self._clear()
 
 
 class Spend:
@@ -163,7 +188,7 @@ class Spend:
 
     __slots__ = ("cost", "in_window", "time", "variance")
 
-    def __init__(self, time: float, cost: int, variance: float = 0.0) -> None:
+    def __init__(self, time: float, cost: int, variance: int = 0) -> None:
         self.time = time
         self.cost = cost
         self.variance = variance
@@ -189,22 +214,21 @@ class TokenWindow(_Window):
         True
     """
 
-    __slots__ = ("_total", "_unknown", "_variance", "spends")
+    __slots__ = ("_total", "_variance", "spends")
 
     def __init__(self, limit: int, seconds: float) -> None:
         super().__init__(limit, seconds)
         self.spends: deque[Spend] = deque()
         self._total = 0
-        self._variance = 0.0  # of all costs that are estimates ...
-        self._unknown = 0  # ... which so many are
+        self._variance = 0  # of all costs that are estimates
 
-    def fits(self, now: float, cost: int, variance: float = 0.0) -> bool:
+    def fits(self, now: float, cost: int, variance: int = 0) -> bool:
         """Return whether `cost` more tokens, give or take, are allowed at `now`; forgets what has left the window."""
         self.forget(now)
         if cost == 0:
             return True
-        if self._unknown or variance:
-            cost += int(_DEVIATIONS * math.sqrt(self._variance + variance))
+        if self._variance or variance:
+            cost += math.isqrt(_DEVIATIONS**2 * (self._variance + variance))
         return self._total + min(cost, self._limit) <= self.allowed
 
     def forget(self, now: float) -> None:
@@ -221,14 +245,12 @@ class TokenWindow(_Window):
         own = self.spends[0].time + self.span if self.spends else math.inf
         return min(own, self._others_back_at(now)) if self._taken else own
 
-    def add(self, now: float, cost: int, variance: float = 0.0) -> Spend:
+    def add(self, now: float, cost: int, variance: int = 0) -> Spend:
         """Book `cost` tokens, give or take, and return the entry, to be corrected."""
         spend = Spend(now, cost, variance)
         self.spends.append(spend)
         self._total += cost
-        if variance:
-            self._variance += variance
-            self._unknown += 1
+        self._variance += variance
         return spend
 
     def insert(self, time: float, cost: int) -> Spend:
@@ -251,19 +273,17 @@ class TokenWindow(_Window):
 
     def know(self, spend: Spend) -> None:
         """Take what was booked for what it costs."""
-        if spend.variance and spend.in_window:
-            self._unknown -= 1
-            self._variance = max(0.0, self._variance - spend.variance) if self._unknown else 0.0  # no rounding stays behind
-            spend.variance = 0.0
+        if spend.in_window:
+            self._variance -= spend.variance
+            spend.variance = 0
 
     def clear(self) -> None:
         """Forget every spend, and what others have taken."""
         for spend in self.spends:
             spend.in_window = False
         self.spends.clear()
-        self._total = self._unknown = 0
-        self._variance = 0.0
-        self.take_away(0, -math.inf, -math.inf)
+        self._total = self._variance = 0
+        self._clear()
 
     def used(self, now: float) -> int:
         """Return how many tokens are in the window at `now`, others' included. Reading forgets nothing."""
