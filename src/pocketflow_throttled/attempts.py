@@ -8,6 +8,8 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Any
 
+from .signals import is_overload
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
 
@@ -95,7 +97,7 @@ class Trouble:
                 self._refused_for += min(now - self._refused_at, self._asked + took)
             self._refused_at = now
             self._refusals += 1
-            permit.not_served(is_down=attempts.drought > 0)
+            permit.not_served(is_down=attempts.drought > 0 or is_overload(error))
             attempts.drought = max(attempts.drought, self._refused_for)
             final = node._weigh_refusal(permit, error, self._refusals, attempts.drought)
             self._asked = max(permit.limiter.paused_for, growing_wait(self._refusals))

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 _A_FEW = 3  # refusals; fewer may be bad luck
 _ROOM = 0.9  # of a window: with so much of it served, a refusal says nothing of bursts
 _CLOSEST = 0.02  # seconds between starts that refusals space: closer together, it is timers that tell
+_SPREAD = 1.03  # times slower than the limit, are tokens spread: not all calls are as long on their way
 _SAME_PACE = 0.01  # as a part, how far off the same pace may be
 
 
@@ -42,12 +43,13 @@ class Budget(Stretched):
         (False, 60.0)
     """
 
-    __slots__ = ("_pace", "_refused", "burst")
+    __slots__ = ("_pace", "_refused", "_spread", "burst")
 
     def __init__(self, requests: int | None, tokens: int | None, burst: int | None, seconds: float) -> None:
         super().__init__(seconds)
         self.burst = burst
         self._pace: tuple[int, float] | None = None
+        self._spread: TokenWindow | None = None  # as many tokens as the largest call costs, where they are spread over the window
         self._refused: deque[float] = deque()  # the stamps of calls that were sent and not served, of late
         self.set_requests(requests)
         self.set_tokens(tokens)
@@ -67,6 +69,7 @@ class Budget(Stretched):
 
     def set_tokens(self, limit: int | None, seconds: float | None = None) -> None:
         """Set the tokens allowed in any window, or in any `seconds`."""
+        self._spread = None
         if limit is None:
             if self.tokens is not None:
                 self.tokens.clear()  # what is settled or taken back later has nothing to do with the next window
@@ -113,6 +116,7 @@ class Budget(Stretched):
             (self.requests is None or self.requests.fits(now))
             and (self._bursts is None or self._bursts.fits(now))
             and (tokens == 0 or self.tokens is None or self.tokens.fits(now, tokens, _variance(tokens)))
+            and (self._spread is None or self._fits_spread(now, tokens))
         )
 
     def admit(self, now: float) -> bool:
@@ -141,6 +145,8 @@ class Budget(Stretched):
             return self.requests.opens_at(now)
         if self._bursts is not None and not self._bursts.fits(now):
             return self._bursts.opens_at(now)
+        if self._spread is not None and not self._spread.fits(now, self._spread.limit):
+            return self._spread.opens_at(now)
         assert self.tokens is not None
         return self.tokens.opens_at(now)
 
@@ -150,6 +156,8 @@ class Budget(Stretched):
             self.requests.times.append(now)
             if self._bursts is not None:
                 self._bursts.times.append(now)
+        if self._spread is not None and tokens:
+            self._spread.add(now, tokens)
         return self.tokens.add(now, tokens, _variance(tokens)) if tokens and self.tokens is not None else None
 
     def take_back(self, stamp: float, spend: Spend | None) -> None:
@@ -193,6 +201,8 @@ class Budget(Stretched):
 
         Some enforce a limit a minute as so many a second, or as fewer in less. Spaced starts are as many in the window.
         """
+        if self._spread is None and self.tokens is not None and self._refuses_what_has_room(now):
+            self._spread_tokens(self.tokens)
         requests, bursts = self.requests, self._bursts
         if requests is None or stamp <= self._margin.since or (bursts is None and not self._refuses_what_has_room(now)):
             return
@@ -207,8 +217,28 @@ class Budget(Stretched):
             self._stretch_all()
 
     def _refuses_what_has_room(self, now: float) -> bool:
-        assert self.requests is not None
-        return len(self._refused) >= _A_FEW and self.served("requests", now) <= _ROOM * self.requests.limit
+        return len(self._refused) >= _A_FEW and self._has_room("requests", now) and self._has_room("tokens", now)
+
+    def _has_room(self, kind: Kind, now: float) -> bool:
+        window = self.window(kind)
+        return window is None or self.served(kind, now) <= _ROOM * window.limit
+
+    def _spread_tokens(self, tokens: TokenWindow) -> None:
+        largest = max((spend.cost for spend in tokens.spends), default=1)
+        self._spread = TokenWindow(1, _SPREAD)
+        self._enlarge(self._spread, tokens, max(1, largest))
+
+    def _enlarge(self, spread: TokenWindow, tokens: TokenWindow, cost: int) -> None:
+        spread.limit = cost
+        spread.seconds = _SPREAD * tokens.seconds * cost / tokens.limit
+        spread.stretch(0.0, 0.0, cold=False)
+
+    def _fits_spread(self, now: float, cost: int) -> bool:
+        assert self._spread is not None
+        assert self.tokens is not None
+        if cost > self._spread.limit:
+            self._enlarge(self._spread, self.tokens, cost)
+        return self._spread.fits(now, cost)
 
     def _space_by(self, each: int, seconds: float, now: float) -> None:
         self._margin = Margin(now)
@@ -221,7 +251,7 @@ class Budget(Stretched):
 
     def forget_pace(self) -> None:
         """Forget how starts were spaced without a burst that was set."""
-        self._margin, self._pace = Margin(), None
+        self._margin, self._pace, self._spread = Margin(), None, None
         self.set_burst(self.burst)
 
     def served(self, kind: Kind, now: float) -> int:

@@ -111,12 +111,14 @@ class Refusal:
         final: whether sending the call again cannot help.
         reason: why, for people.
         by_reset: whether it only said when a limit is whole again.
+        overloaded: whether it has too much to do, for whoever calls; that tells nothing of the limits of one client.
     """
 
     retry_after: float | None
     final: bool
     reason: str
     by_reset: bool = field(default=False, repr=False, compare=False)
+    overloaded: bool = field(default=False, repr=False, compare=False)
 
 
 def read_error(exc: BaseException) -> Refusal | None:
@@ -133,6 +135,12 @@ def read_error(exc: BaseException) -> Refusal | None:
         True
     """
     return _read_along(exc, _GROUPS)
+
+
+def is_overload(exc: BaseException) -> bool:
+    """Return whether an exception says that the API has too much to do, for whoever calls."""
+    refusal = read_error(exc)
+    return refusal is not None and refusal.overloaded
 
 
 def _read_along(exc: BaseException, groups: int) -> Refusal | None:
@@ -155,7 +163,8 @@ def _read_group(group: BaseExceptionGroup[BaseException], groups: int) -> Refusa
         return None
     waits = [refusal.retry_after for refusal in found if refusal.retry_after is not None]
     first = next((refusal for refusal in found if refusal.final), found[0])
-    return Refusal(max(waits, default=None), first.final, first.reason, all(refusal.by_reset for refusal in found))
+    by_reset, overloaded = all(refusal.by_reset for refusal in found), all(refusal.overloaded for refusal in found)
+    return Refusal(max(waits, default=None), first.final, first.reason, by_reset, overloaded)
 
 
 def is_rate_limit_error(exc: BaseException) -> bool:
@@ -186,7 +195,8 @@ def _read(error: BaseException) -> Refusal | None:
     if not _is_refusal(error, status, codes, texts, hint):
         return None
     final = _final_reason(texts, codes, fields)
-    return Refusal(hint, final is not None, final or texts[0] or type(error).__name__, by_reset)
+    overloaded = status in (_OVERLOADED, _UNAVAILABLE, _NO_ROOM) or _OVERLOADED_TYPE in codes or _OVERLOADED_TYPE in texts[0]
+    return Refusal(hint, final is not None, final or texts[0] or type(error).__name__, by_reset, overloaded)
 
 
 def _seconds(value: object) -> float | None:
