@@ -156,7 +156,8 @@ class Throttled:
                 f"{type(self).__name__} waits for a slot of a limiter of which its own caller holds one: when all are held so, "
                 "nothing can go on. Give it a limiter of its own, or run it after the call"
             )
-        limiter._budget.expect_times()
+        with limiter._lock:  # it may be in use in other threads
+            limiter._budget.expect_times()
         context = copy_context()
         context.run(_retry.set, 0)  # an item whose call runs this batch has its own
         context.run(sent.set, UNMARKED)

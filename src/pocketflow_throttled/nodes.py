@@ -128,7 +128,7 @@ class ThrottledParallelBatchNode(Throttled, AsyncParallelBatchNode):
         """Return what an item will cost in tokens. Override it for items of another kind.
 
         By default 4 characters are a token, in a str, a chat message or a list of these, and `max_output_tokens` is added.
-        An estimate that is wrong by a factor is corrected by it, as soon as the first calls have told what they cost.
+        Estimates that are wrong by a factor, or by what is added to each, are corrected as calls tell what they cost.
         """
         return tokens.estimate(item) + self.max_output_tokens
 
