@@ -1,6 +1,7 @@
 """What a limiter makes of headers: pauses, limits, others' share, and windows whose length nobody tells; in virtual time."""
 
 import asyncio
+import random
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -563,3 +564,23 @@ def test_an_api_that_is_down_for_a_while_is_no_reason_to_space_the_starts_more()
         return now()
 
     assert run_virtual(main()) < 10 + (120 + 5) + 1.05 * 60
+
+
+def test_an_overloaded_server_is_no_reason_to_space_the_starts() -> None:
+    """Whoever calls, two calls in a hundred are answered with 529: that says nothing of this client's limits."""
+    chance, ended = random.Random(1), 0.0
+
+    class OverloadedError(Exception):
+        status_code = 529
+
+    async def call(item: int) -> int:
+        nonlocal ended
+        await asyncio.sleep(0.1)
+        if chance.random() < 0.02:
+            raise OverloadedError("Overloaded")
+        await asyncio.sleep(2)
+        ended = now()
+        return item
+
+    run(Batch(call, max_concurrent=100, max_per_minute=1000), range(2900))
+    assert ended <= 190

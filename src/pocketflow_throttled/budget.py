@@ -199,10 +199,11 @@ class Budget(Stretched):
     def space(self, now: float, stamp: float) -> None:
         """Space the starts, or more than before, as a server with room in the window refuses the call that started at `stamp`.
 
-        Some enforce a limit a minute as so many a second, or as fewer in less. Spaced starts are as many in the window.
+        Some enforce a limit a minute as so many a second, or as fewer in less. Spaced starts are as many in the window,
+        and so are tokens that are spread.
         """
         if self._spread is None and self.tokens is not None and self._refuses_what_has_room(now):
-            self._spread_tokens(self.tokens)
+            self._spread = TokenWindow(1, _SPREAD * self.tokens.seconds / self.tokens.limit)
         requests, bursts = self.requests, self._bursts
         if requests is None or stamp <= self._margin.since or (bursts is None and not self._refuses_what_has_room(now)):
             return
@@ -223,22 +224,16 @@ class Budget(Stretched):
         window = self.window(kind)
         return window is None or self.served(kind, now) <= _ROOM * window.limit
 
-    def _spread_tokens(self, tokens: TokenWindow) -> None:
-        largest = max((spend.cost for spend in tokens.spends), default=1)
-        self._spread = TokenWindow(1, _SPREAD)
-        self._enlarge(self._spread, tokens, max(1, largest))
-
-    def _enlarge(self, spread: TokenWindow, tokens: TokenWindow, cost: int) -> None:
-        spread.limit = cost
-        spread.seconds = _SPREAD * tokens.seconds * cost / tokens.limit
-        spread.stretch(0.0, 0.0, cold=False)
-
     def _fits_spread(self, now: float, cost: int) -> bool:
-        assert self._spread is not None
-        assert self.tokens is not None
-        if cost > self._spread.limit:
-            self._enlarge(self._spread, self.tokens, cost)
-        return self._spread.fits(now, cost)
+        """Return whether a request may start at `now` after what those before it cost, where tokens are spread evenly."""
+        spread, tokens = self._spread, self.tokens
+        assert spread is not None
+        assert tokens is not None
+        most = min(cost, tokens.limit)
+        if most > spread.limit:
+            spread.limit, spread.seconds = most, _SPREAD * tokens.seconds * most / tokens.limit
+            spread.stretch(0.0)
+        return spread.fits(now, cost)
 
     def _space_by(self, each: int, seconds: float, now: float) -> None:
         self._margin = Margin(now)
