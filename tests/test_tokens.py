@@ -360,4 +360,6 @@ def test_an_item_of_more_tokens_than_a_window_runs_though_they_are_spread() -> N
     budget.book(3.0, 500)
     assert not budget.fits(3.1, 10)
     assert budget.opens_at(3.1) == pytest.approx(3.0 + 1.03 * 60 * 500 / 1000)
-    assert budget.fits(3.0 + 61 + 0.9, 5000)
+    assert budget.fits(3.0 + 31, 10)
+    assert not budget.fits(3.0 + 31, 5000)
+    assert budget.fits(3.0 + 61, 5000)

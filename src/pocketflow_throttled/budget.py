@@ -43,13 +43,13 @@ class Budget(Stretched):
         (False, 60.0)
     """
 
-    __slots__ = ("_pace", "_refused", "_spread", "burst")
+    __slots__ = ("_pace", "_refused", "_spread_until", "burst")
 
     def __init__(self, requests: int | None, tokens: int | None, burst: int | None, seconds: float) -> None:
         super().__init__(seconds)
         self.burst = burst
         self._pace: tuple[int, float] | None = None
-        self._spread: TokenWindow | None = None  # as many tokens as the largest call costs, where they are spread over the window
+        self._spread_until: float | None = None  # when the tokens of the last call are made up for, where they are spread evenly
         self._refused: deque[float] = deque()  # the stamps of calls that were sent and not served, of late
         self.set_requests(requests)
         self.set_tokens(tokens)
@@ -69,7 +69,8 @@ class Budget(Stretched):
 
     def set_tokens(self, limit: int | None, seconds: float | None = None) -> None:
         """Set the tokens allowed in any window, or in any `seconds`."""
-        self._spread = None
+        if self.tokens is None or self.tokens.limit != limit:
+            self._spread_until = None
         if limit is None:
             if self.tokens is not None:
                 self.tokens.clear()  # what is settled or taken back later has nothing to do with the next window
@@ -116,7 +117,7 @@ class Budget(Stretched):
             (self.requests is None or self.requests.fits(now))
             and (self._bursts is None or self._bursts.fits(now))
             and (tokens == 0 or self.tokens is None or self.tokens.fits(now, tokens, _variance(tokens)))
-            and (self._spread is None or self._fits_spread(now, tokens))
+            and (tokens == 0 or self._spread_until is None or now >= self._spread_until)
         )
 
     def admit(self, now: float) -> bool:
@@ -145,8 +146,8 @@ class Budget(Stretched):
             return self.requests.opens_at(now)
         if self._bursts is not None and not self._bursts.fits(now):
             return self._bursts.opens_at(now)
-        if self._spread is not None and not self._spread.fits(now, self._spread.limit):
-            return self._spread.opens_at(now)
+        if self._spread_until is not None and now < self._spread_until:
+            return self._spread_until
         assert self.tokens is not None
         return self.tokens.opens_at(now)
 
@@ -156,9 +157,12 @@ class Budget(Stretched):
             self.requests.times.append(now)
             if self._bursts is not None:
                 self._bursts.times.append(now)
-        if self._spread is not None and tokens:
-            self._spread.add(now, tokens)
-        return self.tokens.add(now, tokens, _variance(tokens)) if tokens and self.tokens is not None else None
+        if not tokens or self.tokens is None:
+            return None
+        if self._spread_until is not None:
+            part = min(tokens, self.tokens.limit) / self.tokens.limit
+            self._spread_until = max(self._spread_until, now) + _SPREAD * self.tokens.seconds * part
+        return self.tokens.add(now, tokens, _variance(tokens))
 
     def take_back(self, stamp: float, spend: Spend | None) -> None:
         """Take back what a request booked that was never sent."""
@@ -202,8 +206,8 @@ class Budget(Stretched):
         Some enforce a limit a minute as so many a second, or as fewer in less. Spaced starts are as many in the window,
         and so are tokens that are spread.
         """
-        if self._spread is None and self.tokens is not None and self._refuses_what_has_room(now):
-            self._spread = TokenWindow(1, _SPREAD * self.tokens.seconds / self.tokens.limit)
+        if self._spread_until is None and self.tokens is not None and self._refuses_what_has_room(now):
+            self._spread_until = now
         requests, bursts = self.requests, self._bursts
         if requests is None or stamp <= self._margin.since or (bursts is None and not self._refuses_what_has_room(now)):
             return
@@ -224,17 +228,6 @@ class Budget(Stretched):
         window = self.window(kind)
         return window is None or self.served(kind, now) <= _ROOM * window.limit
 
-    def _fits_spread(self, now: float, cost: int) -> bool:
-        """Return whether a request may start at `now` after what those before it cost, where tokens are spread evenly."""
-        spread, tokens = self._spread, self.tokens
-        assert spread is not None
-        assert tokens is not None
-        most = min(cost, tokens.limit)
-        if most > spread.limit:
-            spread.limit, spread.seconds = most, _SPREAD * tokens.seconds * most / tokens.limit
-            spread.stretch(0.0)
-        return spread.fits(now, cost)
-
     def _space_by(self, each: int, seconds: float, now: float) -> None:
         self._margin = Margin(now)
         self._pace = each, seconds
@@ -246,7 +239,7 @@ class Budget(Stretched):
 
     def forget_pace(self) -> None:
         """Forget how starts were spaced without a burst that was set."""
-        self._margin, self._pace, self._spread = Margin(), None, None
+        self._margin, self._pace, self._spread_until = Margin(), None, None
         self.set_burst(self.burst)
 
     def served(self, kind: Kind, now: float) -> int:
