@@ -146,13 +146,14 @@ def test_whoever_waits_for_what_others_have_taken_is_woken_at_most_once_for_each
 ) -> None:
     window = SlidingWindow(limit=taken, seconds=60.0)
     window.take_away(taken, start, start + length)
+    steps = -(-taken // max(1, taken // 50))
     now, wakes = 0.0, 0
     while window.others(now):
         window.fits(now)
         later = window._others_back_at(now)
         assert later > now  # or a timer would fire for ever at one moment
         now, wakes = later, wakes + 1
-        assert wakes <= 130
+        assert wakes <= 2 * steps + 2  # a few twice, where floats hardly tell the steps apart
     assert now <= start + length + 1e-6
 
 
