@@ -49,6 +49,16 @@ def serve(rule: AdaptiveRule, count: int, *, at: float = 1.0, clean: bool = True
         rule.succeeded(at, at - 0.5, rule.limit, in_use=in_use, clean=clean)
 
 
+def seconds_for(node: Adapting, items: int) -> float:
+    """Return the virtual seconds that a batch takes."""
+
+    async def timed() -> float:
+        await node.run_async({"items": range(items)})
+        return now()
+
+    return run_virtual(timed())
+
+
 def test_32_at_once_of_which_16_are_refused_together_leave_16() -> None:
     rule = AdaptiveRule(Adaptive(initial_concurrent=32, max_concurrent=64))
     for level in range(1, 33):
@@ -228,11 +238,7 @@ def test_a_rate_by_the_second_is_told_from_a_cap_by_two_refusals_though_calls_ar
     )
     node = Adapting(api.call, initial_concurrent=10, max_concurrent=100)
 
-    async def timed() -> float:
-        await node.run_async({"items": range(2000)})
-        return now()
-
-    assert run_virtual(timed()) <= (2000 / 10 + 6) / 0.77
+    assert seconds_for(node, 2000) <= (2000 / 10 + 6) / 0.77
     assert api.refused <= 0.01 * 2000
 
 
@@ -243,11 +249,7 @@ def test_two_a_second_of_calls_that_all_take_15_seconds_are_not_taken_for_a_cap(
     api = SimulatedAPI(max_per_window=2, window_seconds=1.0, latency=15.0, network_delay=0.02, retry_after=hint)
     node = Adapting(api.call, initial_concurrent=10, max_concurrent=100)
 
-    async def timed() -> float:
-        await node.run_async({"items": range(900)})
-        return now()
-
-    assert run_virtual(timed()) <= (900 / 2 + 15) / 0.75
+    assert seconds_for(node, 900) <= (900 / 2 + 15) / 0.75
     assert api.refused <= 0.02 * 900
 
 
@@ -266,11 +268,7 @@ def test_slots_are_filled_while_a_slow_refusal_of_a_probe_is_awaited() -> None:
         )
         node = Adapting(api.call, initial_concurrent=10, max_concurrent=100)
 
-        async def timed(node: Adapting = node) -> float:
-            await node.run_async({"items": range(1500)})
-            return now()
-
-        speeds.append(1500 * (2 * math.exp(0.08) + 0.6) / 25 / run_virtual(timed()))
+        speeds.append(1500 * (2 * math.exp(0.08) + 0.6) / 25 / seconds_for(node, 1500))
     assert sum(speeds) / len(speeds) >= 0.85, speeds
 
 
@@ -285,12 +283,8 @@ def test_a_cap_that_falls_is_not_taken_for_a_pace() -> None:
     )
     node = Adapting(api.call, initial_concurrent=10, max_concurrent=100)
 
-    async def timed() -> float:
-        await node.run_async({"items": range(1500)})
-        return now()
-
     ideal = 40 + (1500 - 40 * 40 / 2) * 2 / 10
-    assert run_virtual(timed()) <= ideal / 0.75
+    assert seconds_for(node, 1500) <= ideal / 0.75
     assert api.refused <= 0.03 * 1500
 
 
@@ -305,11 +299,7 @@ def test_an_api_that_is_nearly_down_for_a_while_is_used_again_soon() -> None:
     )
     node = Adapting(api.call, initial_concurrent=10, max_concurrent=100)
 
-    async def timed() -> float:
-        await node.run_async({"items": range(1500)})
-        return now()
-
-    assert run_virtual(timed()) <= 3 * (1500 * 2 / 30) / 0.87
+    assert seconds_for(node, 1500) <= 3 * (1500 * 2 / 30) / 0.87
     assert api.served == 1500
 
 
@@ -327,11 +317,7 @@ def test_an_outage_is_not_taken_for_a_window_for_long(until: float, hint: float 
 
     node = Adapting(call, rate_limit_timeout=10_000)
 
-    async def timed() -> float:
-        await node.run_async({"items": range(400)})
-        return now()
-
-    assert run_virtual(timed()) <= until + 65 + 3 * 400 / 20  # the longest wait for a try, and the rest of the batch
+    assert seconds_for(node, 400) <= until + 65 + 3 * 400 / 20  # the longest wait for a try, and the rest of the batch
 
 
 @pytest.mark.parametrize("share", [0.01, 0.05, 0.2])
@@ -348,11 +334,7 @@ def test_calls_refused_at_random_slow_a_batch_but_never_without_end(share: float
 
     node = Adapting(call, initial_concurrent=10, max_concurrent=100)
 
-    async def timed() -> float:
-        await node.run_async({"items": range(1000)})
-        return now()
-
-    assert run_virtual(timed()) <= 1000 * 30
+    assert seconds_for(node, 1000) <= 1000 * 30
 
 
 def test_a_refusal_now_and_then_that_has_no_reason_slows_a_batch_little() -> None:
@@ -369,11 +351,7 @@ def test_a_refusal_now_and_then_that_has_no_reason_slows_a_batch_little() -> Non
                 raise RateLimitHit("no reason")
             return await api.call(item)
 
-        async def timed(node: Adapting) -> float:
-            await node.run_async({"items": range(2500)})
-            return now()
-
-        speeds.append(2500 * 2.1 / 28 / run_virtual(timed(Adapting(call, initial_concurrent=10, max_concurrent=100))))
+        speeds.append(2500 * 2.1 / 28 / seconds_for(Adapting(call, initial_concurrent=10, max_concurrent=100), 2500))
     assert sum(speeds) / len(speeds) >= 0.83
 
 

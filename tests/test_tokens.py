@@ -363,3 +363,15 @@ def test_an_item_of_more_tokens_than_a_window_runs_though_they_are_spread() -> N
     assert budget.fits(3.0 + 31, 10)
     assert not budget.fits(3.0 + 31, 5000)
     assert budget.fits(3.0 + 61, 5000)
+
+
+def test_a_call_that_was_never_sent_gives_its_share_of_spread_tokens_back() -> None:
+    budget = Budget(requests=None, tokens=1000, burst=None, seconds=60.0)
+    for at in range(3):
+        budget.book(float(at), 10)
+        budget.refused(float(at), 10)
+    budget.space(2.5, 2.0)
+    spend = budget.book(3.0, 500)
+    assert not budget.fits(3.1, 10)
+    budget.take_back(3.0, spend)
+    assert budget.fits(3.1, 10)

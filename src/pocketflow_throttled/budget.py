@@ -160,8 +160,7 @@ class Budget(Stretched):
         if not tokens or self.tokens is None:
             return None
         if self._spread_until is not None:
-            part = min(tokens, self.tokens.limit) / self.tokens.limit
-            self._spread_until = max(self._spread_until, now) + _SPREAD * self.tokens.seconds * part
+            self._spread_until = max(self._spread_until, now) + self._spread_of(tokens)
         return self.tokens.add(now, tokens, _variance(tokens))
 
     def take_back(self, stamp: float, spend: Spend | None) -> None:
@@ -170,7 +169,14 @@ class Budget(Stretched):
             if window is not None:
                 window.remove(stamp)
         if spend is not None and self.tokens is not None:
+            if self._spread_until is not None:
+                self._spread_until -= self._spread_of(spend.cost)
             self.tokens.correct(spend, 0)
+
+    def _spread_of(self, tokens: int) -> float:
+        """Return the seconds after which as many tokens as a request costs are allowed again, where they are spread evenly."""
+        window = self.tokens
+        return 0.0 if window is None else _SPREAD * window.seconds * min(tokens, window.limit) / window.limit
 
     def settle(self, stamp: float, spend: Spend | None, tokens: int) -> Spend | None:
         """Correct the tokens of a request, and return their entry."""
