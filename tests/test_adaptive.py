@@ -364,6 +364,35 @@ def test_a_long_wait_at_a_refused_probe_is_a_windows() -> None:
     assert 6 <= node.current_concurrent <= 9
 
 
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("hint", [3.0, 6.0])
+def test_a_cap_that_asks_for_long_waits_is_not_taken_for_a_window_again_and_again(hint: float, seed: int) -> None:
+    """A wait that is the same whenever it is asked for tells no window; each one costs what is under way in that time."""
+    chance = random.Random(seed)
+    random.seed(seed)
+    api = SimulatedAPI(
+        max_concurrent=12,
+        latency=lambda _: chance.uniform(0.4, 1.2),
+        network_delay=lambda: chance.uniform(0.03, 0.08),
+        retry_after=hint,
+    )
+    node = Adapting(api.call, initial_concurrent=10, max_concurrent=100)
+
+    assert seconds_for(node, 2000) <= 2000 * 0.91 / 12 / 0.75
+    assert api.refused <= 0.02 * 2000
+
+
+@pytest.mark.parametrize("algorithm", ["sliding_window", "fixed_window"])
+def test_a_window_that_tells_when_it_ends_is_known_after_two_of_them(algorithm: Any) -> None:
+    """The first refusal comes with more calls under way than ever, so that it might be meant for those."""
+    api = SimulatedAPI(max_per_window=12, window_seconds=20.0, algorithm=algorithm, latency=4.0, retry_after=True)
+    node = Adapting(api.call, initial_concurrent=20, max_concurrent=100)
+
+    assert run(node, range(240)) == list(range(240))
+    assert api.refused <= 0.06 * 240
+    assert node.current_concurrent >= 12
+
+
 def test_a_static_limit_on_top_is_never_exceeded() -> None:
     api = SimulatedAPI(max_per_window=30, latency=0.1)
     node = Adapting(api.call, max_concurrent=50, max_per_minute=30)
@@ -444,6 +473,18 @@ def test_stats_and_limit_can_be_read_on_the_users_own_node_while_it_runs() -> No
     assert seen[0][0] <= 4
     assert 0 < seen[0][1] < 20
     assert node.stats["total_successes"] == 20
+
+
+def test_the_rate_that_was_learned_can_be_read() -> None:
+    api = SimulatedAPI(max_per_window=50, window_seconds=10.0, latency=1.0, retry_after=True)
+    node = Adapting(api.call, initial_concurrent=10, max_concurrent=100)
+    assert node.stats["learned_per_second"] is None
+    run(node, range(400))
+    assert node.stats["learned_per_second"] == pytest.approx(5, rel=0.1)
+    assert "learned_per_second" in repr(node.limiter)
+    assert "learned_per_second" not in RateLimiter().stats
+    node.reset_adaptive_state()
+    assert node.stats["learned_per_second"] is None
 
 
 def test_reset_adaptive_state_begins_again() -> None:

@@ -518,14 +518,61 @@ def test_a_short_retry_after_says_nothing_of_what_is_limited() -> None:
 
 
 def test_a_rate_is_no_reason_for_fewer_calls_at_once() -> None:
+    """Ten at once were admitted before, so that a refusal with a long wait cannot be meant for ten at once."""
     rule = AdaptiveRule(Adaptive(initial_concurrent=10, max_concurrent=100))
     fill(rule, 0.0, 10)
-    rule.refused(0.1, 0.0, 10, 60.0)
+    rule.succeeded(1.0, 0.0, 10, in_use=False, clean=True)
+    rule.started(1.1, 10)
+    rule.refused(1.2, 1.1, 10, 60.0)
     assert rule.limit == 5
-    rule.started(60.1, 1)
+    rule.started(61.2, 1)
     assert rule.may_start(rule.opens_at, 1)
     assert rule.limit == 10
     assert [change.reason for change in rule.history] == ["refused", "it was a rate"]
+
+
+def refuse_with_a_wait(rule: AdaptiveRule, now: float, level: int, wait: float) -> float:
+    """Refuse the call that is the `level`-th under way, let the next be admitted after the wait, and return when."""
+    rule.started(now, level)
+    rule.refused(now + 0.1, now, level, wait)
+    rule.started(now + 0.1 + wait, 1)
+    assert not rule.may_start(now + 0.1 + wait, 2)
+    rule.may_start(now + 0.3 + wait, 2)
+    return now + 0.1 + wait
+
+
+def test_a_long_wait_where_more_than_ever_are_under_way_leaves_open_what_is_limited() -> None:
+    rule = AdaptiveRule(Adaptive(initial_concurrent=10, max_concurrent=100))
+    fill(rule, 0.0, 9)
+    refuse_with_a_wait(rule, 0.05, 10, 30.0)
+    assert rule.limit == 5
+    assert rule.ceiling == 8
+    assert rule.rate.count is None
+
+
+def test_as_many_calls_until_the_next_wait_tell_a_window() -> None:
+    rule = AdaptiveRule(Adaptive(initial_concurrent=10, max_concurrent=100))
+    fill(rule, 0.0, 9)
+    reopened = refuse_with_a_wait(rule, 0.05, 10, 30.0)
+    for call in range(8):
+        rule.started(reopened + 0.01 * call, min(2 + call, 8))
+    refuse_with_a_wait(rule, reopened + 0.2, 8, 29.85)
+    assert rule.limit == 10
+    assert rule.rate.count == 9
+    assert rule.rate.seconds == pytest.approx(30.15, abs=0.2)
+
+
+def test_many_more_calls_until_the_next_wait_tell_a_cap() -> None:
+    rule = AdaptiveRule(Adaptive(initial_concurrent=10, max_concurrent=100))
+    fill(rule, 0.0, 9)
+    reopened = refuse_with_a_wait(rule, 0.05, 10, 30.0)
+    for call in range(40):
+        rule.started(reopened + 1 + call, 8)
+        rule.succeeded(reopened + 2 + call, reopened + 1 + call, 8, in_use=False, clean=True)
+    refuse_with_a_wait(rule, reopened + 41, 8, 30.0)
+    assert rule.rate.count is None
+    assert rule.ceiling is not None
+    assert rule.ceiling < 8
 
 
 def test_a_second_that_is_asked_for_again_and_again_is_no_word_on_when() -> None:

@@ -20,6 +20,7 @@ from collections import deque
 from typing import TYPE_CHECKING
 
 from .adaptivity import Change
+from .asked import Asked
 from .ceiling import Ceiling
 from .closing import Before, Closing, tells_window
 from .evidence import SECOND
@@ -84,7 +85,7 @@ class AdaptiveRule:
         self._has_climbed = False  # whether a probe went well since bursts are held back
         self._is_cap = False  # whether it was refused beyond the ceiling without a burst too
         self._shut_for = 0.0  # seconds, the last time
-        self._hint_at_ceiling = 0.0  # seconds that the API asks for where too many are under way
+        self._asked = Asked(self._timing)
 
     def forget_times(self) -> None:
         """Forget the pauses and the learned rate; the limit of calls at once stays."""
@@ -152,7 +153,7 @@ class AdaptiveRule:
             self._unproven_starts = min(self._unproven_starts + 1, _MOST_AT_ONCE)
         if self._ceiling.level is not None:
             self._ceiling.started(now, level)
-            self.opens_at = max(self.opens_at, now + self._timing.refill(self.limit))
+            self.opens_at = max(self.opens_at, now + self._timing.refill(self.limit, is_dear=self._asked.is_dear))
 
     def unsent(self, stamp: float) -> None:
         """Take back a start whose call was never sent."""
@@ -217,8 +218,7 @@ class AdaptiveRule:
             return
         self.rate.evidence.refused_at(started, level)
         if self._closing is None:
-            # A refusal that makes the API ask for a pause costs all the calls of that time.
-            cost = 1 + (hint or 0.0) * self.limit / (self._timing.latency or 1.0)
+            cost = self._timing.cost(hint, self.limit)
             is_full = self._finds_a_second(now)
             if is_full or self._finds_cap(now) or self._is_absorbed(now, started, level, cost, hint):
                 self._last_cut = now
@@ -273,8 +273,8 @@ class AdaptiveRule:
 
     def _is_absorbed(self, now: float, started: float, level: int, cost: float, hint: float | None) -> bool:
         """Return whether a refusal only ends a probe, or corrects the rate."""
-        if tells_window(hint, self._timing.latency) and (hint or 0.0) > 2 * self._hint_at_ceiling:
-            return False  # that is not what the API says where too many are under way
+        if self._asked.is_news(hint):
+            return False
         absorbs = self.rate.absorbs
         is_rate = self._has_climbed or self.rate.is_full(started)
         return (is_rate and absorbs(started, cost)) or self._ends_probe(now, level, cost) or absorbs(started, cost)
@@ -305,12 +305,9 @@ class AdaptiveRule:
             opened = started if self._cycle is None else min(started, self._cycle)  # times may be forgotten while it runs
             self._closing = closing = Closing(opened, since=started, before=Before(target, self._proven, known))
         closing.refused(started, level, hint)
-        if (
-            others == 0
-            or tells_window(hint, self._timing.latency)
-            or closing.tries >= _SURELY_A_RATE
-            or self._ceiling.is_disproved
-        ):
+        is_asked = tells_window(hint, self._timing.latency)
+        closing.is_asked = closing.is_asked or is_asked
+        if others == 0 or is_asked or closing.tries >= _SURELY_A_RATE or self._ceiling.is_disproved:
             closing.is_rate = True
         self.rate.refused(started)
         self._is_cap = False
@@ -341,14 +338,23 @@ class AdaptiveRule:
         closing, self._closing, self.trial = self._closing, None, None
         self._shut_for = at - closing.since
         closing.is_rate = closing.is_rate or self._trial_level >= closing.level
-        before, ceiling = closing.before, self._ceiling
+        ceiling = self._ceiling
+        if closing.is_asked and self._asked.means_cap(closing, self.rate.evidence, self._trial_due, at):
+            self.rate.drop()
+            self._cycle = at
+            self._is_cap, self._has_climbed = True, False
+            ceiling.found(ceiling.target, is_doubted=False)
+            ceiling.probe_more_rarely(self._asked.times * self._timing.cost(self._asked.seconds, ceiling.target))
+            ceiling.stay_clear(self.limit)
+            return
         if self.rate.explain(closing, self._trial_due):
+            before = self._asked.before(closing)
             ceiling.level, ceiling.target, self._proven = before.ceiling, before.target, before.proven
             self._cycle = at
             self._change(now, before.target, "it was a rate")
             return
-        self._hint_at_ceiling = max(0.0, closing.hinted_until - closing.last)
-        if before.ceiling is not None and self.rate.is_unexplained:
+        self._asked.seconds = max(0.0, closing.hinted_until - closing.last)
+        if closing.before.ceiling is not None and self.rate.is_unexplained:
             ceiling.stay_clear(self.limit)
 
     def _change(self, now: float, new: int, reason: str) -> None:

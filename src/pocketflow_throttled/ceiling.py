@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 _RAREST_PROBE = 160  # successes between two probes: what watching for a rising cap may cost is a refused call in so many
 _DEAREST, _DEARER = 20, 4  # times as rare at the most, in all and at one refusal, where that costs more than its call
+_WORTH = 5  # successes, at least, for each call that a refused probe costs
 _DOUBTED = 3  # successes before a new ceiling is tried for the first time
 _CONFIRMED = 5  # starts beyond a ceiling, none refused, that lift it
 _DISPROVED, _LIFTED = 2, 1.4  # times lifted, and by how much in all: what refuses is no cap
@@ -109,4 +110,4 @@ class Ceiling:
     def probe_more_rarely(self, cost: float) -> None:
         """Wait longer before the next probe: a refused one costs as much as `cost` calls."""
         rarest = int(_RAREST_PROBE * max(1.0, min(cost, _DEAREST)))
-        self._probe_after = min(max(self.rare, int(2 * min(cost, _DEARER) * self._probe_after)), rarest)
+        self._probe_after = min(max(self.rare, int(_WORTH * cost), int(2 * min(cost, _DEARER) * self._probe_after)), rarest)

@@ -38,6 +38,7 @@ class Closing:
         tries: how many were refused, each after the one before.
         hinted_until: up to when the API said it would refuse.
         is_rate: whether no limit of calls at once explains it: one was refused with no other under way, or the API named a time.
+        is_asked: whether the API asked for a long wait.
         level: how many were under way when the last refused call started, itself included.
         before: what was believed.
     """
@@ -49,6 +50,7 @@ class Closing:
     hinted_until: float = 0.0
     is_rate: bool = False
     level: int = 0
+    is_asked: bool = False
     before: Before = _NOTHING
 
     def refused(self, started: float, level: int, hint: float | None) -> None:

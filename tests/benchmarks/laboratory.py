@@ -181,6 +181,7 @@ SEEN = [
     Server("bucket, 100 + 10 a second, hints", 1500, _window(100, 10.0, "token_bucket", retry_after=True), latency=0.8),
     Server("cap 30 and 500 a minute, hints", 2000, _window(500, 60.0, max_concurrent=30, retry_after=True), latency=1.5),
     Server("cap 8, asks for a second", 800, {"max_concurrent": 8, "retry_after": 1.0}),
+    Server("cap 12, asks for 5 s", 1500, {"max_concurrent": 12, "network_delay": 0.05, "retry_after": 5.0}, jitter=0.5),
     Server("25 in 7 s, asks for a second", 600, _window(25, 7.0, retry_after=1.0), latency=1.5),
 ]
 
@@ -209,6 +210,8 @@ def random_server(seed: int) -> Server:
         speed = min(speed, limit / seconds)
     items = int(min(4000, max(300, speed * chance.uniform(150, 400))))
     sigma, jitter = chance.choice([0.2, 0.3, 0.5, 0.8]), chance.choice([0.0, 0.5, 1.0])
+    if "cap" in kind and chance.random() < 0.3:  # it asks for as long, whatever it limits
+        settings.setdefault("retry_after", chance.choice([1.0, 3.0, 8.0]))
     return Server(f"{seed}: {kind}", items, settings, latency, sigma, jitter)
 
 
@@ -217,4 +220,4 @@ def _spread(chance: random.Random, least: float, most: float) -> float:
 
 
 # ... and never on these.
-UNSEEN = [random_server(seed) for seed in range(2000, 2020)]
+UNSEEN = [random_server(seed) for seed in range(2020, 2040)]

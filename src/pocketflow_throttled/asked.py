@@ -1,0 +1,114 @@
+"""Asked: what it tells that an API asks for a long wait. Pure: times are arguments, in seconds.
+
+Most name the time until a window has passed. Some name a constant, whatever they limit, also where only too many calls are under
+way, and who takes that for a window is slow for long. So where either may be meant, fewer calls at once are tried, as that costs
+least: a window is used up again by as many calls, in as long a time; a limit of calls at once never is.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+from .closing import tells_window
+
+if TYPE_CHECKING:
+    from .closing import Before, Closing
+    from .evidence import Evidence
+    from .timing import Timing
+
+_ALIKE = 1.25  # times as many calls, or as few, are as many
+_ROUNDED, _BLUR = 1.0, 0.05  # seconds, or a part of it, by which the time differs from a first start to the end of a wait
+_FAR = 0.6  # of the calls at once that it was refused beyond: refused with fewer, it is no matter of that
+_PATIENCE = 2  # times in a row that a rate did not prevent, before it is doubted
+_NEWS = 2  # times as long a wait as where too many are under way has another reason
+
+
+class _Cycle(NamedTuple):
+    """What was admitted between two waits."""
+
+    starts: int
+    seconds: float
+    length: float  # seconds from the first start to the end of the wait
+    since: float  # when the next cycle began
+    before: Before  # what was believed
+
+
+class Asked:
+    """What is thought of an API that asks for long waits.
+
+    Args:
+        timing: how long calls take.
+
+    Attributes:
+        seconds: for which it asks where too many calls are under way.
+        times: how often that was thought to be what it meant.
+    """
+
+    __slots__ = ("_cycle", "_in_vain", "_patience", "_timing", "seconds", "times")
+
+    def __init__(self, timing: Timing) -> None:
+        self.seconds = 0.0
+        self.times = 0
+        self._timing = timing
+        self._cycle: _Cycle | None = None
+        self._in_vain = 0
+        self._patience = _PATIENCE
+
+    @property
+    def is_dear(self) -> bool:
+        """Whether one call too many at once costs a long wait."""
+        return tells_window(self.seconds, self._timing.latency)
+
+    def is_news(self, hint: float | None) -> bool:
+        """Return whether a wait is too long to be asked for where only too many calls are under way."""
+        return hint is not None and hint > _NEWS * self.seconds and tells_window(hint, self._timing.latency)
+
+    def means_cap(self, closing: Closing, evidence: Evidence, due: float, reopened: float) -> bool:
+        """Return whether to go on as if too many calls at once were meant, until more is known.
+
+        Args:
+            closing: in which a long wait was asked for.
+            evidence: the starts there were.
+            due: when the wait ended.
+            reopened: when the first call was admitted after it.
+        """
+        cycle = self._cycle
+        if closing.tries > 1 or closing.level == 1:
+            return False
+        length = closing.hinted_until - closing.opened
+        if cycle is not None:
+            if self._is_like(cycle, closing, evidence):
+                self._in_vain = 0
+                return False
+        elif self._in_vain >= self._patience:
+            self._in_vain = 0
+            self._patience *= 2
+        elif self.times or closing.level <= closing.before.proven:
+            self._in_vain += 1
+            return False
+        self.times += 1
+        self.seconds = closing.hinted_until - closing.last
+        window = evidence.window(closing, due)
+        if window is None:
+            starts, seconds = evidence.between(closing.opened - 1e-9, closing.since), due - closing.opened
+        else:
+            starts, seconds = window.count, window.seconds
+        self._cycle = _Cycle(starts, seconds, length, reopened, closing.before)
+        return True
+
+    def before(self, closing: Closing) -> Before:
+        """Return what was believed before calls at once were blamed for this closing, and for that before if it was in doubt."""
+        cycle, self._cycle = self._cycle, None
+        return closing.before if cycle is None else cycle.before
+
+    @staticmethod
+    def _is_like(cycle: _Cycle, closing: Closing, evidence: Evidence) -> bool:
+        """Whether the cycle that ends is like the one before it, or calls at once are not to blame anyway."""
+        ceiling = closing.before.ceiling
+        if ceiling is not None and closing.level <= _FAR * ceiling:
+            return True
+        length = closing.hinted_until - closing.opened
+        if abs(length - cycle.length) > max(_ROUNDED, _BLUR * length):
+            return False
+        used = evidence.most(cycle.seconds, cycle.since)
+        return cycle.starts <= _ALIKE * used and used <= _ALIKE * cycle.starts
