@@ -37,7 +37,7 @@ _ALMOST = 16  # a part of what is allowed in a second, without which it is full 
 _MANY = 30  # starts, by which it is known what is admitted
 # A pace so many times slower than what was admitted for some seconds, not long ago, is probed by doubling it, after few starts,
 # until that was refused so often. An API that was down for a while is used again soon.
-_FAR, _FEW, _GIVEN_UP = 3.0, 5, 3
+_FAR, _FEW, _GIVEN_UP = 2.0, 5, 3
 _IN_VAIN = 1.15  # times slower than where it was refused as rarely
 _FAST_ENOUGH = 1.25  # times slower than that: it is no pace that a refusal now and then would be explained by
 _SUSTAINED, _REMEMBERED = 10.0, 300.0  # seconds

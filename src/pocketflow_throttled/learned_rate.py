@@ -54,6 +54,7 @@ class LearnedRate:
         self.is_unexplained = False
         self._unexplained = 0
         self._absorbed = 0
+        self._is_in_vain = False  # whether a pace was corrected, and all was closed nevertheless
         self._absorbed_at = 0.0
 
     @property
@@ -65,6 +66,11 @@ class LearnedRate:
     def seconds(self) -> float:
         """Length of the window, or between two starts."""
         return 0.0 if self.held is None else self.held.seconds
+
+    @property
+    def per_second(self) -> float | None:
+        """Starts a second that the API is believed to allow; None: it is not known to limit them."""
+        return None if self.held is None or self.is_smoothing else self.held.count / self.held.seconds
 
     @property
     def gap(self) -> float:
@@ -99,7 +105,7 @@ class LearnedRate:
             cost: as how many calls the refusal costs, if the API asks for a pause.
         """
         held = self.held
-        if held is None:
+        if held is None or self.is_smoothing:
             return False
         if isinstance(held, LearnedWindow) and held.learns_length(started):
             return True
@@ -116,6 +122,7 @@ class LearnedRate:
     def refused(self, started: float) -> None:
         """Take note of a refusal that any rate must explain."""
         self.evidence.refused(started)
+        self._is_in_vain = self._absorbed >= _MOST_ABSORBED
         self._absorbed = 0
 
     def tells_a_second(self) -> bool:
@@ -145,12 +152,14 @@ class LearnedRate:
             self.held = LearnedWindow(self.evidence, self._timing, window)
         elif (
             closing.is_rate
-            or (held is pace and pace.is_in_use(since))
-            or (self._unexplained >= 2 and pace.can_be_measured(since))
+            or (self.is_pace and pace.is_in_use(since) and not self._is_in_vain)
+            or (self._unexplained >= 4 and pace.can_be_measured(since))
         ):
             if pace.find(since, before=held, reopened=now):
                 self.held = pace
         else:
+            if self.is_pace:
+                self.held = None
             self._unexplained += 1
             self.is_unexplained = True
             if isinstance(held, LearnedWindow) and held.is_probing:

@@ -316,7 +316,7 @@ class RateLimiter(Observing):
 
     @property
     def stats(self) -> dict[str, Any]:
-        """The settings and the live numbers, as a new dict."""
+        """The settings and the live numbers, as a new dict; where it is adaptive, also the starts a second that were learned."""
         with self._lock:
             return {
                 "max_concurrent": self._max_concurrent,
@@ -329,6 +329,7 @@ class RateLimiter(Observing):
                 "current_window_count": self.current_window_count,
                 "current_window_tokens": 0 if self._budget.tokens is None else self._budget.tokens.used(self._now()),
                 "paused_for": self.paused_for,
+                **({} if self._rule is None else {"learned_per_second": self._rule.rate.per_second}),
             }
 
     def __repr__(self) -> str:
