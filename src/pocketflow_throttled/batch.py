@@ -36,6 +36,12 @@ def shown(value: object) -> str:
         return f"<{type(value).__name__}>"
 
 
+def noted(error: BaseException, note: str) -> None:
+    """Add a note to an exception, where it takes any: a frozen dataclass does not. Never raises."""
+    with suppress(Exception):
+        error.add_note(note)
+
+
 class Batch:
     """One run over a source of items.
 
@@ -243,7 +249,7 @@ class Batch:
 
     def _fail(self, error: BaseException, note: str) -> None:
         if not self._is_closing:
-            error.add_note(note)
+            noted(error, note)
             self._error = error
             self._cancel()
             self._finish()
