@@ -16,7 +16,7 @@ from pocketflow_throttled.observing import Span
 from pocketflow_throttled.simulation import SimulatedRateLimitError
 
 from .test_nodes import Batch, now, run
-from .test_signals import NAMES, TEXT, SDKError
+from .test_signals import NAMES, TEXT, HostileError, Raising, SDKError
 
 
 def told(limit: int | None = None, remaining: int | None = None, reset: object = None, **others: object) -> dict[str, str]:
@@ -406,6 +406,11 @@ def test_it_is_an_event_hook_of_an_http_client() -> None:
 
     asyncio.run(main())
     assert (limiter.max_per_window, limiter.current_window_count) == (7, 1)
+
+
+def test_a_response_that_cannot_be_read_says_nothing() -> None:
+    for response in (None, 5, HostileError(), Raising()):
+        asyncio.run(RateLimiter().observe_response(response))
 
 
 def test_headers_on_an_exception_are_observed_by_the_node() -> None:

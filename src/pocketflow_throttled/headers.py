@@ -95,7 +95,9 @@ def parse_wait(value: object, now: datetime | None = None) -> float | None:
         return None
     try:
         seconds = float(value)
-    except (ValueError, OverflowError):
+    except OverflowError:
+        return None
+    except ValueError:
         seconds = _seconds_of_text(str(value)[:_LONGEST].strip(), now)
     if seconds >= _EPOCH_SECONDS:
         since_1970 = seconds / 1000 if seconds >= _EPOCH_MILLISECONDS else seconds

@@ -11,6 +11,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from .carried import told_by
 from .headers import lowered, read_quotas, retry_after
 from .waiting import Waiting
 
@@ -129,7 +130,7 @@ class Observing(Waiting):
         Example:
             AsyncOpenAI(http_client=httpx2.AsyncClient(event_hooks={"response": [limiter.observe_response]}))
         """
-        self.observe(getattr(response, "headers", None))
+        self.observe(told_by(response, "headers"))
 
     def _observe(self, headers: dict[str, str], longest_pause: float) -> bool:
         """Learn from headers, and return whether its own log tells of a limit that is used up when there is room again."""
