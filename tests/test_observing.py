@@ -474,6 +474,24 @@ def test_a_server_that_refuses_what_has_room_gets_the_starts_spaced_evenly() -> 
     assert run_virtual(main()) == pytest.approx([0.5, 1, 1.5, 2], abs=1e-3)
 
 
+def test_resets_of_a_small_bucket_are_no_reason_to_disregard_its_refusals() -> None:
+    """It says "600, none left, whole again in 0.995 s", as if so many were allowed in that time: more than the user allows."""
+
+    async def main() -> list[float]:
+        limiter = RateLimiter(50, 600)
+        permits = [limiter.reserve() for _ in range(20)]
+        assert all(permit.take() for permit in permits)
+        await asyncio.sleep(0.1)
+        for permit in permits[10:]:
+            observed(limiter, 600, 0, "995ms", retry_after_ms=95)
+            permit.not_served()
+            permit.release()
+        await asyncio.sleep(5)
+        return await starts(limiter, 4)
+
+    assert run_virtual(main()) == pytest.approx([5.1, 5.2, 5.3, 5.4], abs=1e-3)
+
+
 def test_two_refusals_are_no_reason_to_space_the_starts() -> None:
     async def main() -> None:
         limiter = RateLimiter(50, 120)

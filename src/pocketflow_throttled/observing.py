@@ -195,10 +195,9 @@ class Observing(Waiting):
         share = limit * budget.seconds / asked
         if self._tells_no_longer_than(share, quota):
             seconds = min(seconds, share)
-        is_shorter = quota.kind == "requests" and seconds < _ALIKE * budget.seconds
-        if is_shorter:
+        is_pace = quota.kind == "requests" and seconds < _ALIKE * budget.seconds and limit < asked
+        if is_pace:
             budget.set_pace(limit, seconds, now)  # as well as the user's own
-        is_pace = is_shorter and limit < asked
         if not _ALIKE <= seconds / budget.seconds <= 1:
             limit = max(1, int(limit * budget.seconds / seconds + _ROUNDING))
         set_limit(min(limit, asked))
