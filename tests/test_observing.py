@@ -234,6 +234,31 @@ def test_calls_that_started_together_are_not_forgotten_when_the_first_of_them_is
     assert counts == [10] * 10
 
 
+@pytest.mark.parametrize("reset", ["1s", "0.95s", "2s"])
+def test_a_bucket_that_its_own_calls_keep_empty_holds_nothing_back(reset: str) -> None:
+    """It holds one call, of 60 a minute, and tells of the moment after a call has come; its answer takes three seconds."""
+
+    async def call(item: int) -> None:
+        starts.append(now())
+        await asyncio.sleep(3)
+        node.limiter.observe(told(60, 0, reset))
+
+    starts: list[float] = []
+    node = Batch(call, max_concurrent=10, max_per_minute=60, max_burst=1)
+    run(node, range(60))
+    assert starts == pytest.approx([*range(60)], rel=1e-3, abs=0.2)
+
+
+def test_a_bucket_that_others_keep_empty_is_waited_for() -> None:
+    async def main() -> None:
+        limiter = RateLimiter(10, 60, max_burst=1)
+        await take(limiter, 3)
+        await asyncio.sleep(5)
+        assert observed(limiter, 60, 0, "1.5s").paused_for == 1.5
+
+    run_virtual(main())
+
+
 # --- pauses
 
 

@@ -182,7 +182,7 @@ class Throttled:
         refusal = signals.read_error(exc)
         left = max(0.0, self.rate_limit_timeout - refused_for)
         final = refusal if refusal is not None and refusal.final else None  # such a one says nothing of the other items
-        knows_better = permit.limiter._observe(signals.headers_of(exc), left if final is None else 0.0)
+        knows_better = permit.limiter._observe(signals.headers_of(exc), left if final is None else 0.0, is_refused=True)
         if final is not None:
             return _explained(exc, f"not sent again: {final.reason}")
         hint = self.retry_after(exc)

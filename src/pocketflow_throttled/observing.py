@@ -122,7 +122,7 @@ class Observing(Waiting):
             >>> limiter.max_per_window, limiter.current_window_count
             (50, 30)
         """
-        self._observe(lowered(headers), _LONGEST_PAUSE)
+        self._observe(lowered(headers), _LONGEST_PAUSE, is_refused=False)
 
     async def observe_response(self, response: Any) -> None:
         """Observe the headers of a response: an event hook for httpx and httpx2.
@@ -132,7 +132,7 @@ class Observing(Waiting):
         """
         self.observe(told_by(response, "headers"))
 
-    def _observe(self, headers: dict[str, str], longest_pause: float) -> bool:
+    def _observe(self, headers: dict[str, str], longest_pause: float, *, is_refused: bool) -> bool:
         """Learn from headers, and return whether its own log tells of a limit that is used up when there is room again."""
         if not headers:
             return False
@@ -147,7 +147,7 @@ class Observing(Waiting):
                     continue
                 self._is_told = True
                 is_pace = self._set_limit(quota, now)
-                wait = self._take_away(quota, now, hint, is_pace=is_pace)
+                wait = self._take_away(quota, now, hint, is_pace=is_pace, is_refused=is_refused)
                 if hint is None:
                     pause = max(pause, wait)
                 is_used_up |= quota.remaining == 0
@@ -212,7 +212,23 @@ class Observing(Waiting):
                 return False
         return longest - (_FULL_SECOND if longest.is_integer() else 0.0) <= seconds  # full seconds are rounded up
 
-    def _take_away(self, quota: Quota, now: float, hint: float | None, *, is_pace: bool) -> float:
+    def _is_all_its_own(self, quota: Quota, now: float) -> bool:
+        """Whether what is missing of a bucket may be what was started here in the time in which the bucket fills by as much.
+
+        A bucket that holds less than the limit has hardly anything left at any time, whole again as its resets are in seconds.
+        """
+        reset, window = quota.reset, self._budget.requests
+        if quota.kind == "tokens" or window is None or quota.is_guess or reset is None:
+            return False
+        if max(reset, self._spans["requests"].longest) > _SHORT:
+            return False
+        seconds = reset + (_FULL_SECOND if reset.is_integer() else 0.0)
+        missing = reset * (quota.limit or window.limit) / window.seconds
+        call = sent.get()
+        then = now if call is None or call is UNMARKED else call.time
+        return _ALIKE * missing <= max(self._budget.started(when - seconds, when) for when in (now, then))
+
+    def _take_away(self, quota: Quota, now: float, hint: float | None, *, is_pace: bool, is_refused: bool) -> float:
         """Count what others have used, and return for how long nothing should start: until the reset at 0 left.
 
         Where the limiter has counted the same, its own log knows better when there is room than "whole again" says.
@@ -236,6 +252,8 @@ class Observing(Waiting):
         reset = max(0.0, min(math.inf if reset is None else reset, most) - age)
         wait = reset if remaining == 0 and quota.reset is not None else 0.0
         others = max(0, (used if is_pace else window.limit - remaining) - own)
+        if others and not is_refused and self._is_all_its_own(quota, now):
+            others = 0
         first = reset
         if self._spans[quota.kind].is_of_one:
             reset = min(window.seconds, reset * (window.limit - remaining))

@@ -102,6 +102,10 @@ class Stretched:
         self._margin.shrink(now, rate, self._calls_since(self._margin.looked_at))
         self._stretch_all()
 
+    def started(self, after: float, until: float) -> int:
+        """Return how many calls started after a moment and until another, of late."""
+        return self._calls_since(after) - self._calls_since(until)
+
     def _calls_since(self, time: float) -> int:
         times = () if self.requests is None else self.requests.times
         return sum(1 for _ in takewhile(lambda stamp: stamp > time, reversed(times)))
