@@ -249,6 +249,18 @@ def test_a_bucket_that_its_own_calls_keep_empty_holds_nothing_back(reset: str) -
     assert starts == pytest.approx([*range(60)], rel=1e-3, abs=0.2)
 
 
+def test_a_reset_that_tells_of_the_next_single_call_does_not_hide_what_others_have_taken() -> None:
+    """Azure's: however much of the limit is used up, one more call fits in a second."""
+
+    async def main() -> None:
+        limiter = observed(RateLimiter(100, 300), 300, 300, "0s")
+        await take(limiter, 10)
+        observed(limiter, 300, 200, "1s")
+        assert limiter.current_window_count == 100
+
+    run_virtual(main())
+
+
 def test_a_bucket_that_others_keep_empty_is_waited_for() -> None:
     async def main() -> None:
         limiter = RateLimiter(10, 60, max_burst=1)

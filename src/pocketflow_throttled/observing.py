@@ -58,12 +58,13 @@ class Span:
     only that they refuse what would fit it gives them away.
     """
 
-    __slots__ = ("_least", "_limit", "_most", "is_of_one")
+    __slots__ = ("_least", "_limit", "_most", "is_of_one", "most_left")
 
     def __init__(self) -> None:
         self._limit = 0
         self._least, self._most = 0.0, math.inf
         self.is_of_one = False  # whether resets tell of the next single call
+        self.most_left = 0  # that was told of this limit
 
     def seconds(self, quota: Quota, default: float) -> float:
         """Return the length in seconds, as far as the quotas told so far say it, and at most the default."""
@@ -73,6 +74,8 @@ class Span:
         if limit != self._limit:
             self._limit, self._least, self._most = limit, 0.0, math.inf
             self.is_of_one = False
+            self.most_left = 0
+        self.most_left = max(self.most_left, remaining or 0)
         if reset is not None and not quota.is_guess:
             self._least = max(self._least, reset)
             if remaining is not None and remaining <= limit / 4:
@@ -215,15 +218,16 @@ class Observing(Waiting):
     def _is_all_its_own(self, quota: Quota, now: float) -> bool:
         """Whether what is missing of a bucket may be what was started here in the time in which the bucket fills by as much.
 
-        A bucket that holds less than the limit has hardly anything left at any time, whole again as its resets are in seconds.
+        A bucket that holds less than the limit has never much left, and is whole again within seconds.
         """
-        reset, window = quota.reset, self._budget.requests
-        if quota.kind == "tokens" or window is None or quota.is_guess or reset is None:
-            return False
-        if max(reset, self._spans["requests"].longest) > _SHORT:
+        reset, window, span = quota.reset, self._budget.requests, self._spans["requests"]
+        if quota.kind == "tokens" or window is None or quota.is_guess or reset is None or max(reset, span.longest) > _SHORT:
             return False
         seconds = reset + (_FULL_SECOND if reset.is_integer() else 0.0)
-        missing = reset * (quota.limit or window.limit) / window.seconds
+        rate = (quota.limit or window.limit) / window.seconds
+        if (quota.remaining or 0) + seconds * rate < _ALIKE * span.most_left:
+            return False  # that much would not make it whole: the reset tells of the next single call
+        missing = reset * rate
         call = sent.get()
         then = now if call is None or call is UNMARKED else call.time
         return _ALIKE * missing <= max(self._budget.started(when - seconds, when) for when in (now, then))
