@@ -53,6 +53,22 @@ def test_a_limit_the_headers_name_becomes_the_limit_when_none_was_set() -> None:
     assert (limiter.max_per_window, limiter.max_tokens_per_window) == (50, 1000)
 
 
+def test_calls_that_are_under_way_when_a_limit_is_told_are_counted() -> None:
+    """The server counts them as they arrive; that it has not yet, as it tells of the first, leaves no room for as many others."""
+
+    async def main() -> None:
+        limiter = RateLimiter(100)
+        assert all(limiter.try_acquire() for _ in range(30))
+        observed(limiter, 50, 48)
+        assert limiter.current_window_count == 30
+        observed(limiter, 50, 15)
+        assert limiter.current_window_count == 35
+        await asyncio.sleep(61)
+        assert limiter.current_window_count == 0
+
+    run_virtual(main())
+
+
 def test_it_is_never_raised_above_what_was_set_and_rises_again_after_it_fell() -> None:
     limiter = observed(RateLimiter(5, 20, max_tokens_per_window=100), 50, x_ratelimit_limit_tokens=1000)
     assert (limiter.max_per_window, limiter.max_tokens_per_window) == (20, 100)

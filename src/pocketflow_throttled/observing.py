@@ -194,6 +194,9 @@ class Observing(Waiting):
                 self._length_since = now
                 budget.disregard_until(now)
             set_limit(limit, seconds)
+            if quota.kind == "requests" and before is None:
+                for _ in range(self._active):  # under way, as many at least were not counted, and the server does
+                    budget.book(now, 0)
             return False
         share = limit * budget.seconds / asked
         if self._tells_no_longer_than(share, quota):
