@@ -3,7 +3,7 @@
 import asyncio
 import random
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, Literal, get_args
 
 import httpx2
 import pytest
@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from pocketflow_throttled import RateLimiter, RateLimitHit, SimulatedAPI, run_virtual
 from pocketflow_throttled.headers import Quota
-from pocketflow_throttled.observing import Span
 from pocketflow_throttled.simulation import SimulatedRateLimitError
+from pocketflow_throttled.untold import Moment, Span
 
 from .test_nodes import Batch, now, run
 from .test_signals import NAMES, TEXT, HostileError, Raising, SDKError
@@ -236,6 +236,59 @@ def test_what_has_left_the_window_since_a_call_started_is_no_one_elses() -> None
     assert run_virtual(main()) == 1
 
 
+Told = Literal["as calls arrive", "as it answers"]
+
+
+class Server:
+    """Allows 100 a minute, of which others have used 20 at once; its answers take one to seven seconds."""
+
+    def __init__(self, told_when: Told) -> None:
+        self.told_when = told_when
+        self.arrived = 20
+        self.node = Batch(self.call, max_concurrent=10, max_per_minute=100)
+
+    async def call(self, item: int) -> int:
+        self.arrived += 1
+        seen = self.arrived
+        await asyncio.sleep(1 + item * 5 % 7)
+        self.node.limiter.observe(told(100, 100 - (seen if self.told_when == "as calls arrive" else self.arrived), "60s"))
+        return item
+
+
+@pytest.mark.parametrize("told_when", get_args(Told))
+def test_what_others_have_used_is_known_whichever_moment_answers_tell_of(told_when: Told) -> None:
+    server = Server(told_when)
+
+    async def main() -> int:
+        await server.node.run_async({"items": range(60)})
+        return server.node.limiter.current_window_count
+
+    assert run_virtual(main()) == 20 + 60
+
+
+@pytest.mark.parametrize("is_date", [False, True])
+@pytest.mark.parametrize("told_when", get_args(Told))
+def test_a_reset_is_counted_from_the_moment_that_answers_tell_of(told_when: Told, is_date: bool) -> None:
+    """Not from when the call started: it took a moment to arrive. Dates are counted from when the answer was sent."""
+    server = Server(told_when)
+
+    async def call(_: int) -> None:
+        await asyncio.sleep(6)
+        if is_date:
+            headers = told(100, 0, "2026-11-24T12:00:20Z", date="Tue, 24 Nov 2026 12:00:00 GMT")
+        else:
+            headers = told(100, 0, "20s")
+        server.node.limiter.observe(headers)
+
+    async def main() -> float:
+        await server.node.run_async({"items": range(20)})
+        server.node.call = call
+        await server.node.run_async({"items": [0]})
+        return server.node.limiter.paused_for
+
+    assert run_virtual(main()) == (20 - 6 + 1 if told_when == "as calls arrive" and not is_date else 20)
+
+
 def test_calls_that_started_together_are_not_forgotten_when_the_first_of_them_is_answered() -> None:
     async def call(item: int) -> int:
         await asyncio.sleep(1 + item)
@@ -432,6 +485,28 @@ def test_a_reset_that_tells_when_the_next_single_call_fits_is_found_out_by_refus
 
     assert run_virtual(main()) < 240 + 70
     assert refused <= 3 * 20
+
+
+@pytest.mark.parametrize(
+    ("others", "is_start", "is_end"),
+    [
+        ([(3, -5), (3, -9), (4, -2), (4, -7)], True, False),
+        ([(9, 3), (15, 3), (8, 4), (12, 4)], False, True),
+        ([(3, 3), (3, 3), (60, 60), (3, 3)], False, False),
+        ([(3, 2), (3, 1), (3, 2)], False, False),
+        ([(3, -5), (3, -9), (4, -2), *[(3, 3)] * 100], True, False),
+        ([(3, -5), (3, -9), (4, -2), *[(90, 3), (9, 4)] * 50], False, True),
+        ([], False, False),
+    ],
+    ids=["start", "end", "a window ends", "too little", "it is remembered", "it has changed", "nothing"],
+)
+def test_by_the_count_of_the_right_moment_others_share_is_steady(
+    others: list[tuple[int, int]], is_start: bool, is_end: bool
+) -> None:
+    moment = Moment()
+    for by_start, by_end in others:
+        moment.learn(by_start, by_end)
+    assert (moment.is_start, moment.is_end) == (is_start, is_end)
 
 
 def test_a_limit_a_second_is_not_taken_for_one_a_minute() -> None:

@@ -308,7 +308,7 @@ def test_a_date_is_counted_from_the_servers_clock() -> None:
         "anthropic-ratelimit-requests-remaining": "0",
         "anthropic-ratelimit-requests-reset": "2020-11-24T12:00:05Z",
     }
-    assert read_quotas(fields) == (Quota("requests", 50, 0, 5.0),)
+    assert read_quotas(fields) == (Quota("requests", 50, 0, 5.0, is_date=True),)
 
 
 @pytest.mark.parametrize(
