@@ -109,6 +109,8 @@ class Observing(Waiting):
                 if quota.is_longer_than(_LONGEST_WINDOW) or self._is_of_bursts(quota):
                     continue
                 self._is_told = True
+                if not is_refused:
+                    self._spans[quota.kind].served(quota)
                 is_pace = self._set_limit(quota, now)
                 wait = self._take_away(quota, now, hint, is_pace=is_pace, is_refused=is_refused)
                 if hint is None:
@@ -218,8 +220,10 @@ class Observing(Waiting):
         others = max(0, (used if is_pace else window.limit - remaining) - own)
         if others and not is_refused and self._is_all_its_own(quota, now):
             others = 0
-        first = reset
-        if quota.reset is not None and self._spans[quota.kind].tells_of_one(quota, window.limit / window.seconds):
+        first, span = reset, self._spans[quota.kind]
+        if quota.reset is None and span.is_small:
+            first = 0.0  # and evenly from then on
+        elif quota.reset is not None and span.tells_of_one(quota, window.limit / window.seconds):
             reset = min(window.seconds, reset * (window.limit - remaining))
         if remaining == 0 and hint is not None:
             # Retry-After tells when the first of them is back, `reset` when the last is, if the clocks agree.

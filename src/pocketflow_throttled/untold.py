@@ -15,6 +15,7 @@ SHORT = 10.0  # seconds: by which APIs look at a limit a minute
 FULL_SECOND = 1.0  # a reset that is told to the second and is now may be almost as far away
 ALIKE = 0.8  # what differs by less than that is the same, as told by a clock or a full second
 _SHORTEST_WINDOW = 1e-3
+_SMALL = 0.25  # of a limit
 _KEPT = 0.95  # of what is known, after each answer: the last twenty or so count
 _TELLING = 5.0  # calls that one of the moments must be off, to tell them apart
 _CLEARLY = 0.5  # as a part, how much less the right one is off
@@ -31,13 +32,28 @@ class Span:
     only that they refuse what would fit it gives them away.
     """
 
-    __slots__ = ("_least", "_limit", "_most", "is_of_one", "most_left")
+    __slots__ = ("_least", "_limit", "_most", "_most_left", "is_of_one")
 
     def __init__(self) -> None:
-        self._limit = 0
+        self._forget(0)
+
+    def _forget(self, limit: int) -> None:
+        self._limit = limit
         self._least, self._most = 0.0, math.inf
         self.is_of_one = False  # whether resets tell of the next single call
-        self.most_left = 0  # that was told of this limit
+        self._most_left: int | None = None  # that was told of this limit when a call was served
+
+    def served(self, quota: Quota) -> None:
+        """Learn from what is left after a call was served."""
+        if quota.remaining is not None:
+            if quota.limit is not None and quota.limit != self._limit:
+                self._forget(quota.limit)
+            self._most_left = max(self._most_left or 0, quota.remaining)
+
+    @property
+    def is_small(self) -> bool:
+        """Whether there never is much of the limit left: so it is a bucket that holds less, and fills as fast."""
+        return self._most_left is not None and self._most_left <= _SMALL * self._limit
 
     def seconds(self, quota: Quota, default: float) -> float:
         """Return the length in seconds, as far as the quotas told so far say it, and at most the default."""
@@ -45,10 +61,7 @@ class Span:
         if limit is None:
             return default
         if limit != self._limit:
-            self._limit, self._least, self._most = limit, 0.0, math.inf
-            self.is_of_one = False
-            self.most_left = 0
-        self.most_left = max(self.most_left, remaining or 0)
+            self._forget(limit)
         if reset is not None and not quota.is_guess:
             self._least = max(self._least, reset)
             if remaining is not None and remaining <= limit / 4:
@@ -59,7 +72,7 @@ class Span:
     def tells_of_one(self, quota: Quota, rate: float) -> bool:
         """Whether the reset tells of the next single call, since what is back by then, at `rate` a second, is far from all."""
         filled = (quota.remaining or 0) + ((quota.reset or 0.0) + FULL_SECOND) * rate
-        return self.is_of_one or (self._least <= SHORT and filled < ALIKE * self.most_left)
+        return self.is_of_one or (self._least <= SHORT and filled < ALIKE * (self._most_left or 0))
 
     @property
     def longest(self) -> float:
