@@ -318,6 +318,16 @@ def test_a_bucket_that_its_own_calls_keep_empty_holds_nothing_back(reset: str | 
     assert starts == pytest.approx([*range(60)], rel=0.01, abs=0.2)
 
 
+def test_what_is_missing_of_a_bucket_that_tells_no_reset_comes_back_as_fast_as_the_limit_says() -> None:
+    async def main() -> None:
+        limiter = observed(RateLimiter(10, 60), 60, 10)
+        assert limiter.current_window_count == 50
+        await asyncio.sleep(30.1)
+        assert limiter.current_window_count == 20
+
+    run_virtual(main())
+
+
 def test_where_no_reset_is_told_others_share_is_held_for_a_window_if_much_of_the_limit_was_left_before() -> None:
     async def main() -> None:
         limiter = observed(RateLimiter(10, 60), 60, 50)

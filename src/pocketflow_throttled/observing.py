@@ -221,9 +221,10 @@ class Observing(Waiting):
         if others and not is_refused and self._is_all_its_own(quota, now):
             others = 0
         first, span = reset, self._spans[quota.kind]
-        if quota.reset is None and span.is_small:
-            first = 0.0  # and evenly from then on
-        elif quota.reset is not None and span.tells_of_one(quota, window.limit / window.seconds):
+        each = window.seconds / window.limit
+        if quota.reset is None and span.is_small:  # it fills as fast as the limit says, perhaps since the call started
+            first, reset = max(0.0, each - (0.0 if call is None else now - call.time)), others * each
+        elif quota.reset is not None and span.tells_of_one(quota, 1 / each):
             reset = min(window.seconds, reset * (window.limit - remaining))
         if remaining == 0 and hint is not None:
             # Retry-After tells when the first of them is back, `reset` when the last is, if the clocks agree.
