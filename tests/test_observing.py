@@ -558,6 +558,17 @@ def test_it_is_an_event_hook_of_an_http_client() -> None:
     assert (limiter.max_per_window, limiter.current_window_count) == (7, 1)
 
 
+@pytest.mark.parametrize(("status", "pause"), [(200, 0.0), (429, 1.0)])
+def test_what_own_calls_explain_is_still_waited_for_when_a_response_is_a_refusal(status: int, pause: float) -> None:
+    async def main() -> None:
+        limiter = RateLimiter(10, 60, max_burst=1)
+        await take(limiter)
+        await limiter.observe_response(httpx2.Response(status, headers=told(60, 0, "1s")))
+        assert limiter.paused_for == pause
+
+    run_virtual(main())
+
+
 def test_a_response_that_cannot_be_read_says_nothing() -> None:
     for response in (None, 5, HostileError(), Raising()):
         asyncio.run(RateLimiter().observe_response(response))

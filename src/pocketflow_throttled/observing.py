@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from .budget import Budget
     from .headers import Kind, Quota
 
+_FAILED = 400  # the least status of an error
 _LONGEST_PAUSE = 600.0  # that headers may ask for: after it, one call tries
 _LONGEST_WINDOW = 3600.0  # of a limit that is held here
 _ROLLING = 0.9  # of a window: a reset as far away as that does not tell when the first of the limit comes back
@@ -93,7 +94,9 @@ class Observing(Waiting):
         Example:
             AsyncOpenAI(http_client=httpx2.AsyncClient(event_hooks={"response": [limiter.observe_response]}))
         """
-        self.observe(told_by(response, "headers"))
+        status = told_by(response, "status_code")
+        is_refused = isinstance(status, int) and status >= _FAILED
+        self._observe(lowered(told_by(response, "headers")), _LONGEST_PAUSE, is_refused=is_refused)
 
     def _observe(self, headers: dict[str, str], longest_pause: float, *, is_refused: bool) -> bool:
         """Learn from headers, and return whether its own log tells of a limit that is used up when there is room again."""
