@@ -2,6 +2,7 @@
 
 import asyncio
 import contextvars
+import dataclasses
 import gc
 import sys
 import threading
@@ -513,3 +514,22 @@ def test_whatever_fails_or_is_cancelled_nothing_leaks_and_nothing_is_lost(data: 
         assert len(asyncio.all_tasks()) == 1
 
     run_virtual(main())
+
+
+@dataclasses.dataclass(frozen=True)
+class FrozenError(Exception):
+    """Takes no note, as any exception that is a frozen dataclass."""
+
+    code: str
+
+
+def test_an_error_that_takes_no_note_ends_the_batch_as_it_was() -> None:
+    async def call(_: int) -> None:
+        raise error
+
+    for error in (FrozenError("x"), FrozenError("429 insufficient_quota")):
+        node = Batch(call, max_concurrent=2)
+        with pytest.raises(FrozenError) as caught:
+            run_virtual(asyncio.wait_for(node.run_async({"items": range(5)}), 10))
+        assert caught.value is error
+        assert idle(node.limiter)

@@ -72,6 +72,12 @@ def test_a_million_calls_are_forecast_without_a_loop_of_events() -> None:
     assert found.limited_by == ("max_concurrent",)
 
 
+def test_calls_that_are_spaced_are_forecast_so() -> None:
+    found = forecast({"max_concurrent": 10, "max_per_minute": 60, "max_burst": 1}, items=11, latency=1.0)
+    assert (found.seconds, found.limited_by) == (11.0, ("max_per_minute",))
+    assert forecast({"max_concurrent": 10, "max_per_minute": 60, "max_burst": 5}, items=12, latency=1.0).seconds == 11.0
+
+
 def test_a_billion_calls_take_no_longer_to_forecast() -> None:
     settings = {"max_concurrent": 100, "max_per_minute": 600, "max_tokens_per_minute": 40_000_000}
     found = forecast(settings, items=1_000_000_000, latency=2.0, tokens=1)

@@ -3,7 +3,7 @@
 import asyncio
 import random
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, Literal, get_args
 
 import httpx2
 import pytest
@@ -12,11 +12,11 @@ from hypothesis import strategies as st
 
 from pocketflow_throttled import RateLimiter, RateLimitHit, SimulatedAPI, run_virtual
 from pocketflow_throttled.headers import Quota
-from pocketflow_throttled.observing import Span
 from pocketflow_throttled.simulation import SimulatedRateLimitError
+from pocketflow_throttled.untold import Moment, Span
 
 from .test_nodes import Batch, now, run
-from .test_signals import NAMES, TEXT, SDKError
+from .test_signals import NAMES, TEXT, HostileError, Raising, SDKError
 
 
 def told(limit: int | None = None, remaining: int | None = None, reset: object = None, **others: object) -> dict[str, str]:
@@ -51,6 +51,22 @@ async def starts(limiter: RateLimiter, calls: int) -> list[float]:
 def test_a_limit_the_headers_name_becomes_the_limit_when_none_was_set() -> None:
     limiter = observed(RateLimiter(), 50, x_ratelimit_limit_tokens=1000)
     assert (limiter.max_per_window, limiter.max_tokens_per_window) == (50, 1000)
+
+
+def test_calls_that_are_under_way_when_a_limit_is_told_are_counted() -> None:
+    """The server counts them as they arrive; that it has not yet, as it tells of the first, leaves no room for as many others."""
+
+    async def main() -> None:
+        limiter = RateLimiter(100)
+        assert all(limiter.try_acquire() for _ in range(30))
+        observed(limiter, 50, 48)
+        assert limiter.current_window_count == 30
+        observed(limiter, 50, 15)
+        assert limiter.current_window_count == 35
+        await asyncio.sleep(61)
+        assert limiter.current_window_count == 0
+
+    run_virtual(main())
 
 
 def test_it_is_never_raised_above_what_was_set_and_rises_again_after_it_fell() -> None:
@@ -220,6 +236,59 @@ def test_what_has_left_the_window_since_a_call_started_is_no_one_elses() -> None
     assert run_virtual(main()) == 1
 
 
+Told = Literal["as calls arrive", "as it answers"]
+
+
+class Server:
+    """Allows 100 a minute, of which others have used 20 at once; its answers take one to seven seconds."""
+
+    def __init__(self, told_when: Told) -> None:
+        self.told_when = told_when
+        self.arrived = 20
+        self.node = Batch(self.call, max_concurrent=10, max_per_minute=100)
+
+    async def call(self, item: int) -> int:
+        self.arrived += 1
+        seen = self.arrived
+        await asyncio.sleep(1 + item * 5 % 7)
+        self.node.limiter.observe(told(100, 100 - (seen if self.told_when == "as calls arrive" else self.arrived), "60s"))
+        return item
+
+
+@pytest.mark.parametrize("told_when", get_args(Told))
+def test_what_others_have_used_is_known_whichever_moment_answers_tell_of(told_when: Told) -> None:
+    server = Server(told_when)
+
+    async def main() -> int:
+        await server.node.run_async({"items": range(60)})
+        return server.node.limiter.current_window_count
+
+    assert run_virtual(main()) == 20 + 60
+
+
+@pytest.mark.parametrize("is_date", [False, True])
+@pytest.mark.parametrize("told_when", get_args(Told))
+def test_a_reset_is_counted_from_the_moment_that_answers_tell_of(told_when: Told, is_date: bool) -> None:
+    """Not from when the call started: it took a moment to arrive. Dates are counted from when the answer was sent."""
+    server = Server(told_when)
+
+    async def call(_: int) -> None:
+        await asyncio.sleep(6)
+        if is_date:
+            headers = told(100, 0, "2026-11-24T12:00:20Z", date="Tue, 24 Nov 2026 12:00:00 GMT")
+        else:
+            headers = told(100, 0, "20s")
+        server.node.limiter.observe(headers)
+
+    async def main() -> float:
+        await server.node.run_async({"items": range(20)})
+        server.node.call = call
+        await server.node.run_async({"items": [0]})
+        return server.node.limiter.paused_for
+
+    assert run_virtual(main()) == (20 - 6 + 1 if told_when == "as calls arrive" and not is_date else 20)
+
+
 def test_calls_that_started_together_are_not_forgotten_when_the_first_of_them_is_answered() -> None:
     async def call(item: int) -> int:
         await asyncio.sleep(1 + item)
@@ -232,6 +301,65 @@ def test_calls_that_started_together_are_not_forgotten_when_the_first_of_them_is
     node.limiter.observe(told(20, 20, "60s"))
     run(node, range(10))
     assert counts == [10] * 10
+
+
+@pytest.mark.parametrize("reset", ["1s", "0.95s", "2s", None])
+def test_a_bucket_that_its_own_calls_keep_empty_holds_nothing_back(reset: str | None) -> None:
+    """It holds one call, of 60 a minute, and tells of the moment after a call has come; its answer takes three seconds."""
+
+    async def call(item: int) -> None:
+        starts.append(now())
+        await asyncio.sleep(3)
+        node.limiter.observe(told(60, 0, reset))
+
+    starts: list[float] = []
+    node = Batch(call, max_concurrent=10, max_per_minute=60, max_burst=1)
+    run(node, range(60))
+    assert starts == pytest.approx([*range(60)], rel=0.01, abs=0.2)
+
+
+def test_what_is_missing_of_a_bucket_that_tells_no_reset_comes_back_as_fast_as_the_limit_says() -> None:
+    async def main() -> None:
+        limiter = observed(RateLimiter(10, 60), 60, 10)
+        assert limiter.current_window_count == 50
+        await asyncio.sleep(30.1)
+        assert limiter.current_window_count == 20
+
+    run_virtual(main())
+
+
+def test_where_no_reset_is_told_others_share_is_held_for_a_window_if_much_of_the_limit_was_left_before() -> None:
+    async def main() -> None:
+        limiter = observed(RateLimiter(10, 60), 60, 50)
+        observed(limiter, 60, 20)
+        await asyncio.sleep(59)
+        assert limiter.current_window_count == 40
+        await asyncio.sleep(2)
+        assert limiter.current_window_count == 0
+
+    run_virtual(main())
+
+
+def test_a_reset_that_tells_of_the_next_single_call_does_not_hide_what_others_have_taken() -> None:
+    """Azure's: however much of the limit is used up, one more call fits in a second."""
+
+    async def main() -> None:
+        limiter = observed(RateLimiter(100, 300), 300, 300, "0s")
+        await take(limiter, 10)
+        observed(limiter, 300, 200, "1s")
+        assert limiter.current_window_count == 100
+
+    run_virtual(main())
+
+
+def test_a_bucket_that_others_keep_empty_is_waited_for() -> None:
+    async def main() -> None:
+        limiter = RateLimiter(10, 60, max_burst=1)
+        await take(limiter, 3)
+        await asyncio.sleep(5)
+        assert observed(limiter, 60, 0, "1.5s").paused_for == 1.5
+
+    run_virtual(main())
 
 
 # --- pauses
@@ -381,6 +509,28 @@ def test_a_reset_that_tells_when_the_next_single_call_fits_is_found_out_by_refus
     assert refused <= 3 * 20
 
 
+@pytest.mark.parametrize(
+    ("others", "is_start", "is_end"),
+    [
+        ([(3, -5), (3, -9), (4, -2), (4, -7)], True, False),
+        ([(9, 3), (15, 3), (8, 4), (12, 4)], False, True),
+        ([(3, 3), (3, 3), (60, 60), (3, 3)], False, False),
+        ([(3, 2), (3, 1), (3, 2)], False, False),
+        ([(3, -5), (3, -9), (4, -2), *[(3, 3)] * 100], True, False),
+        ([(3, -5), (3, -9), (4, -2), *[(90, 3), (9, 4)] * 50], False, True),
+        ([], False, False),
+    ],
+    ids=["start", "end", "a window ends", "too little", "it is remembered", "it has changed", "nothing"],
+)
+def test_by_the_count_of_the_right_moment_others_share_is_steady(
+    others: list[tuple[int, int]], is_start: bool, is_end: bool
+) -> None:
+    moment = Moment()
+    for by_start, by_end in others:
+        moment.learn(by_start, by_end)
+    assert (moment.is_start, moment.is_end) == (is_start, is_end)
+
+
 def test_a_limit_a_second_is_not_taken_for_one_a_minute() -> None:
     async def main() -> float:
         limiter = observed(RateLimiter(50), 20, 0, "0.3s")
@@ -406,6 +556,22 @@ def test_it_is_an_event_hook_of_an_http_client() -> None:
 
     asyncio.run(main())
     assert (limiter.max_per_window, limiter.current_window_count) == (7, 1)
+
+
+@pytest.mark.parametrize(("status", "pause"), [(200, 0.0), (429, 1.0)])
+def test_what_own_calls_explain_is_still_waited_for_when_a_response_is_a_refusal(status: int, pause: float) -> None:
+    async def main() -> None:
+        limiter = RateLimiter(10, 60, max_burst=1)
+        await take(limiter)
+        await limiter.observe_response(httpx2.Response(status, headers=told(60, 0, "1s")))
+        assert limiter.paused_for == pause
+
+    run_virtual(main())
+
+
+def test_a_response_that_cannot_be_read_says_nothing() -> None:
+    for response in (None, 5, HostileError(), Raising()):
+        asyncio.run(RateLimiter().observe_response(response))
 
 
 def test_headers_on_an_exception_are_observed_by_the_node() -> None:
@@ -467,6 +633,24 @@ def test_a_server_that_refuses_what_has_room_gets_the_starts_spaced_evenly() -> 
         return await starts(limiter, 4)
 
     assert run_virtual(main()) == pytest.approx([0.5, 1, 1.5, 2], abs=1e-3)
+
+
+def test_resets_of_a_small_bucket_are_no_reason_to_disregard_its_refusals() -> None:
+    """It says "600, none left, whole again in 0.995 s", as if so many were allowed in that time: more than the user allows."""
+
+    async def main() -> list[float]:
+        limiter = RateLimiter(50, 600)
+        permits = [limiter.reserve() for _ in range(20)]
+        assert all(permit.take() for permit in permits)
+        await asyncio.sleep(0.1)
+        for permit in permits[10:]:
+            observed(limiter, 600, 0, "995ms", retry_after_ms=95)
+            permit.not_served()
+            permit.release()
+        await asyncio.sleep(5)
+        return await starts(limiter, 4)
+
+    assert run_virtual(main()) == pytest.approx([5.1, 5.2, 5.3, 5.4], abs=1e-3)
 
 
 def test_two_refusals_are_no_reason_to_space_the_starts() -> None:

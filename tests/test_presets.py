@@ -8,8 +8,10 @@ import pytest
 
 from pocketflow_throttled import (
     AdaptiveThrottledBatchFlow,
+    AdaptiveThrottledNode,
     FlowPresets,
     Presets,
+    RateLimitConfig,
     ThrottledAsyncParallelBatchFlow,
     ThrottledParallelBatchNode,
 )
@@ -44,6 +46,15 @@ def test_a_providers_concurrency_follows_from_its_rate() -> None:
     assert Presets.OPENAI_TIER1["max_concurrent"] == 84  # 500 a minute, ten seconds each
     assert Presets.ANTHROPIC_BUILD_TIER1 == {"max_concurrent": 9, "max_per_minute": 50, "max_tokens_per_minute": 30_000}
     assert FlowPresets.REALTIME["max_flows_per_minute"] is None
+
+
+def test_where_a_provider_counts_by_the_second_so_does_its_preset() -> None:
+    spaced = {name: (config.max_burst, config.max_per_minute) for name, config in Presets.CONFIGS.items() if config.max_burst}
+    assert spaced == {"mistral_free": (1, 60), "mistral_standard": (5, 300)}
+    assert Presets.MISTRAL_FREE["max_burst"] == 1
+    assert RateLimitConfig(**Presets.MISTRAL_FREE).to_dict() == Presets.MISTRAL_FREE
+    assert ThrottledParallelBatchNode(**Presets.MISTRAL_FREE).limiter.max_burst == 1
+    assert AdaptiveThrottledNode(**Presets.MISTRAL_STANDARD).limiter.max_burst == 5
 
 
 @BOTH

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from pocketflow_throttled import RateLimitHit, SimulatedAPI, run_virtual
 from pocketflow_throttled.headers import Quota, lowered, parse_wait, read_quotas
 from pocketflow_throttled.headers import retry_after as header_wait
-from pocketflow_throttled.signals import headers_of, is_rate_limit_error, read_error, retry_after
+from pocketflow_throttled.signals import Refusal, headers_of, is_rate_limit_error, read_error, retry_after
 
 from .test_nodes import Batch, now, run
 
@@ -308,7 +308,7 @@ def test_a_date_is_counted_from_the_servers_clock() -> None:
         "anthropic-ratelimit-requests-remaining": "0",
         "anthropic-ratelimit-requests-reset": "2020-11-24T12:00:05Z",
     }
-    assert read_quotas(fields) == (Quota("requests", 50, 0, 5.0),)
+    assert read_quotas(fields) == (Quota("requests", 50, 0, 5.0, is_date=True),)
 
 
 @pytest.mark.parametrize(
@@ -496,6 +496,8 @@ ATTRIBUTES: dict[str, Any] = {  # by name, as Hypothesis could not show them
     "nothing": [None] * 10**5,
     "429": 429,
     "a class": int,
+    "longer than may be printed": 10**5000,
+    "longer than a float": -(10**400),
 }
 
 
@@ -521,6 +523,26 @@ def test_an_exception_that_cannot_be_read_says_nothing() -> None:
     first.__cause__, second.__cause__ = second, first
     assert read_error(first) is None
     assert headers_of(first) == {}
+
+
+def test_a_chain_and_a_group_that_cannot_be_read_say_nothing() -> None:
+    class Chained(Exception):  # noqa: N818
+        @property
+        def __cause__(self) -> BaseException:  # type: ignore[override]
+            raise RuntimeError
+
+    class Group(ExceptionGroup[Exception]):
+        exceptions = property(lambda _: 1 / 0)  # type: ignore[assignment]
+
+    for error in (Chained(), Group("x", [RateLimitHit()])):
+        assert read_error(error) is None
+        assert headers_of(error) == {}
+
+
+@pytest.mark.parametrize("wait", [10**400, 10**5000, -(10**5000)], ids=lambda wait: f"{wait.bit_length()} bits")
+def test_a_wait_longer_than_a_float_is_none_that_was_told(wait: int) -> None:
+    assert parse_wait(wait) is None
+    assert read_error(RateLimitHit("slow down", retry_after=wait)) == Refusal(None, final=False, reason="slow down")
 
 
 def test_a_refusal_is_found_behind_what_cannot_be_read() -> None:

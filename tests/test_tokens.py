@@ -6,7 +6,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pocketflow_throttled import Presets, RateLimitHit, SimulatedAPI, ThrottledParallelBatchNode, run_virtual
@@ -15,6 +15,7 @@ from pocketflow_throttled.tokens import Correction, estimate, used
 from pocketflow_throttled.window import TokenWindow
 
 from .test_nodes import Batch, now, run
+from .test_signals import Raising, RaisingDict
 
 
 class Tokens(Batch):
@@ -39,6 +40,54 @@ class Tokens(Batch):
 )
 def test_items_are_estimated_at_4_characters_a_token(item: Any, tokens: int) -> None:
     assert estimate(item) == tokens
+
+
+def nested(depth: int) -> list[Any]:
+    item: list[Any] = []
+    for _ in range(depth):
+        item = [item]
+    return item
+
+
+def test_what_stands_in_many_places_is_counted_in_each_and_takes_no_time() -> None:
+    message = {"role": "user", "content": "x" * 40}
+    assert estimate([message] * 3) == 3 * 14
+    item: Any = "x" * 4
+    for _ in range(40):
+        item = [item, item]
+    assert estimate(item) == 2**40
+
+
+def test_an_item_that_holds_itself_is_estimated_without_itself() -> None:
+    message: dict[str, Any] = {"role": "user"}
+    message["content"] = ["x" * 40, message, [message]]
+    assert estimate([message]) == 14
+
+
+def test_no_item_makes_estimating_it_raise() -> None:
+    for item in (nested(10**5), Raising(), [Raising()], {"content": Raising()}, RaisingDict(a=1)):
+        assert estimate(item) == 0
+
+
+ANYTHING = st.recursive(
+    st.none() | st.booleans() | st.floats() | st.integers() | st.text(max_size=9) | st.binary(max_size=9) | st.builds(Raising),
+    lambda inner: (
+        st.lists(inner, max_size=4)
+        | st.tuples(inner, inner)
+        | st.dictionaries(st.sampled_from(["role", "content", "text", "messages", "usage", "usage_metadata"]), inner)
+        | st.builds(lambda usage: SimpleNamespace(usage=usage, usage_metadata=usage), inner)
+        | st.dictionaries(st.sampled_from(["total_tokens", "prompt_tokens", "completion_tokens", "input_tokens"]), inner)
+    ),
+    max_leaves=20,
+)
+
+
+@settings(max_examples=300, deadline=None)
+@given(ANYTHING)
+def test_no_item_and_no_answer_makes_counting_tokens_raise(thing: Any) -> None:
+    node = ThrottledParallelBatchNode()
+    for tokens in (node.estimate_tokens(thing), node.count_tokens(thing, thing), node.count_tokens(thing, {"usage": thing})):
+        assert tokens is None or (type(tokens) is int and tokens >= 0)
 
 
 def test_the_output_a_class_allows_is_added() -> None:

@@ -2,12 +2,24 @@
 
 import asyncio
 import math
+import random
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
 
-from pocketflow_throttled import RateLimiter, VirtualTimeLoop, run_virtual
+from pocketflow_throttled import (
+    AdaptiveThrottledNode,
+    RateLimiter,
+    RateLimitHit,
+    ThrottledParallelBatchNode,
+    VirtualTimeLoop,
+    run_virtual,
+)
+from pocketflow_throttled.aimd import AdaptiveRule
+from pocketflow_throttled.budget import Budget
 
 from .test_rate_limiter import BAD_COUNTS, settle_down, starts
 
@@ -321,3 +333,119 @@ def test_what_was_counted_before_any_loop_ran_still_counts_in_the_first(loop_fac
 def test_the_settings_of_a_rule_are_not_set_to_nonsense() -> None:
     with pytest.raises(TypeError, match="adaptive must be an Adaptive, got None"):
         RateLimiter(5, adaptive=True).adaptive = None  # type: ignore[assignment]
+
+
+# --- errors of our own: they are told to whoever they keep from going on, and nobody hangs
+
+
+class Fault(Exception):  # noqa: N818
+    """A defect in what decides when a request may start."""
+
+
+@contextmanager
+def fault(owner: type, name: str, after: int, *, again: bool) -> Iterator[None]:
+    """Have a method raise after so many calls, once or from then on."""
+    method, calls = getattr(owner, name), 0
+
+    def broken(*args: Any, **kwargs: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        if calls == after + 1 or (again and calls > after):
+            raise Fault
+        return method(*args, **kwargs)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(owner, name, broken)
+        yield
+
+
+@pytest.mark.parametrize("again", [False, True])
+def test_who_waits_for_a_timer_gets_the_error_in_it_and_the_next_goes_on(again: bool) -> None:
+    async def main() -> list[BaseException | None]:
+        limiter = RateLimiter(5, 1, 60.0)
+        await limiter.acquire()
+        limiter.release()
+        waiters = [asyncio.create_task(starts(limiter, 1)) for _ in range(3)]
+        await settle_down()
+        with fault(Budget, "admit", 0, again=again):
+            await asyncio.wait(waiters, timeout=1000)
+        assert all(waiter.done() for waiter in waiters)
+        assert (limiter.active, limiter.waiting) == (0, 0)
+        return [waiter.exception() for waiter in waiters]
+
+    first, *others = run_virtual(main())
+    assert isinstance(first, Fault)
+    assert all(isinstance(error, Fault) is again for error in others)
+
+
+def test_a_waiter_in_another_thread_gets_the_error_in_its_own_loop() -> None:
+    limiter = RateLimiter(1)
+    is_waiting = threading.Event()
+
+    async def other() -> None:
+        task = asyncio.create_task(starts(limiter, 1))
+        await settle_down()
+        is_waiting.set()
+        await asyncio.wait_for(task, 30)
+
+    async def main() -> BaseException | None:
+        await limiter.acquire()
+        thread = asyncio.create_task(asyncio.to_thread(asyncio.run, other()))
+        await asyncio.to_thread(is_waiting.wait, 30)
+        with fault(RateLimiter, "_grant", 0, again=False):
+            limiter.release()
+        await asyncio.wait([thread])
+        return thread.exception()
+
+    assert isinstance(asyncio.run(main()), Fault)
+    assert (limiter.active, limiter.waiting) == (0, 0)
+
+
+BUDGET = ["fits", "admit", "opens_at", "book", "take_back", "settle", "know", "refused", "space", "served", "timed"]
+RULE = ["may_start", "opens_for", "started", "unsent", "succeeded", "refused"]
+DEFECTS = [(Budget, name) for name in BUDGET] + [(AdaptiveRule, name) for name in RULE]
+
+
+@pytest.mark.parametrize("again", [False, True])
+@pytest.mark.parametrize(("owner", "name"), DEFECTS, ids=lambda value: getattr(value, "__name__", value))
+def test_no_error_of_our_own_makes_a_batch_hang_or_leaks_a_slot(owner: type, name: str, again: bool) -> None:
+    class Fixed(ThrottledParallelBatchNode):
+        max_per_minute: int | None = 6
+        max_tokens_per_minute: int | None = 100
+        max_concurrent = 3
+
+        async def prep_async(self, shared: Any) -> Any:
+            return range(12)
+
+        def estimate_tokens(self, item: int) -> int:
+            return 10 * (item % 2)
+
+        async def exec_async(self, item: int) -> dict[str, Any]:
+            self.limiter.observe({"x-ratelimit-remaining-requests": "5"})
+            await asyncio.sleep(item % 3)
+            if random.random() < 0.3:
+                raise RateLimitHit("slow down", retry_after=1.0)
+            return {"usage": {"total_tokens": 9 * (item % 2)}}
+
+    class Adaptive(Fixed, AdaptiveThrottledNode):
+        max_per_minute = max_tokens_per_minute = None
+
+    async def outcome(work: Any) -> BaseException | None:
+        task = asyncio.ensure_future(work)
+        await asyncio.wait([task], timeout=10_000)
+        assert task.done()
+        return task.exception()
+
+    async def main(cls: type[ThrottledParallelBatchNode], after: int, on_error: str) -> None:
+        node = cls(on_error=on_error)
+        random.seed(after)
+        with fault(owner, name, after, again=again):
+            beside = (outcome(starts(node.limiter, 1, hold=1, tokens=10)) for _ in range(5))
+            errors = await asyncio.gather(outcome(node.run_async({})), *beside)
+        assert all(error is None or isinstance(error, Fault) for error in errors)
+        assert (node.limiter.active, node.limiter.waiting) == (0, 0)
+
+    for cls in (Fixed, Adaptive):
+        for after in (0, 1, 2, 3, 5, 8, 13):
+            for on_error in ("raise", "collect"):
+                run_virtual(main(cls, after, on_error))

@@ -36,6 +36,12 @@ def shown(value: object) -> str:
         return f"<{type(value).__name__}>"
 
 
+def noted(error: BaseException, note: str) -> None:
+    """Add a note to an exception, where it takes any: a frozen dataclass does not. Never raises."""
+    with suppress(Exception):
+        error.add_note(note)
+
+
 class Batch:
     """One run over a source of items.
 
@@ -167,16 +173,15 @@ class Batch:
     def _feed_on(self) -> None:
         self._is_scheduled = False
         launched, self._begun = self._begun, self._to_begin
-        if self._live:
-            self._take_back(range(launched, self._begun))
-        if self._room is not None and not self._room.done():
-            self._room.set_result(None)
-        if self._feeder is not None and not self._is_exhausted and not self._is_closing:
-            try:
+        try:
+            if self._live:
+                self._take_back(range(launched, self._begun))
+            if self._room is not None and not self._room.done():
+                self._room.set_result(None)
+            if self._feeder is not None and not self._is_exhausted and not self._is_closing:
                 self._is_exhausted = next(self._feeder, _EXHAUSTED) is _EXHAUSTED
-            except BaseException as error:  # noqa: BLE001  (it ends the batch)
-                # Those that were launched begin first: an error of theirs is the first.
-                self._loop.call_soon(self._fail, error, f"while item {len(self._results)} was read")
+        except BaseException as error:  # noqa: BLE001  (it ends the batch)
+            self._fail_soon(error)
         if len(self._results) > self._begun:
             self._feed_soon()
         elif self._is_exhausted and not self._live:
@@ -232,10 +237,13 @@ class Batch:
             self._fail(error, f"in item {index}: {shown(item)}")
         self._live.pop(index, None)
         # Only now, when an error has cancelled the rest: whom this wakes would start one call more.
-        if permit.sent:
-            permit.release(is_served)
-        else:
-            permit.give_back_unsent()
+        try:
+            if permit.sent:
+                permit.release(is_served)
+            else:
+                permit.give_back_unsent()
+        except Exception as error:  # noqa: BLE001  (a task that nobody awaits must not keep it)
+            self._fail(error, f"after item {index}: {shown(item)}")
         if self._next is None and not self._is_scheduled:  # what comes next waits for an item to end, not for a permit
             self._feed_soon()
 
@@ -243,10 +251,16 @@ class Batch:
 
     def _fail(self, error: BaseException, note: str) -> None:
         if not self._is_closing:
-            error.add_note(note)
+            noted(error, note)
             self._error = error
-            self._cancel()
-            self._finish()
+            try:
+                self._cancel()
+            finally:
+                self._finish()
+
+    def _fail_soon(self, error: BaseException) -> None:
+        """End with an error of the feeder: those that were launched begin first, and one of theirs is the first."""
+        self._loop.call_soon(self._fail, error, f"while item {len(self._results)} was read")
 
     def _finish(self) -> None:
         if not self._finished.done():
@@ -303,3 +317,8 @@ class _Turn:
         batch = self._batch()
         if batch is not None:
             batch._feed_soon()
+
+    def set_exception(self, error: Exception, /) -> None:
+        batch = self._batch()
+        if batch is not None:
+            batch._fail_soon(error)

@@ -34,10 +34,16 @@ def causes(exc: BaseException) -> Iterator[BaseException]:
         if error is None:
             return
         yield error
-        if error.__cause__ is not None or error.__suppress_context__:
-            error = error.__cause__
-        else:
-            error = None if isinstance(error, _BUGS) or status_of(error) is not None else error.__context__
+        cause = _get(error, "__cause__")
+        if cause is None and not error.__suppress_context__ and not isinstance(error, _BUGS) and status_of(error) is None:
+            cause = _get(error, "__context__")
+        error = cause if isinstance(cause, BaseException) else None
+
+
+def inside(group: BaseExceptionGroup[BaseException]) -> tuple[BaseException, ...]:
+    """Return the errors of a group."""
+    errors = _get(group, "exceptions")
+    return errors if isinstance(errors, tuple) else ()
 
 
 def status_of(error: BaseException) -> int | None:
@@ -107,9 +113,9 @@ def text_of(error: BaseException) -> str:
         return ""
 
 
-def told_by(error: BaseException, name: str) -> Any:
-    """Return an attribute of an error, or None."""
-    return _get(error, name)
+def told_by(thing: object, name: str) -> Any:
+    """Return an attribute of an error or a response, or None."""
+    return _get(thing, name)
 
 
 def _get(thing: object, name: str) -> Any:

@@ -39,7 +39,8 @@ def forecast(settings: dict[str, Any], *, items: int, latency: float, tokens: in
     """Return what a batch of equal calls takes under the settings of a node.
 
     Args:
-        settings: `max_concurrent`, `max_per_minute` and `max_tokens_per_minute`, as a preset has them; None: no limit.
+        settings: `max_concurrent`, `max_per_minute`, `max_tokens_per_minute` and `max_burst`, as a preset has them; None: no
+            limit.
         items: calls in the batch.
         latency: seconds that a call takes.
         tokens: tokens that a call costs.
@@ -70,6 +71,10 @@ def _gaps(settings: dict[str, Any], latency: float, tokens: int) -> dict[str, tu
     """Return each limit as a distance: so many calls further, a call starts so many seconds later at the earliest."""
     limits = {name: check_optional_count(name, settings.get(name)) for name in _LIMITS}
     gaps = {name: (limit, _MINUTE) for name, limit in limits.items() if limit is not None}
+    burst = check_optional_count("max_burst", settings.get("max_burst"))
+    if burst is not None and "max_per_minute" in gaps:
+        limit, _ = gaps["max_per_minute"]
+        gaps["max_per_minute"] = (burst, _MINUTE * burst / limit)
     if "max_tokens_per_minute" in gaps:
         limit, _ = gaps.pop("max_tokens_per_minute")
         if tokens:

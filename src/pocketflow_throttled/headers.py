@@ -55,7 +55,8 @@ class Quota:
         remaining: how many are left; None: it did not say.
         reset: seconds until the limit is whole again; None: it did not say.
         window: length of the window in seconds, where the server names it; None: it did not say.
-        is_guess: whether `reset` is a date counted from this machine's clock, for want of the server's.
+        is_date: whether `reset` was told as a date: then it is counted from when the answer was sent, or is here.
+        is_guess: whether that is counted from this machine's clock, for want of the server's.
     """
 
     kind: Kind
@@ -63,6 +64,7 @@ class Quota:
     remaining: int | None = None
     reset: float | None = None
     window: float | None = None
+    is_date: bool = False
     is_guess: bool = False
 
     def is_longer_than(self, seconds: float) -> bool:
@@ -95,7 +97,9 @@ def parse_wait(value: object, now: datetime | None = None) -> float | None:
         return None
     try:
         seconds = float(value)
-    except (ValueError, OverflowError):
+    except OverflowError:
+        return None
+    except ValueError:
         seconds = _seconds_of_text(str(value)[:_LONGEST].strip(), now)
     if seconds >= _EPOCH_SECONDS:
         since_1970 = seconds / 1000 if seconds >= _EPOCH_MILLISECONDS else seconds
@@ -201,7 +205,7 @@ def _quota(headers: Mapping[str, str], kind: Kind, names: tuple[str, str, str], 
         return None
     is_date = reset is not None and _is_date(reset)
     now = parse_date(headers.get("date")) if is_date else None
-    return Quota(kind, most, left, parse_wait(reset, now), window, is_guess=is_date and now is None)
+    return Quota(kind, most, left, parse_wait(reset, now), window, is_date, is_guess=is_date and now is None)
 
 
 def _is_unknown(limit: str | None) -> bool:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import logging
 import math
 import random
+from contextlib import suppress
 from contextvars import ContextVar, copy_context
 from threading import RLock
 from typing import TYPE_CHECKING, Any, Self
 
 from . import signals
 from .attempts import Attempts, growing_wait
-from .batch import Batch
+from .batch import Batch, noted
 from .callers import be_around_the_calls_of, is_held_by_a_caller
 from .observing import UNMARKED, sent
 from .rate_limiter import RateLimiter
@@ -181,7 +182,7 @@ class Throttled:
         refusal = signals.read_error(exc)
         left = max(0.0, self.rate_limit_timeout - refused_for)
         final = refusal if refusal is not None and refusal.final else None  # such a one says nothing of the other items
-        knows_better = permit.limiter._observe(signals.headers_of(exc), left if final is None else 0.0)
+        knows_better = permit.limiter._observe(signals.headers_of(exc), left if final is None else 0.0, is_refused=True)
         if final is not None:
             return _explained(exc, f"not sent again: {final.reason}")
         hint = self.retry_after(exc)
@@ -229,7 +230,8 @@ def _pause(hint: float | None, refusals: int, at_most: float) -> float:
 
 def _explained(exc: Exception, reason: str) -> Exception:
     """Say in the exception itself, whatever its type, why the item is not sent again."""
-    exc.add_note(reason)
-    if len(exc.args) == 1 and isinstance(exc.args[0], str) and reason not in exc.args[0]:
-        exc.args = (f"{exc.args[0]} ({reason})",)
+    noted(exc, reason)
+    with suppress(Exception):  # it may be frozen
+        if len(exc.args) == 1 and isinstance(exc.args[0], str) and reason not in exc.args[0]:
+            exc.args = (f"{exc.args[0]} ({reason})",)
     return exc

@@ -9,6 +9,7 @@ from pocketflow import AsyncParallelBatchNode
 from . import tokens
 from .adaptive import AdaptiveThrottled
 from .batch import shown
+from .carried import text_of
 from .coverable import coverable
 from .exceptions import RateLimitHit
 from .mixins import Throttled
@@ -254,7 +255,7 @@ class AdaptiveThrottledNode(AdaptiveThrottled, ThrottledParallelBatchNode):
     def _weigh_refusal(self, permit: Permit, exc: Exception, refusals: int, refused_for: float) -> Exception | None:
         error = super()._weigh_refusal(permit, exc, refusals, refused_for)
         if error is None and self.propagate_rate_limit:
-            hit = RateLimitHit(str(exc) or type(exc).__name__, retry_after=self.retry_after(exc), source=type(self).__name__)
+            hit = RateLimitHit(text_of(exc) or type(exc).__name__, retry_after=self.retry_after(exc), source=type(self).__name__)
             hit.propagated = True
             raise hit from exc
         return error

@@ -1,7 +1,8 @@
 """Observing: what the headers of responses say of the limits, put to use in a limiter.
 
-A server counts a call when it arrives, and tells of it when it answers: what it says is left is as old as the answer is slow.
-So the count that it is held against is the larger of those at the call's start and now; only what is missing then is others'.
+A server counts a call when it arrives, and may tell of that moment or of the one when it answers: what it says is left may be as
+old as the answer is slow. Until it is known which, it is held against the larger of the counts at the call's start and now; only
+what is missing then is others'.
 """
 
 from __future__ import annotations
@@ -11,7 +12,9 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from .carried import told_by
 from .headers import lowered, read_quotas, retry_after
+from .untold import ALIKE, FULL_SECOND, SHORT, Moment, Span
 from .waiting import Waiting
 
 if TYPE_CHECKING:
@@ -19,13 +22,13 @@ if TYPE_CHECKING:
     from .budget import Budget
     from .headers import Kind, Quota
 
+_FAILED = 400  # the least status of an error
 _LONGEST_PAUSE = 600.0  # that headers may ask for: after it, one call tries
-_SHORTEST_WINDOW, _LONGEST_WINDOW = 1e-3, 3600.0  # of a limit that is held here
-_FULL_SECOND = 1.0  # a reset that is told to the second and is now may be almost as far away
-_ALIKE = 0.8  # windows whose lengths differ by less than that are the same, as told by a clock or a full second
-_SHORT = 10.0  # seconds: by which APIs look at a limit a minute
+_LONGEST_WINDOW = 3600.0  # of a limit that is held here
 _ROLLING = 0.9  # of a window: a reset as far away as that does not tell when the first of the limit comes back
 _ROUNDING = 1e-6  # of what is calculated back and forth
+_ON_ITS_WAY = 1.0  # seconds until a call arrives, at most: a reset is counted from then
+_OVERTAKING = 0.3  # seconds by which a call that started later may arrive earlier
 _ROUNDED = 0.02  # of a limit: what it says is left may be rounded
 # Refusals by a server that served no more than so much of a limit, in a window whose length its resets told: then they tell of
 # something else. Two are served also where a limit is small, and fewer refusals may be bad luck.
@@ -46,45 +49,6 @@ sent: ContextVar[Mark | None] = ContextVar("sent", default=None)
 UNMARKED = Mark(-math.inf, 0, 0)  # of calls that started before the server had told anything
 
 
-class Span:
-    """How long a window is of which the server tells no length.
-
-    If the limit comes back bit by bit, `reset` is the part of the window that is used: so its length follows from any answer. If
-    it comes back at once, `reset` counts down from it. Either way no reset is longer than the window, and none with little left
-    makes it longer than `reset * limit / used`. Until little is left it does not matter, and the default will do.
-
-    Some servers tell in `reset` when the next single call fits. By what they say, that looks like a window which is much shorter:
-    only that they refuse what would fit it gives them away.
-    """
-
-    __slots__ = ("_least", "_limit", "_most", "is_of_one")
-
-    def __init__(self) -> None:
-        self._limit = 0
-        self._least, self._most = 0.0, math.inf
-        self.is_of_one = False  # whether resets tell of the next single call
-
-    def seconds(self, quota: Quota, default: float) -> float:
-        """Return the length in seconds, as far as the quotas told so far say it, and at most the default."""
-        limit, remaining, reset = quota.limit, quota.remaining, quota.reset
-        if limit is None:
-            return default
-        if limit != self._limit:
-            self._limit, self._least, self._most = limit, 0.0, math.inf
-            self.is_of_one = False
-        if reset is not None and not quota.is_guess:
-            self._least = max(self._least, reset)
-            if remaining is not None and remaining <= limit / 4:
-                self._most = min(self._most, (reset or _FULL_SECOND) * limit / (limit - remaining))
-        seconds = (self._least or _FULL_SECOND) * limit if self.is_of_one else max(self._least, self._most)
-        return min(default, max(_SHORTEST_WINDOW, seconds))
-
-    @property
-    def longest(self) -> float:
-        """Return the longest reset that was told of this limit, in seconds."""
-        return self._least
-
-
 class Observing(Waiting):
     """A queue whose limits follow what a server says of them, as far as the user allows."""
 
@@ -100,6 +64,7 @@ class Observing(Waiting):
         self._asked = asked
         self._spans: dict[Kind, Span] = {"requests": Span(), "tokens": Span()}
         self._told_at: dict[Kind, float] = {"requests": -math.inf, "tokens": -math.inf}
+        self._moment = Moment()
         self._is_told = False
         self._length_since = math.inf  # when the window of requests got the length that resets tell
 
@@ -121,7 +86,7 @@ class Observing(Waiting):
             >>> limiter.max_per_window, limiter.current_window_count
             (50, 30)
         """
-        self._observe(lowered(headers), _LONGEST_PAUSE)
+        self._observe(lowered(headers), _LONGEST_PAUSE, is_refused=False)
 
     async def observe_response(self, response: Any) -> None:
         """Observe the headers of a response: an event hook for httpx and httpx2.
@@ -129,9 +94,11 @@ class Observing(Waiting):
         Example:
             AsyncOpenAI(http_client=httpx2.AsyncClient(event_hooks={"response": [limiter.observe_response]}))
         """
-        self.observe(getattr(response, "headers", None))
+        status = told_by(response, "status_code")
+        is_refused = isinstance(status, int) and status >= _FAILED
+        self._observe(lowered(told_by(response, "headers")), _LONGEST_PAUSE, is_refused=is_refused)
 
-    def _observe(self, headers: dict[str, str], longest_pause: float) -> bool:
+    def _observe(self, headers: dict[str, str], longest_pause: float, *, is_refused: bool) -> bool:
         """Learn from headers, and return whether its own log tells of a limit that is used up when there is room again."""
         if not headers:
             return False
@@ -145,8 +112,10 @@ class Observing(Waiting):
                 if quota.is_longer_than(_LONGEST_WINDOW) or self._is_of_bursts(quota):
                     continue
                 self._is_told = True
+                if not is_refused:
+                    self._spans[quota.kind].served(quota)
                 is_pace = self._set_limit(quota, now)
-                wait = self._take_away(quota, now, hint, is_pace=is_pace)
+                wait = self._take_away(quota, now, hint, is_pace=is_pace, is_refused=is_refused)
                 if hint is None:
                     pause = max(pause, wait)
                 is_used_up |= quota.remaining == 0
@@ -190,15 +159,17 @@ class Observing(Waiting):
                 self._length_since = now
                 budget.disregard_until(now)
             set_limit(limit, seconds)
+            if quota.kind == "requests" and before is None:
+                for _ in range(self._active):  # under way, as many at least were not counted, and the server does
+                    budget.book(now, 0)
             return False
         share = limit * budget.seconds / asked
         if self._tells_no_longer_than(share, quota):
             seconds = min(seconds, share)
-        is_shorter = quota.kind == "requests" and seconds < _ALIKE * budget.seconds
-        if is_shorter:
+        is_pace = quota.kind == "requests" and seconds < ALIKE * budget.seconds and limit < asked
+        if is_pace:
             budget.set_pace(limit, seconds, now)  # as well as the user's own
-        is_pace = is_shorter and limit < asked
-        if not _ALIKE <= seconds / budget.seconds <= 1:
+        if not ALIKE <= seconds / budget.seconds <= 1:
             limit = max(1, int(limit * budget.seconds / seconds + _ROUNDING))
         set_limit(min(limit, asked))
         return is_pace
@@ -208,11 +179,28 @@ class Observing(Waiting):
         longest = quota.window
         if longest is None:
             longest = self._spans[quota.kind].longest
-            if quota.reset is None or quota.is_guess or not longest or seconds > _SHORT:
+            if quota.reset is None or quota.is_guess or not longest or seconds > SHORT:
                 return False
-        return longest - (_FULL_SECOND if longest.is_integer() else 0.0) <= seconds  # full seconds are rounded up
+        return longest - (FULL_SECOND if longest.is_integer() else 0.0) <= seconds  # full seconds are rounded up
 
-    def _take_away(self, quota: Quota, now: float, hint: float | None, *, is_pace: bool) -> float:
+    def _is_all_its_own(self, quota: Quota, now: float) -> bool:
+        """Whether what is missing of a bucket may be what was started here in the time in which the bucket fills by as much.
+
+        A bucket that holds less than the limit has never much left, and is whole again within seconds.
+        """
+        reset, window, span = quota.reset, self._budget.requests, self._spans["requests"]
+        if quota.kind == "tokens" or window is None or quota.is_guess or reset is None or max(reset, span.longest) > SHORT:
+            return False
+        seconds = reset + (FULL_SECOND if reset.is_integer() else 0.0)
+        rate = (quota.limit or window.limit) / window.seconds
+        if span.tells_of_one(quota, rate):
+            return False
+        missing = reset * rate
+        call = sent.get()
+        then = now if call is None or call is UNMARKED else call.time
+        return ALIKE * missing <= max(self._budget.started(when - seconds, when) for when in (now, then))
+
+    def _take_away(self, quota: Quota, now: float, hint: float | None, *, is_pace: bool, is_refused: bool) -> float:
         """Count what others have used, and return for how long nothing should start: until the reset at 0 left.
 
         Where the limiter has counted the same, its own log knows better when there is room than "whole again" says.
@@ -223,21 +211,23 @@ class Observing(Waiting):
         if window is None:
             reset = min(reset or 0.0, self._budget.seconds) if quota.is_guess else reset or 0.0
             return reset if remaining == 0 else 0.0
-        call = sent.get()
         used = max(0, (quota.limit or window.limit) - remaining)  # by the server's count
-        own, age = self._budget.served(quota.kind, now), 0.0
-        if call is not None:
-            before = call.requests if quota.kind == "requests" else call.tokens
-            if call is not UNMARKED and used <= before:  # it counts no later call, so it was told when this one arrived
-                age = now - call.time
-            own = max(own, before)
+        call = sent.get()
+        age, own = self._held_against(call, quota.kind, used, now, is_refused=is_refused)
+        if quota.is_date:
+            age = 0.0
         # Told to the minute's end by a clock that may be wrong, a reset is no further away than the window is long.
         most = window.seconds if reset is None or quota.is_guess else math.inf
         reset = max(0.0, min(math.inf if reset is None else reset, most) - age)
         wait = reset if remaining == 0 and quota.reset is not None else 0.0
         others = max(0, (used if is_pace else window.limit - remaining) - own)
-        first = reset
-        if self._spans[quota.kind].is_of_one:
+        if others and not is_refused and self._is_all_its_own(quota, now):
+            others = 0
+        first, span = reset, self._spans[quota.kind]
+        each = window.seconds / window.limit
+        if quota.reset is None and span.is_small:  # it fills as fast as the limit says, perhaps since the call started
+            first, reset = max(0.0, each - (0.0 if call is None else now - call.time)), others * each
+        elif quota.reset is not None and span.tells_of_one(quota, 1 / each):
             reset = min(window.seconds, reset * (window.limit - remaining))
         if remaining == 0 and hint is not None:
             # Retry-After tells when the first of them is back, `reset` when the last is, if the clocks agree.
@@ -252,3 +242,22 @@ class Observing(Waiting):
         is_counted = others <= _ROUNDED * window.limit
         is_rolling = own > 0 and reset + age >= _ROLLING * window.seconds
         return 0.0 if (is_counted or is_rolling) and reset <= 1.05 * window.seconds else wait
+
+    def _held_against(self, call: Mark | None, kind: Kind, used: int, now: float, *, is_refused: bool) -> tuple[float, int]:
+        """Return how many seconds old an answer is at least, and what was counted here at the moment that it may tell of."""
+        own = self._budget.served(kind, now)
+        if call is None:
+            return 0.0, own
+        before = call.requests if kind == "requests" else call.tokens
+        age, most, moment = max(0.0, now - call.time - _ON_ITS_WAY), max(own, before), self._moment
+        if call is UNMARKED or is_refused:
+            return 0.0, most
+        if kind == "requests":
+            moment.learn(used - before, used - own)
+        elif moment.is_start or moment.is_end:  # tokens of calls under way are estimates, so neither count is exact
+            return age if moment.is_start else 0.0, most
+        if moment.is_start:  # some that started after it may have arrived before it
+            return age, min(most, before + self._budget.started(call.time, call.time + _OVERTAKING))
+        if moment.is_end:
+            return 0.0, own
+        return age if used <= before else 0.0, most  # one that counts no later call was told as this one arrived

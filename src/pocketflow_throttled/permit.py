@@ -124,10 +124,12 @@ class Permit:
         try:
             self.held = False
             limiter._active -= 1
-            if self._spend is not None:
-                limiter._budget.know(self._spend)
-            if limiter._queue:
-                limiter._wake()
+            try:
+                if self._spend is not None:
+                    limiter._budget.know(self._spend)
+            finally:
+                if limiter._queue:
+                    limiter._wake()
         finally:
             lock.release()
 
@@ -136,11 +138,13 @@ class Permit:
         limiter = self.limiter
         with limiter._lock:
             limiter._queue.pop(self, None)
-            if self.held:
-                self.held = False
-                limiter._active -= 1
-                limiter._unstamp(self)
-            limiter._wake()
+            try:
+                if self.held:
+                    self.held = False
+                    limiter._active -= 1
+                    limiter._unstamp(self)
+            finally:
+                limiter._wake()
 
     def settle(self, tokens: int) -> None:
         """Correct the tokens: too many are given back at once, too few become debt in the window.

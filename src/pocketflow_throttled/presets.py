@@ -25,12 +25,13 @@ class Source:
 
 @dataclass(frozen=True, slots=True)
 class RateLimitConfig:
-    """Settings of a throttled node: calls at once, calls and tokens a minute (None: no limit)."""
+    """Settings of a throttled node: calls at once, calls and tokens a minute, calls in a row (None: no limit)."""
 
     max_concurrent: int
     max_per_minute: int | None
     description: str = ""
     max_tokens_per_minute: int | None = None
+    max_burst: int | None = None
 
     def to_dict(self) -> dict[str, int]:
         """Return the settings that are limits, without a key for None."""
@@ -38,6 +39,7 @@ class RateLimitConfig:
             "max_concurrent": self.max_concurrent,
             "max_per_minute": self.max_per_minute,
             "max_tokens_per_minute": self.max_tokens_per_minute,
+            "max_burst": self.max_burst,
         }
         return {name: value for name, value in settings.items() if value is not None}
 
@@ -128,18 +130,21 @@ _TOKENS: dict[str, int] = {
     "groq_free": 6_000,
 }
 
+# Calls in a second, where that is what the provider counts. Others that may count so do not say it: refusals will.
+_A_SECOND: dict[str, int] = {"mistral_free": 1, "mistral_standard": 5}
+
 # name: (at once, a minute, description): no provider's, a choice of ours.
 _OURS: dict[str, tuple[int, int | None, str]] = {
-    "mistral_standard": (10, 300, "Mistral with a plan: a careful start, as its limits differ by account"),
+    "mistral_standard": (10, 300, "Mistral with a plan, 5 a second: a careful start, as its limits differ by account"),
     "huggingface_free": (2, 20, "Hugging Face without a plan: a careful start"),
     "huggingface_pro": (10, 200, "Hugging Face PRO: a careful start"),
     "conservative": (2, 20, "Careful with an API you do not know"),
     "moderate": (5, 60, "A fair start for most APIs"),
     "aggressive": (10, 200, "For an API that is known to allow it"),
     "unlimited_concurrent": (100, None, "Many at once, no limit a minute"),
-    "scraping_polite": (1, 20, "One page at a time, every three seconds"),
-    "scraping_moderate": (3, 60, "A page a second"),
-    "scraping_aggressive": (10, 300, "Five pages a second: ask first"),
+    "scraping_polite": (1, 20, "One page at a time, 20 a minute"),
+    "scraping_moderate": (3, 60, "60 pages a minute"),
+    "scraping_aggressive": (10, 300, "300 pages a minute: ask first"),
 }
 
 
@@ -149,8 +154,10 @@ def _configs() -> dict[str, RateLimitConfig]:
         tokens = _TOKENS.get(name)
         kind = "input tokens" if source in (_ANTHROPIC, _GOOGLE) else "tokens"
         limits = f"{rate} requests" if tokens is None else f"{rate} requests and {tokens:,} {kind}"
-        provided[name] = RateLimitConfig(concurrency(rate), rate, f"{limits} a minute: {model} ({source}, {date})", tokens)
-    return {**provided, **{name: RateLimitConfig(*values) for name, values in _OURS.items()}}
+        provided[name] = RateLimitConfig(
+            concurrency(rate), rate, f"{limits} a minute: {model} ({source}, {date})", tokens, _A_SECOND.get(name)
+        )
+    return {**provided, **{name: RateLimitConfig(*values, max_burst=_A_SECOND.get(name)) for name, values in _OURS.items()}}
 
 
 class _Preset:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from . import headers
-from .carried import body_of, causes, codes_of, headers_in, status_of, text_of, told_by
+from .carried import body_of, causes, codes_of, headers_in, inside, status_of, text_of, told_by
 from .exceptions import RateLimitHit
 
 if TYPE_CHECKING:
@@ -154,7 +154,7 @@ def _read_along(exc: BaseException, groups: int) -> Refusal | None:
 def _read_group(group: BaseExceptionGroup[BaseException], groups: int) -> Refusal | None:
     """Read a group as a refusal if each of its errors is one: any other is the user's to see."""
     found: list[Refusal] = []
-    for error in group.exceptions if groups else ():
+    for error in inside(group) if groups else ():
         refusal = _read_along(error, groups - 1)
         if refusal is None:
             return None
@@ -200,8 +200,12 @@ def _read(error: BaseException) -> Refusal | None:
 
 
 def _seconds(value: object) -> float | None:
-    is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    return float(value) if is_number and math.isfinite(value) and value >= 0 else None  # type: ignore[arg-type,operator]
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    try:
+        return float(value) if math.isfinite(value) and value >= 0 else None
+    except OverflowError:
+        return None
 
 
 def _is_refusal(error: BaseException, status: int | None, codes: set[str], texts: list[str], hint: float | None) -> bool:
@@ -282,8 +286,8 @@ def headers_of(exc: BaseException) -> dict[str, str]:
 
 def _headers_along(exc: BaseException, groups: int) -> dict[str, str]:
     for error in causes(exc):
-        inside = error.exceptions if groups and isinstance(error, BaseExceptionGroup) else ()
-        found = headers_in(error) or next((kept for each in inside if (kept := _headers_along(each, groups - 1))), {})
+        parts = inside(error) if groups and isinstance(error, BaseExceptionGroup) else ()
+        found = headers_in(error) or next((kept for each in parts if (kept := _headers_along(each, groups - 1))), {})
         if found:
             return found
     return {}

@@ -6,6 +6,8 @@ A server counts what arrives, not what is sent. Pure: `now` is an argument, in s
 from __future__ import annotations
 
 import math
+from bisect import bisect_right
+from collections import deque
 from itertools import takewhile
 from typing import TYPE_CHECKING
 
@@ -101,6 +103,11 @@ class Stretched:
         rate = 1.0 if requests is None else requests.limit / requests.seconds
         self._margin.shrink(now, rate, self._calls_since(self._margin.looked_at))
         self._stretch_all()
+
+    def started(self, after: float, until: float) -> int:
+        """Return how many calls started after a moment and until another, of late."""
+        times = deque[float]() if self.requests is None else self.requests.times
+        return bisect_right(times, until) - bisect_right(times, after)
 
     def _calls_since(self, time: float) -> int:
         times = () if self.requests is None else self.requests.times

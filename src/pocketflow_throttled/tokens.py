@@ -13,6 +13,7 @@ _DOUBTED = 0.25  # of a call as far from the others as their mean is from nought
 _FLATTEST = 0.3  # of what the factor alone tells: no call costs less by what others cost
 _WIDEST = 1e6  # how far a single call may be off, as the square of so many times what it costs: after many that were free
 _MOST = 10**12  # tokens that a call costs, whatever is said: floats have an end
+_DEEPEST = 50  # parts of parts of an item that are read: the messages of an agent that calls agents are hardly a dozen deep
 _KEPT = 0.97  # of what is known, after each answer: the last thirty or so count
 # One answer off its estimate does not tell how far off others are. Or all that fits by it would start at once, and be refused if
 # that one was cheap: as a part of what it was off, how far they may be, what stays of that after each answer, and what part of
@@ -23,18 +24,32 @@ _UNSURE, _STILL_UNSURE, _SURE = 2.0, 0.6, 0.01
 def estimate(item: Any) -> int:
     """Return roughly how many tokens an item is: of a str, a chat message or a list of these; of anything else 0.
 
+    Never raises, whatever the item is: what holds itself is counted once in itself, and what cannot be read is nothing.
+
     Example:
         >>> estimate("What is the answer?"), estimate([{"role": "user", "content": "What is the answer?"}]), estimate(42)
         (5, 9, 0)
     """
+    try:
+        return _estimate(item, _DEEPEST, {})
+    except Exception:  # noqa: BLE001  (an item that cannot be read tells nothing)
+        return 0
+
+
+def _estimate(item: Any, depth: int, known: dict[int, int]) -> int:
     if isinstance(item, str):
         return -(-len(item) // _CHARACTERS)
-    if isinstance(item, dict):
-        content = item.get("content", item.get("text", item.get("messages", 0)))
-        return estimate(content) + (_PER_MESSAGE if "role" in item else 0)
-    if isinstance(item, list | tuple):
-        return sum(estimate(part) for part in item)
-    return 0
+    if not depth or not isinstance(item, dict | list | tuple):
+        return 0
+    if id(item) not in known:  # else it holds itself, or stands in many places, which must not take as many times as long
+        known[id(item)] = 0
+        if isinstance(item, dict):
+            content = item.get("content", item.get("text", item.get("messages", 0)))
+            tokens = _estimate(content, depth - 1, known) + (_PER_MESSAGE if "role" in item else 0)
+        else:
+            tokens = sum(_estimate(part, depth - 1, known) for part in item)
+        known[id(item)] = tokens
+    return known[id(item)]
 
 
 def used(result: Any) -> int | None:
@@ -162,7 +177,9 @@ class Correction:
 
 def _get(thing: Any, name: str) -> Any:
     try:
-        return thing.get(name) if isinstance(thing, dict) else getattr(thing, name, None)
+        value = thing.get(name) if isinstance(thing, dict) else getattr(thing, name, None)
+        isinstance(value, int)  # raises for a class that raises when it is asked what it is
+        return value
     except Exception:  # noqa: BLE001  (an answer that cannot be read says nothing)
         return None
 

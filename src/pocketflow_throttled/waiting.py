@@ -41,6 +41,9 @@ class Waiter(Protocol):
     def set_result(self, result: None, /) -> None:
         """Go on, the permit is granted. Called in the loop it waits in, perhaps under the limiter's lock."""
 
+    def set_exception(self, error: Exception, /) -> None:
+        """Give up, there was an error as its turn came. Called as `set_result` is."""
+
 
 class Waiting(Clock):
     """Permits that wait for a slot, the windows, a pause and a rule, first come, first served.
@@ -93,14 +96,14 @@ class Waiting(Clock):
             permit._spend = budget.book(now, tokens)
         elif budget.requests is not None and not budget.admit(now):
             return False
-        self._active += 1
+        if rule is not None:
+            permit._level = level = self._active + 1
+            if level >= self._max_concurrent:
+                self._last_full = now
+            rule.started(now, level)
+        self._active += 1  # at the end: an error before it has taken no slot
         permit.held = True
         permit._stamp = now
-        if rule is not None:
-            permit._level = self._active
-            if self._active >= self._max_concurrent:
-                self._last_full = now
-            rule.started(now, self._active)
         return True
 
     def _lets_start(self, rule: AdaptiveRule, now: float) -> bool:
@@ -130,20 +133,22 @@ class Waiting(Clock):
                 self._running_loop()
             now = self._clock()
             old = self._max_concurrent
-            if served:
-                in_use = self._active >= old or self._last_full >= stamp
-                rule.succeeded(now, stamp, permit._level, in_use=in_use, clean=not permit.renewed)
-                permit.held = False
-                self._active -= 1
-            else:
-                rule.refused(now, stamp, permit._level, hint, at_most)
-            new = rule.limit
-            if new != old:
-                self._max_concurrent = new
-                if new > old:
-                    self._last_full = -math.inf  # it is in use only when filled again
-            if self._queue:
-                self._wake(now)
+            try:
+                if served:
+                    in_use = self._active >= old or self._last_full >= stamp
+                    permit.held = False
+                    self._active -= 1
+                    rule.succeeded(now, stamp, permit._level, in_use=in_use, clean=not permit.renewed)
+                else:
+                    rule.refused(now, stamp, permit._level, hint, at_most)
+                new = rule.limit
+                if new != old:
+                    self._max_concurrent = new
+                    if new > old:
+                        self._last_full = -math.inf  # it is in use only when filled again
+            finally:
+                if self._queue:
+                    self._wake(now)
         finally:
             lock.release()
         if new != old:
@@ -175,7 +180,10 @@ class Waiting(Clock):
             queue.move_to_end(each, last=False)
 
     def _wake(self, now: float | None = None) -> None:
-        """Book room for the head of the queue and wake it, as long as there is any; else see to its timer."""
+        """Book room for the head of the queue and wake it, as long as there is any; else see to its timer.
+
+        An error is the head's, whose room cannot be told: who gives room back is not to blame, and a timer has nobody to tell.
+        """
         if self._waking:  # called by the garbage collector, from within the loop below
             self._wake_again = True
             return
@@ -195,19 +203,27 @@ class Waiting(Clock):
                 assert waiter is not None
                 if waiter.done() or (loop is not here and loop.is_closed()):
                     queue.pop(head, None)
-                elif self._grant(head, now):
+                    continue
+                try:
+                    if self._grant(head, now):
+                        queue.pop(head, None)
+                        if loop is here:
+                            waiter.set_result(None)
+                        elif not _call_in(loop, _deliver, waiter):
+                            self._active -= 1
+                            head.held = False
+                            self._unstamp(head)
+                    elif self._wake_again:
+                        self._wake_again = False
+                    else:
+                        self._set_timer(now, loop, here)
+                        break
+                except Exception as error:  # noqa: BLE001  (whatever it is, it is told to who waits)
                     queue.pop(head, None)
                     if loop is here:
-                        waiter.set_result(None)
-                    elif not _call_in(loop, _deliver, waiter):
-                        self._active -= 1
-                        head.held = False
-                        self._unstamp(head)
-                elif self._wake_again:
-                    self._wake_again = False
-                else:
-                    self._set_timer(now, loop, here)
-                    break
+                        waiter.set_exception(error)
+                    else:
+                        _call_in(loop, _deliver, waiter, error)
         finally:
             self._waking = False
 
@@ -249,15 +265,19 @@ class Waiting(Clock):
             self._wake(now)
 
 
-def _deliver(waiter: Waiter) -> None:
-    if not waiter.done():
+def _deliver(waiter: Waiter, error: Exception | None = None) -> None:
+    if waiter.done():
+        return
+    if error is None:
         waiter.set_result(None)
+    else:
+        waiter.set_exception(error)
 
 
-def _call_in(loop: asyncio.AbstractEventLoop, callback: Callable[..., object], argument: object) -> bool:
-    """Run `callback(argument)` in another thread's loop; False if that loop is closed."""
+def _call_in(loop: asyncio.AbstractEventLoop, callback: Callable[..., object], *arguments: object) -> bool:
+    """Run `callback(*arguments)` in another thread's loop; False if that loop is closed."""
     try:
-        loop.call_soon_threadsafe(callback, argument)
+        loop.call_soon_threadsafe(callback, *arguments)
     except RuntimeError:
         return False
     return True

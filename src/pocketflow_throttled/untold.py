@@ -1,0 +1,119 @@
+"""Untold: what a server does not say of its limits, learned from what it says: how long windows are, and what moment it tells of.
+
+Pure.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from .headers import Quota
+
+SHORT = 10.0  # seconds: by which APIs look at a limit a minute
+FULL_SECOND = 1.0  # a reset that is told to the second and is now may be almost as far away
+ALIKE = 0.8  # what differs by less than that is the same, as told by a clock or a full second
+_SHORTEST_WINDOW = 1e-3
+_SMALL = 0.25  # of a limit
+_KEPT = 0.95  # of what is known, after each answer: the last twenty or so count
+_TELLING = 5.0  # calls that one of the moments must be off, to tell them apart
+_CLEARLY = 0.5  # as a part, how much less the right one is off
+
+
+class Span:
+    """How long a window is of which the server tells no length.
+
+    If the limit comes back bit by bit, `reset` is the part of the window that is used: so its length follows from any answer. If
+    it comes back at once, `reset` counts down from it. Either way no reset is longer than the window, and none with little left
+    makes it longer than `reset * limit / used`. Until little is left it does not matter, and the default will do.
+
+    Some servers tell in `reset` when the next single call fits. By what they say, that looks like a window which is much shorter:
+    only that they refuse what would fit it gives them away.
+    """
+
+    __slots__ = ("_least", "_limit", "_most", "_most_left", "is_of_one")
+
+    def __init__(self) -> None:
+        self._forget(0)
+
+    def _forget(self, limit: int) -> None:
+        self._limit = limit
+        self._least, self._most = 0.0, math.inf
+        self.is_of_one = False  # whether resets tell of the next single call
+        self._most_left: int | None = None  # that was told of this limit when a call was served
+
+    def served(self, quota: Quota) -> None:
+        """Learn from what is left after a call was served."""
+        if quota.remaining is not None:
+            if quota.limit is not None and quota.limit != self._limit:
+                self._forget(quota.limit)
+            self._most_left = max(self._most_left or 0, quota.remaining)
+
+    @property
+    def is_small(self) -> bool:
+        """Whether there never is much of the limit left: so it is a bucket that holds less, and fills as fast."""
+        return self._most_left is not None and self._most_left <= _SMALL * self._limit
+
+    def seconds(self, quota: Quota, default: float) -> float:
+        """Return the length in seconds, as far as the quotas told so far say it, and at most the default."""
+        limit, remaining, reset = quota.limit, quota.remaining, quota.reset
+        if limit is None:
+            return default
+        if limit != self._limit:
+            self._forget(limit)
+        if reset is not None and not quota.is_guess:
+            self._least = max(self._least, reset)
+            if remaining is not None and remaining <= limit / 4:
+                self._most = min(self._most, (reset or FULL_SECOND) * limit / (limit - remaining))
+        seconds = (self._least or FULL_SECOND) * limit if self.is_of_one else max(self._least, self._most)
+        return min(default, max(_SHORTEST_WINDOW, seconds))
+
+    def tells_of_one(self, quota: Quota, rate: float) -> bool:
+        """Whether the reset tells of the next single call, since what is back by then, at `rate` a second, is far from all."""
+        filled = (quota.remaining or 0) + ((quota.reset or 0.0) + FULL_SECOND) * rate
+        return self.is_of_one or (self._least <= SHORT and filled < ALIKE * (self._most_left or 0))
+
+    @property
+    def longest(self) -> float:
+        """Return the longest reset that was told of this limit, in seconds."""
+        return self._least
+
+
+class Moment:
+    """What answers tell of: the moment when their calls arrived, or that when they were sent.
+
+    What others have used changes little from one answer to the next, and that is what is left when one's own count is taken off,
+    if it is the count of the right moment. By that of the other one it jumps, since calls differ in the time they take.
+
+    Attributes:
+        is_start: whether they are known to tell of the start.
+        is_end: whether they are known to tell of the end.
+
+    Example:
+        >>> moment = Moment()
+        >>> for others_if_start, others_if_end in [(3, 0), (3, -9), (4, 2), (3, -7)]:
+        ...     moment.learn(others_if_start, others_if_end)
+        >>> moment.is_start, moment.is_end
+        (True, False)
+    """
+
+    __slots__ = ("_by_end", "_by_start", "_off_by_end", "_off_by_start", "is_end", "is_start")
+
+    def __init__(self) -> None:
+        self.is_start = self.is_end = False
+        self._by_start: int | None = None  # what others had used by the last answer
+        self._by_end = 0
+        self._off_by_start = self._off_by_end = 0.0
+
+    def learn(self, by_start: int, by_end: int) -> None:
+        """Learn from what others have used by an answer, if it tells of the start of its call, and if it tells of its end."""
+        if self._by_start is not None:
+            self._off_by_start = self._off_by_start * _KEPT + abs(by_start - self._by_start)
+            self._off_by_end = self._off_by_end * _KEPT + abs(by_end - self._by_end)
+            if max(self._off_by_start, self._off_by_end) > _TELLING:
+                if self._off_by_start < _CLEARLY * self._off_by_end:
+                    self.is_start, self.is_end = True, False
+                elif self._off_by_end < _CLEARLY * self._off_by_start:
+                    self.is_start, self.is_end = False, True
+        self._by_start, self._by_end = by_start, by_end
