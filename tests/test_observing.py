@@ -539,7 +539,10 @@ def test_spaced_starts_that_are_refused_are_spaced_more() -> None:
         await asyncio.sleep(5)
         return await starts(limiter, 4)
 
-    assert run_virtual(main()) == pytest.approx([10, 10.56, 11.12, 11.68], abs=1e-3)
+    started = run_virtual(main())
+    apart = started[1] - started[0]
+    assert 1.05 * 0.5 < apart < 1.5 * 0.5
+    assert started == pytest.approx([10 + apart * count for count in range(4)], abs=1e-3)
 
 
 def test_a_limit_that_is_set_anew_is_not_spaced_as_the_one_before() -> None:
@@ -564,6 +567,24 @@ def test_an_api_that_is_down_for_a_while_is_no_reason_to_space_the_starts_more()
         return now()
 
     assert run_virtual(main()) < 10 + (120 + 5) + 1.05 * 60
+
+
+@pytest.mark.parametrize("burst", [None, 1])
+def test_calls_that_are_refused_now_and_then_at_any_pace_are_not_spaced_more_and_more(burst: int | None) -> None:
+    """As where other clients' load decides: a bare refusal that has nothing to do with this client's own limits."""
+    chance, ended = random.Random(2), 0.0
+
+    async def call(item: int) -> int:
+        nonlocal ended
+        await asyncio.sleep(0.1)
+        if chance.random() < 0.02:
+            raise RateLimitHit("429 Too Many Requests", retry_after=0.0)
+        await asyncio.sleep(2)
+        ended = now()
+        return item
+
+    run(Batch(call, max_concurrent=100, max_per_minute=600, max_burst=burst), range(2900))
+    assert ended <= (260 if burst is None else 296 * 1.1)
 
 
 def test_an_overloaded_server_is_no_reason_to_space_the_starts() -> None:

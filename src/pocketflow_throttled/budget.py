@@ -19,7 +19,8 @@ from .window import SlidingWindow, Spend, TokenWindow
 if TYPE_CHECKING:
     from .headers import Kind
 
-_A_FEW = 3  # refusals; fewer may be bad luck
+_SOME_REFUSED = 3  # calls; fewer, or a smaller share of the calls since the first of them, may be bad luck, or for another reason
+_SHARE_REFUSED = 1 / 8
 _ROOM = 0.9  # of a window: with so much of it served, a refusal says nothing of bursts
 _CLOSEST = 0.02  # seconds between starts that refusals space: closer together, it is timers that tell
 _SPREAD = 1.03  # times slower than the limit, are tokens spread: not all calls are as long on their way
@@ -228,7 +229,10 @@ class Budget(Stretched):
             self._stretch_all()
 
     def _refuses_what_has_room(self, now: float) -> bool:
-        return len(self._refused) >= _A_FEW and self._has_room("requests", now) and self._has_room("tokens", now)
+        if len(self._refused) < _SOME_REFUSED or not (self._has_room("requests", now) and self._has_room("tokens", now)):
+            return False
+        since = math.nextafter(self._refused[-_SOME_REFUSED], -math.inf)
+        return self.refused_since(since) >= _SHARE_REFUSED * self._calls_since(since)
 
     def _has_room(self, kind: Kind, now: float) -> bool:
         window = self.window(kind)
