@@ -21,7 +21,8 @@ if TYPE_CHECKING:
 
 _SOME_REFUSED = 3  # calls; fewer, or a smaller share of the calls since the first of them, may be bad luck, or for another reason
 _SHARE_REFUSED = 1 / 8
-_ROOM = 0.9  # of a window: with so much of it served, a refusal says nothing of bursts
+# Of a window: with so much of it served, a refusal says nothing of bursts. Less of tokens, as estimates may have been too low.
+_ROOM: dict[Kind, float] = {"requests": 0.9, "tokens": 0.8}
 _CLOSEST = 0.02  # seconds between starts that refusals space: closer together, it is timers that tell
 _SPREAD = 1.03  # times slower than the limit, are tokens spread: not all calls are as long on their way
 _SAME_PACE = 0.01  # as a part, how far off the same pace may be
@@ -236,7 +237,7 @@ class Budget(Stretched):
 
     def _has_room(self, kind: Kind, now: float) -> bool:
         window = self.window(kind)
-        return window is None or self.served(kind, now) <= _ROOM * window.limit
+        return window is None or self.served(kind, now) <= _ROOM[kind] * window.limit
 
     def _space_by(self, each: int, seconds: float, now: float) -> None:
         self._margin = Margin(now)
