@@ -109,7 +109,7 @@ def test_it_shrinks_with_the_calls_that_are_made_until_it_is_nothing(rate: float
         margin.shrink(now, rate, round((now - before) * rate))
         looks += 1
     assert margin.look_at == float("inf")
-    assert 1000 < (now - 19) * rate < 5000
+    assert 500 < (now - 19) * rate < 5000
     assert looks < 250
 
 

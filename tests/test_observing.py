@@ -463,17 +463,29 @@ def refused(limiter: RateLimiter, calls: int) -> None:
 def test_a_server_that_refuses_what_has_room_gets_the_starts_spaced_evenly() -> None:
     async def main() -> list[float]:
         limiter = RateLimiter(50, 120)
-        refused(limiter, 3)
+        refused(limiter, 5)
         return await starts(limiter, 4)
 
     assert run_virtual(main()) == pytest.approx([0.5, 1, 1.5, 2], abs=1e-3)
 
 
-def test_two_refusals_are_no_reason_to_space_the_starts() -> None:
+def test_a_few_refusals_are_no_reason_to_space_the_starts() -> None:
     async def main() -> None:
         limiter = RateLimiter(50, 120)
-        refused(limiter, 2)
-        assert all(limiter.try_acquire() for _ in range(48))
+        refused(limiter, 4)
+        assert all(limiter.try_acquire() for _ in range(46))
+
+    run_virtual(main())
+
+
+def test_refusals_of_few_among_many_are_no_reason_to_space_the_starts() -> None:
+    async def main() -> None:
+        limiter = RateLimiter(50, 600)
+        for _ in range(8):
+            await take(limiter, 10)
+            refused(limiter, 1)
+            await asyncio.sleep(1)
+        assert all(limiter.try_acquire() for _ in range(50))
 
     run_virtual(main())
 
@@ -495,11 +507,12 @@ def test_refusals_of_calls_that_started_before_a_limit_was_told_are_no_reason_to
 
 def test_refusals_where_the_window_is_full_are_no_reason_to_space_the_starts() -> None:
     async def main() -> None:
-        limiter = RateLimiter(50, 40)
-        await take(limiter, 37)
-        refused(limiter, 3)
+        limiter = RateLimiter(60, 60)
+        await take(limiter, 55)
+        await asyncio.sleep(1)
+        refused(limiter, 5)
         await asyncio.sleep(61)
-        assert all(limiter.try_acquire() for _ in range(40))
+        assert all(limiter.try_acquire() for _ in range(60))
 
     run_virtual(main())
 
@@ -523,7 +536,7 @@ def test_refusals_of_calls_that_started_before_a_pace_was_told_space_the_starts_
 def test_starts_are_spaced_no_closer_than_timers_tell() -> None:
     async def main() -> list[float]:
         limiter = RateLimiter(50, 12_000)
-        refused(limiter, 3)
+        refused(limiter, 5)
         await asyncio.sleep(5)
         return await starts(limiter, 9)
 
@@ -533,7 +546,7 @@ def test_starts_are_spaced_no_closer_than_timers_tell() -> None:
 def test_spaced_starts_that_are_refused_are_spaced_more() -> None:
     async def main() -> list[float]:
         limiter = RateLimiter(50, 120)
-        refused(limiter, 3)
+        refused(limiter, 5)
         await asyncio.sleep(5)
         refused(limiter, 1)
         await asyncio.sleep(5)
@@ -548,7 +561,7 @@ def test_spaced_starts_that_are_refused_are_spaced_more() -> None:
 def test_a_limit_that_is_set_anew_is_not_spaced_as_the_one_before() -> None:
     async def main() -> None:
         limiter = RateLimiter(50, 120)
-        refused(limiter, 3)
+        refused(limiter, 5)
         assert not limiter.try_acquire()
         limiter.max_per_window = 600
         assert all(limiter.try_acquire() for _ in range(50))

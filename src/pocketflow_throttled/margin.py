@@ -18,7 +18,7 @@ _TIMES = 5.0
 # and what share of them is refused at any margin. As logarithms, how much less likely each is than the one before: of calls that
 # are late by more, a little, so that one refusal does not halve the pace; but a larger margin is tried before it is thought vain.
 _LATE = tuple(0.2 / 2 ** (step / 2) for step in reversed(range(12)))
-_ANYWAY = (0.0005, 0.003, 0.01, 0.03, 0.1, 0.3)
+_ANYWAY = (0.0005, 0.003, 0.01, 0.03, 0.1)
 _LATER, _OFTENER = 0.1, 3.0
 _CAUSES = tuple(
     (late, anyway, -_LATER * step - _OFTENER * rank)
