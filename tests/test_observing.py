@@ -629,7 +629,7 @@ def refused(limiter: RateLimiter, calls: int) -> None:
 def test_a_server_that_refuses_what_has_room_gets_the_starts_spaced_evenly() -> None:
     async def main() -> list[float]:
         limiter = RateLimiter(50, 120)
-        refused(limiter, 3)
+        refused(limiter, 5)
         return await starts(limiter, 4)
 
     assert run_virtual(main()) == pytest.approx([0.5, 1, 1.5, 2], abs=1e-3)
@@ -653,11 +653,23 @@ def test_resets_of_a_small_bucket_are_no_reason_to_disregard_its_refusals() -> N
     assert run_virtual(main()) == pytest.approx([5.1, 5.2, 5.3, 5.4], abs=1e-3)
 
 
-def test_two_refusals_are_no_reason_to_space_the_starts() -> None:
+def test_a_few_refusals_are_no_reason_to_space_the_starts() -> None:
     async def main() -> None:
         limiter = RateLimiter(50, 120)
-        refused(limiter, 2)
-        assert all(limiter.try_acquire() for _ in range(48))
+        refused(limiter, 4)
+        assert all(limiter.try_acquire() for _ in range(46))
+
+    run_virtual(main())
+
+
+def test_refusals_of_few_among_many_are_no_reason_to_space_the_starts() -> None:
+    async def main() -> None:
+        limiter = RateLimiter(50, 600)
+        for _ in range(8):
+            await take(limiter, 10)
+            refused(limiter, 1)
+            await asyncio.sleep(1)
+        assert all(limiter.try_acquire() for _ in range(50))
 
     run_virtual(main())
 
@@ -679,11 +691,12 @@ def test_refusals_of_calls_that_started_before_a_limit_was_told_are_no_reason_to
 
 def test_refusals_where_the_window_is_full_are_no_reason_to_space_the_starts() -> None:
     async def main() -> None:
-        limiter = RateLimiter(50, 40)
-        await take(limiter, 37)
-        refused(limiter, 3)
+        limiter = RateLimiter(60, 60)
+        await take(limiter, 55)
+        await asyncio.sleep(1)
+        refused(limiter, 5)
         await asyncio.sleep(61)
-        assert all(limiter.try_acquire() for _ in range(40))
+        assert all(limiter.try_acquire() for _ in range(60))
 
     run_virtual(main())
 
@@ -707,7 +720,7 @@ def test_refusals_of_calls_that_started_before_a_pace_was_told_space_the_starts_
 def test_starts_are_spaced_no_closer_than_timers_tell() -> None:
     async def main() -> list[float]:
         limiter = RateLimiter(50, 12_000)
-        refused(limiter, 3)
+        refused(limiter, 5)
         await asyncio.sleep(5)
         return await starts(limiter, 9)
 
@@ -717,19 +730,22 @@ def test_starts_are_spaced_no_closer_than_timers_tell() -> None:
 def test_spaced_starts_that_are_refused_are_spaced_more() -> None:
     async def main() -> list[float]:
         limiter = RateLimiter(50, 120)
-        refused(limiter, 3)
+        refused(limiter, 5)
         await asyncio.sleep(5)
         refused(limiter, 1)
         await asyncio.sleep(5)
         return await starts(limiter, 4)
 
-    assert run_virtual(main()) == pytest.approx([10, 10.56, 11.12, 11.68], abs=1e-3)
+    started = run_virtual(main())
+    apart = started[1] - started[0]
+    assert 1.05 * 0.5 < apart < 1.5 * 0.5
+    assert started == pytest.approx([10 + apart * count for count in range(4)], abs=1e-3)
 
 
 def test_a_limit_that_is_set_anew_is_not_spaced_as_the_one_before() -> None:
     async def main() -> None:
         limiter = RateLimiter(50, 120)
-        refused(limiter, 3)
+        refused(limiter, 5)
         assert not limiter.try_acquire()
         limiter.max_per_window = 600
         assert all(limiter.try_acquire() for _ in range(50))
@@ -748,6 +764,24 @@ def test_an_api_that_is_down_for_a_while_is_no_reason_to_space_the_starts_more()
         return now()
 
     assert run_virtual(main()) < 10 + (120 + 5) + 1.05 * 60
+
+
+@pytest.mark.parametrize("burst", [None, 1])
+def test_calls_that_are_refused_now_and_then_at_any_pace_are_not_spaced_more_and_more(burst: int | None) -> None:
+    """As where other clients' load decides: a bare refusal that has nothing to do with this client's own limits."""
+    chance, ended = random.Random(2), 0.0
+
+    async def call(item: int) -> int:
+        nonlocal ended
+        await asyncio.sleep(0.1)
+        if chance.random() < 0.02:
+            raise RateLimitHit("429 Too Many Requests", retry_after=0.0)
+        await asyncio.sleep(2)
+        ended = now()
+        return item
+
+    run(Batch(call, max_concurrent=100, max_per_minute=600, max_burst=burst), range(2900))
+    assert ended <= (260 if burst is None else 296 * 1.1)
 
 
 def test_an_overloaded_server_is_no_reason_to_space_the_starts() -> None:

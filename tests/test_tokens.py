@@ -2,6 +2,7 @@
 
 import asyncio
 import math
+import random
 from types import SimpleNamespace
 from typing import Any
 
@@ -195,6 +196,32 @@ def test_the_first_wave_is_small_enough_for_estimates_three_times_too_low() -> N
     assert (api.served, api.refused) == (100, 0)
 
 
+def test_estimates_that_become_three_times_too_low_where_they_were_three_times_too_high_cost_few_refusals() -> None:
+    """As where a batch goes on to other items. Those under way by the first answer are all that may be too many."""
+    api = SimulatedAPI(max_tokens_per_window=60_000, latency=5.0, retry_after=True)
+    chance = random.Random(4)
+
+    class Node(Batch):
+        def estimate_tokens(self, item: tuple[int, int]) -> int:
+            return item[0]
+
+    async def call(item: tuple[int, int]) -> dict[str, Any]:
+        await api.call(item, tokens=item[1])
+        return {"usage": {"total_tokens": item[1]}}
+
+    costs = [round(100 * math.exp(chance.gauss(0, 0.5))) for _ in range(3000)]
+    items = [(cost * 3 if place < 1500 else math.ceil(cost / 3), cost) for place, cost in enumerate(costs)]
+
+    async def main() -> float:
+        await Node(call, max_concurrent=200, max_tokens_per_minute=60_000).run_async({"items": items})
+        return now()
+
+    seconds = run_virtual(main())
+    assert api.served == 3000
+    assert api.refused <= 60
+    assert seconds <= sum(costs) / 1000
+
+
 def test_who_waits_is_estimated_again_when_an_answer_tells_what_calls_cost() -> None:
     starts: list[float] = []
 
@@ -248,6 +275,7 @@ def test_no_call_is_thought_to_cost_next_to_nothing() -> None:
     correction = Correction()
     for call in range(50):
         correction.learn(1000 + call * 37 % 500, 10 + call * 37 % 500)
+        correction.learn(100, 20)
     assert 0.2 * 100 * 0.2 <= correction.apply(100) <= 100
 
 
@@ -335,9 +363,48 @@ def test_how_far_single_calls_are_off_is_told_beside_what_they_cost_on_average()
     for _ in range(200):
         correction.learn(100, 50)
         correction.learn(100, 150)
-    cost = correction.apply(10)
-    assert 9 <= cost <= 11
-    assert cost.variance**0.5 == pytest.approx(5, rel=0.1)
+    cost = correction.apply(100)
+    assert 90 <= cost <= 110
+    assert cost.variance**0.5 == pytest.approx(50, rel=0.1)
+
+
+def test_an_estimate_that_is_less_than_all_before_may_be_as_wrong_as_the_first() -> None:
+    """As where a batch goes on to items that are estimated otherwise: these too may be three times too low."""
+    correction = Correction()
+    for call in range(30):
+        correction.learn(3000 + 100 * (call % 5), 1000)
+    assert correction.apply(2500) < 1000
+    assert correction.apply(300) == 900
+    correction.learn(300, 100)
+    assert correction.apply(300) < 200
+
+
+def test_a_few_answers_do_not_tell_which_estimates_are_small() -> None:
+    correction = Correction()
+    for _ in range(5):
+        correction.learn(3000, 3000)
+    assert correction.apply(300) == 300
+
+
+def test_two_answers_in_a_row_that_are_far_more_than_what_is_known_tell_what_others_cost() -> None:
+    correction = Correction()
+    for _ in range(100):
+        correction.learn(3000, 1000)
+    correction.learn(300, 1000)
+    assert correction.apply(300) == 900  # one may be an exception, but tells of no small ones that are cheap
+    for _ in range(10):
+        correction.learn(300, 1000)
+        assert 800 < correction.apply(300) < 2500
+    assert correction.apply(300) == pytest.approx(1000, rel=0.03)
+
+
+def test_answers_that_differ_at_random_tell_more_than_the_last_two() -> None:
+    chance, correction = random.Random(3), Correction()
+    costs = []
+    for _ in range(500):
+        correction.learn(round(1000 * 3 ** chance.uniform(-1, 1)), round(1000 * 3 ** chance.uniform(-1, 1)))
+        costs.append(correction.apply(1000))
+    assert all(600 < cost < 2500 for cost in costs[20:])
 
 
 @pytest.mark.parametrize("fails", [False, True])

@@ -19,8 +19,12 @@ from .window import SlidingWindow, Spend, TokenWindow
 if TYPE_CHECKING:
     from .headers import Kind
 
-_A_FEW = 3  # refusals; fewer may be bad luck
-_ROOM = 0.9  # of a window: with so much of it served, a refusal says nothing of bursts
+# Refusals, and their share of the calls since the first of them: fewer may be bad luck, or for another reason. Starts that are
+# spaced in vain never make up for a pause; tokens are most often refused one by one, and spread at little cost.
+_SOME: dict[Kind, int] = {"requests": 5, "tokens": 3}
+_SHARE = 1 / 8
+# Of a window: with so much of it served, a refusal says nothing of bursts. Less of tokens, as estimates may have been too low.
+_ROOM: dict[Kind, float] = {"requests": 0.9, "tokens": 0.8}
 _CLOSEST = 0.02  # seconds between starts that refusals space: closer together, it is timers that tell
 _SPREAD = 1.03  # times slower than the limit, are tokens spread: not all calls are as long on their way
 _SAME_PACE = 0.01  # as a part, how far off the same pace may be
@@ -212,10 +216,12 @@ class Budget(Stretched):
         Some enforce a limit a minute as so many a second, or as fewer in less. Spaced starts are as many in the window,
         and so are tokens that are spread.
         """
-        if self._spread_until is None and self.tokens is not None and self._refuses_what_has_room(now):
+        if self._spread_until is None and self.tokens is not None and self._refuses_what_has_room(now, _SOME["tokens"]):
             self._spread_until = now
         requests, bursts = self.requests, self._bursts
-        if requests is None or stamp <= self._margin.since or (bursts is None and not self._refuses_what_has_room(now)):
+        if requests is None or stamp <= self._margin.since:
+            return
+        if bursts is None and not self._refuses_what_has_room(now, _SOME["requests"]):
             return
         apart = requests.seconds / requests.limit
         if bursts is not None:
@@ -227,12 +233,15 @@ class Budget(Stretched):
             self._margin.grow(now, 1 / apart, self._calls_since(self._margin.looked_at))
             self._stretch_all()
 
-    def _refuses_what_has_room(self, now: float) -> bool:
-        return len(self._refused) >= _A_FEW and self._has_room("requests", now) and self._has_room("tokens", now)
+    def _refuses_what_has_room(self, now: float, some: int) -> bool:
+        if len(self._refused) < some or not (self._has_room("requests", now) and self._has_room("tokens", now)):
+            return False
+        before = math.nextafter(self._refused[-some], -math.inf)
+        return self.refused_since(before) >= _SHARE * self._calls_since(before)
 
     def _has_room(self, kind: Kind, now: float) -> bool:
         window = self.window(kind)
-        return window is None or self.served(kind, now) <= _ROOM * window.limit
+        return window is None or self.served(kind, now) <= _ROOM[kind] * window.limit
 
     def _space_by(self, each: int, seconds: float, now: float) -> None:
         self._margin = Margin(now)

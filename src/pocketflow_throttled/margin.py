@@ -1,23 +1,32 @@
 """Margin: how much further apart than a limit asks starts are kept, since calls do not arrive as evenly as they start. Pure.
 
 Of a minute's window that is a second, and nobody notices; of a tenth of a second it is what decides. Nobody tells how much the
-time on the way differs, but a server that refuses calls which kept to its limit does. So the margin grows with each such refusal,
-by the more the sooner it comes, and shrinks with each call, to where some in a thousand are refused.
+time on the way differs, but a server that refuses calls which kept to its limit does: after how many calls, at which margin.
+Refusals that come as often at any margin are sent by something else, and no margin is worth its time against these.
 """
 
 from __future__ import annotations
 
 import math
+from itertools import product
 
 # If calls are late by random times, one in n of those that are a margin apart is refused where the margin is ln(n / 2) times what
-# they are late on average: the difference of two exponential times is a Laplace's. So a refusal after n calls tells that, and six
-# times as much lets one in a thousand be refused.
-_TIMES = 6.0
-_LEAST_GROWTH, _MOST_GROWTH, _MOST = 1.1, 4.0, 1.0  # the last as a part of the time between starts, as all parts are
+# they are late on average: the difference of two exponential times is a Laplace's. So five times as much lets some in a thousand
+# be refused.
+_TIMES = 5.0
+# What may be the cause: what calls are late on average, as a part of the time between starts, as all parts are,
+# and what share of them is refused at any margin. As logarithms, how much less likely each is than the one before: of calls that
+# are late by more, a little, so that one refusal does not halve the pace; but a larger margin is tried before it is thought vain.
+_LATE = tuple(0.2 / 2 ** (step / 2) for step in reversed(range(12)))
+_ANYWAY = (0.0005, 0.003, 0.01, 0.03, 0.1)
+_LATER, _OFTENER = 0.1, 3.0
+_CAUSES = tuple(
+    (late, anyway, -_LATER * step - _OFTENER * rank)
+    for (step, late), (rank, anyway) in product(enumerate(_LATE), enumerate(_ANYWAY))
+)
 _FIRST = 0.03  # what calls are apart more, without a margin
-_SHRINKING = 0.002  # of it, with each call
-_NEXT_LOOK = 20  # calls from now, by when it has shrunk by what matters
-_LEAST = 0.005  # less than that is none
+_KEPT = 1 - 1 / 2000  # of what is known, with each call
+_NEXT_LOOK = 20  # calls from now, by when it may have shrunk by what matters
 
 
 class Margin:
@@ -26,47 +35,50 @@ class Margin:
     Attributes:
         part: how much longer it is now.
         since: seconds; calls that started by then were spaced by less, so they tell nothing of it.
-        looked_at: seconds; it has shrunk by the calls until then.
+        looked_at: seconds; the calls until then are counted.
         look_at: seconds, when it may have shrunk by what matters.
 
     Example:
         >>> margin = Margin(since=9.0)
-        >>> margin.grow(now=10.0, rate=1.0, calls=1)
-        >>> margin.part, margin.since
-        (0.12, 10.0)
+        >>> margin.grow(now=10.0, rate=1.0, calls=3)
+        >>> round(margin.part, 2), margin.since
+        (0.18, 10.0)
     """
 
-    __slots__ = ("_before", "_calls", "look_at", "looked_at", "part", "since")
+    __slots__ = ("_likely", "look_at", "looked_at", "part", "since")
 
     def __init__(self, since: float = -math.inf) -> None:
         self.part = 0.0
         self.since = since
         self.looked_at = since
         self.look_at = math.inf
-        self._calls = self._before = 0  # since it grew last, and before that since it had grown before
+        self._likely = [likely for _, _, likely in _CAUSES]  # each of them, as a logarithm, up to a constant
 
     def grow(self, now: float, rate: float, calls: int) -> None:
-        """Grow, as a call was refused.
+        """Grow, as a call was refused, unless that comes as often at any margin.
 
         Args:
             now: seconds.
             rate: calls a second that the limit allows.
             calls: that were made since it was looked at.
         """
-        self.shrink(now, rate, calls)
-        calls_each = (self._before + self._calls) / 2 if self._before else self._calls  # one may come soon by chance, hardly two
-        self._before, self._calls = self._calls, 0
-        times = math.log(max(1.0, calls_each / 2))
-        growth = _MOST_GROWTH if times * _MOST_GROWTH <= _TIMES else max(_LEAST_GROWTH, _TIMES / times)
-        self.part = min(_MOST, growth * max(_FIRST, self.part))
         self.since = now
-        self.look_at = now + _NEXT_LOOK / rate
+        self._set(self._find_out(calls, refused=1), now, rate)
 
     def shrink(self, now: float, rate: float, calls: int) -> None:
         """Shrink by as much as the calls ask for that were made since it was looked at."""
-        self._calls += calls
-        self.part *= math.exp(-_SHRINKING * calls)
-        if self.part < _LEAST:
-            self.part = 0.0
-        self.looked_at = now
-        self.look_at = now + _NEXT_LOOK / rate if self.part else math.inf
+        self._set(min(self.part, self._find_out(calls, refused=0)), now, rate)
+
+    def _set(self, part: float, now: float, rate: float) -> None:
+        self.part, self.looked_at = part, now
+        self.look_at = now + _NEXT_LOOK / rate if part else math.inf
+
+    def _find_out(self, calls: int, refused: int) -> float:
+        """Weigh the causes by how often calls were refused, and return the margin that the likeliest asks for."""
+        apart, kept = max(_FIRST, self.part), _KEPT**calls
+        for index, (late, anyway, at_first) in enumerate(_CAUSES):
+            share = anyway + math.exp(-apart / late) / 2
+            known = kept * (self._likely[index] - at_first)
+            self._likely[index] = at_first + known + refused * math.log(share) - calls * share
+        late, _, _ = _CAUSES[max(range(len(_CAUSES)), key=self._likely.__getitem__)]
+        return _TIMES * late if _TIMES * late > _FIRST else 0.0

@@ -110,5 +110,7 @@ class Stretched:
         return bisect_right(times, until) - bisect_right(times, after)
 
     def _calls_since(self, time: float) -> int:
-        times = () if self.requests is None else self.requests.times
-        return sum(1 for _ in takewhile(lambda stamp: stamp > time, reversed(times)))
+        if self.requests is not None:
+            return sum(1 for _ in takewhile(lambda stamp: stamp > time, reversed(self.requests.times)))
+        spends = () if self.tokens is None else self.tokens.spends
+        return sum(1 for _ in takewhile(lambda spend: spend.time > time, reversed(spends)))

@@ -9,6 +9,9 @@ _CHARACTERS = 4  # to a token, in English: help.openai.com/en/articles/4936856; 
 _PER_MESSAGE = 4  # tokens around the content of a chat message, by OpenAI's cookbook
 
 _DOUBT = 3.0  # an estimate may be wrong by such a factor, which only the first answer tells
+# Of the least estimate of late, if some were answered: of what is less, no answer has told, and it may be estimated otherwise.
+# By that factor again, but hardly so that it costs more than calls do on average.
+_UNHEARD, _SOME = 0.6, 10
 _DOUBTED = 0.25  # of a call as far from the others as their mean is from nought: what the factor weighs against the line
 _FLATTEST = 0.3  # of what the factor alone tells: no call costs less by what others cost
 _WIDEST = 1e6  # how far a single call may be off, as the square of so many times what it costs: after many that were free
@@ -100,7 +103,8 @@ class Estimate(int):
 class Correction:
     """By how much estimates are wrong, learned from what calls have cost, as a straight line through these.
 
-    Until the first answer, an estimate may be too small by a factor: so less is sent until then, not three times too much.
+    Until the first answer, an estimate may be too small by a factor: so less is sent until then, not three times too much. So may
+    one that is far less than all before it. When two calls in a row cost more by that factor than was known, all is learned anew.
 
     Example:
         >>> correction = Correction()
@@ -115,28 +119,51 @@ class Correction:
         50
     """
 
-    __slots__ = ("_calls", "_estimated", "_largest", "_off_squared", "_product", "_square", "_told_squared", "_unsure", "_used")
+    __slots__ = (
+        "_calls",
+        "_estimated",
+        "_is_wrong",
+        "_largest",
+        "_least",
+        "_off_squared",
+        "_product",
+        "_square",
+        "_told_squared",
+        "_unsure",
+        "_used",
+    )
 
     def __init__(self) -> None:
+        self._start()
+
+    def _start(self) -> None:
         self._calls = self._estimated = self._used = 0.0  # sums, as all that follows
         self._square = self._product = 0.0  # of estimates; of estimates and what was used
         self._off_squared = self._told_squared = 0.0
         self._unsure = 0.0
-        self._largest = 0  # estimate there was
+        self._largest, self._least = 0, math.inf  # estimates there were; the least of late
+        self._is_wrong = False  # whether the last call cost more by the factor than was known
 
     def learn(self, estimated: int, used: int) -> None:
         """Learn what a call has cost, beside what was estimated. An estimate of nothing tells nothing of others."""
         if not estimated:
             return
         estimated, used = min(estimated, _MOST), min(used, _MOST)
+        told = self._on_average(estimated) if self._estimated else math.inf
+        is_wrong = used > _DOUBT * told
+        if is_wrong and self._is_wrong:
+            self._start()
+            is_wrong = False
+        self._is_wrong = is_wrong
         if self._estimated:
-            told = self._on_average(estimated)
             self._off_squared = self._off_squared * _KEPT + (used - told) ** 2
             self._told_squared = self._told_squared * _KEPT + told * told
         else:
             self._unsure = _UNSURE * min(used, abs(used - estimated))
         self._unsure *= _STILL_UNSURE
         self._largest = max(self._largest, estimated)
+        if not is_wrong:
+            self._least = min(estimated, self._least / _KEPT)
         self._calls = self._calls * _KEPT + 1
         self._estimated = self._estimated * _KEPT + estimated
         self._used = self._used * _KEPT + used
@@ -150,6 +177,8 @@ class Correction:
         estimated = min(estimated, _MOST)
         if self._estimated:
             told = self._on_average(estimated)
+            if estimated < _UNHEARD * self._least and self._calls > _SOME:
+                told = max(told, min(_DOUBT * estimated, self._used / self._calls))
             spread = min(_WIDEST, self._off_squared / self._told_squared) if self._told_squared else 0.0
             cost = Estimate(math.ceil(told + self._unsure * estimated / self._estimated - 1e-9))
             cost.variance = round(spread * told * told)
