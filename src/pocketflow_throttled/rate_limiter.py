@@ -87,9 +87,9 @@ class RateLimiter(Observing):
                     and (rule is None or self._lets_start(rule, now))
                     and (budget.requests is None or budget.admit(now))
                 ):
-                    self._active += 1
                     if rule is not None:
-                        rule.started(now, self._active)
+                        rule.started(now, self._active + 1)
+                    self._active += 1
                     return self
             if loop is None:
                 raise RuntimeError("waiting needs a running event loop")
