@@ -347,7 +347,7 @@ class AdaptiveRule:
             ceiling.probe_more_rarely(self._asked.times * self._timing.cost(self._asked.seconds, ceiling.target))
             ceiling.stay_clear(self.limit)
             return
-        if self.rate.explain(closing, self._trial_due):
+        if self.rate.explain(closing, self._trial_due, self._asked.window):
             before = self._asked.before(closing)
             ceiling.level, ceiling.target, self._proven = before.ceiling, before.target, before.proven
             self._cycle = at

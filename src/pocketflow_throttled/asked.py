@@ -13,7 +13,7 @@ from .closing import tells_window
 
 if TYPE_CHECKING:
     from .closing import Before, Closing
-    from .evidence import Evidence
+    from .evidence import Evidence, Window
     from .timing import Timing
 
 _ALIKE = 1.25  # times as many calls, or as few, are as many
@@ -31,6 +31,7 @@ class _Cycle(NamedTuple):
     length: float  # seconds from the first start to the end of the wait
     since: float  # when the next cycle began
     before: Before  # what was believed
+    window: Window | None  # that would explain it
 
 
 class Asked:
@@ -93,8 +94,13 @@ class Asked:
             starts, seconds = evidence.between(closing.opened - 1e-9, closing.since), due - closing.opened
         else:
             starts, seconds = window.count, window.seconds
-        self._cycle = _Cycle(starts, seconds, length, reopened, closing.before)
+        self._cycle = _Cycle(starts, seconds, length, reopened, closing.before, window)
         return True
+
+    @property
+    def window(self) -> Window | None:
+        """The window that would explain the last wait, while calls at once are blamed for it."""
+        return None if self._cycle is None else self._cycle.window
 
     def before(self, closing: Closing) -> Before:
         """Return what was believed before calls at once were blamed for this closing, and for that before if it was in doubt."""

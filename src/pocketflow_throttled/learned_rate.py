@@ -16,6 +16,7 @@ from .learned_window import LearnedWindow
 
 if TYPE_CHECKING:
     from .closing import Closing
+    from .evidence import Window
     from .timing import Timing
 
 _MOST_ABSORBED = 2  # refusals in a row that only correct a rate; after more of them, all is closed
@@ -141,13 +142,19 @@ class LearnedRate:
 
     # --- what is learned when calls are admitted again
 
-    def explain(self, closing: Closing, now: float) -> bool:
-        """Return whether a rate, learned here, explains a time of refusals that ended `now`."""
+    def explain(self, closing: Closing, now: float, doubted: Window | None = None) -> bool:
+        """Return whether a rate, learned here, explains a time of refusals that ended `now`.
+
+        Args:
+            closing: that time.
+            now: seconds.
+            doubted: a window that would explain the one before it.
+        """
         pace, held, since = self._pace, self.held, closing.since
         self.is_unexplained = False
         if isinstance(held, LearnedWindow):
             held.look_at(closing)
-        window = self.evidence.window(closing, now)
+        window = self.evidence.window(closing, now) or (doubted if closing.is_rate else None)
         if window is not None:
             self.held = LearnedWindow(self.evidence, self._timing, window)
         elif (
