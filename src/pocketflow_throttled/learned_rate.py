@@ -160,7 +160,7 @@ class LearnedRate:
         elif (
             closing.is_rate
             or (self.is_pace and pace.is_in_use(since) and not self._is_in_vain)
-            or (self._unexplained >= 4 and pace.can_be_measured(since))
+            or (self._unexplained >= 2 and pace.can_be_measured(since))
         ):
             if pace.find(since, before=held, reopened=now):
                 self.held = pace
