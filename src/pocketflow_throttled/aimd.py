@@ -343,8 +343,9 @@ class AdaptiveRule:
             self.rate.drop()
             self._cycle = at
             self._is_cap, self._has_climbed = True, False
-            ceiling.found(max(self.settings.min_concurrent, min(ceiling.target, closing.level - 1)), is_doubted=False)
-            ceiling.probe_more_rarely(self._asked.times * self._timing.cost(self._asked.seconds, ceiling.target))
+            level = max(self.settings.min_concurrent, min(ceiling.target, closing.level - 1))
+            cost = self._asked.times * self._timing.cost(self._asked.seconds, level)
+            ceiling.found(level, is_doubted=False, cost=cost)
             self._change(now, min(self.limit, ceiling.target), "as many as were admitted")
             ceiling.stay_clear(self.limit)
             return

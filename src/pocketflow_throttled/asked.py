@@ -73,8 +73,8 @@ class Asked:
             due: when the wait ended.
             reopened: when the first call was admitted after it.
         """
-        cycle = self._cycle
-        if closing.tries > 1 or closing.level == 1:
+        cycle, before = self._cycle, closing.before
+        if closing.tries > 1 or closing.level == 1 or closing.level <= _FAR * (before.ceiling or before.proven):
             return False
         length = closing.hinted_until - closing.opened
         if cycle is not None:
@@ -84,7 +84,7 @@ class Asked:
         elif self._in_vain >= self._patience:
             self._in_vain = 0
             self._patience *= 2
-        elif self.times or closing.level <= closing.before.proven:
+        elif self.times or closing.level <= before.proven:
             self._in_vain += 1
             return False
         self.times += 1
@@ -94,7 +94,7 @@ class Asked:
             starts, seconds = evidence.between(closing.opened - 1e-9, closing.since), due - closing.opened
         else:
             starts, seconds = window.count, window.seconds
-        self._cycle = _Cycle(starts, seconds, length, reopened, closing.before, window)
+        self._cycle = _Cycle(starts, seconds, length, reopened, before, window)
         return True
 
     @property
@@ -109,10 +109,7 @@ class Asked:
 
     @staticmethod
     def _is_like(cycle: _Cycle, closing: Closing, evidence: Evidence) -> bool:
-        """Whether the cycle that ends is like the one before it, or calls at once are not to blame anyway."""
-        ceiling = closing.before.ceiling
-        if ceiling is not None and closing.level <= _FAR * ceiling:
-            return True
+        """Whether the cycle that ends is like the one before it."""
         length = closing.hinted_until - closing.opened
         if abs(length - cycle.length) > max(_ROUNDED, _BLUR * length):
             return False

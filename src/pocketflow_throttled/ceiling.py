@@ -47,11 +47,11 @@ class Ceiling:
     _beyond: int = 0
     _beyond_since: float | None = None
 
-    def found(self, level: int, *, is_doubted: bool) -> None:
-        """Take a level for the ceiling, beyond which a call was just refused."""
+    def found(self, level: int, *, is_doubted: bool, cost: float = 1.0) -> None:
+        """Take a level for the ceiling, beyond which a call was just refused, at a cost of so many calls."""
         self.level = self.target = self._first = level
         self.step = 1
-        self._probe_after = _DOUBTED if is_doubted else self.rare
+        self._probe_after = _DOUBTED if is_doubted else max(self.rare, min(int(_WORTH * cost), self._rarest(cost)))
 
     def stay_clear(self, limit: int) -> None:
         """Lower it a bit, but not below `limit`: it was refused below, so the network blurs it."""
@@ -109,5 +109,9 @@ class Ceiling:
 
     def probe_more_rarely(self, cost: float) -> None:
         """Wait longer before the next probe: a refused one costs as much as `cost` calls."""
-        rarest = int(_RAREST_PROBE * max(1.0, min(cost, _DEAREST)))
-        self._probe_after = min(max(self.rare, int(_WORTH * cost), int(2 * min(cost, _DEARER) * self._probe_after)), rarest)
+        after = max(self.rare, int(_WORTH * cost), int(2 * min(cost, _DEARER) * self._probe_after))
+        self._probe_after = min(after, self._rarest(cost))
+
+    @staticmethod
+    def _rarest(cost: float) -> int:
+        return int(_RAREST_PROBE * max(1.0, min(cost, _DEAREST)))
