@@ -205,20 +205,21 @@ class LearnedPace(Probing):
         if self._evidence.between(since, starts[-1]) >= _MANY:
             self._ever = min(self._ever, self._best)
 
-    def find(self, until: float, *, before: Probing | None, reopened: float | None = None) -> bool:
+    def find(self, until: float, *, before: Probing | None, reopened: float | None = None, cycle: float = 0.0) -> bool:
         """Hold what was admitted since a refusal before; return whether it can be told.
 
         Args:
             until: when a refusal ended a stretch in which all that was allowed was used.
             before: what was held in it.
             reopened: when the first call was admitted again.
+            cycle: seconds for each start from the time before that it was reopened to this one, if it was tried often.
         """
         starts, between, ends = self._evidence.starts, self._evidence.between, self.ends
         self._be_more_patient(until)
         since = next((end for end in reversed(ends) if between(end, until) >= _ENOUGH), None)
         was_guessed = before is self and self._is_guess and reopened is not None
         if since is None and before is not None and not was_guessed:
-            self._slow_down(until, before.seconds / before.count)
+            self._slow_down(until, before.seconds / before.count, cycle)
             return True
         if since is None and ends and reopened is not None and between(ends[0], until) >= 1:
             self.hold((reopened - ends[0]) / (between(ends[0], until) + 1))  # each came as soon as it could
@@ -252,11 +253,11 @@ class LearnedPace(Probing):
             self._is_guess, self._step, self._after = True, 1.0, _FEW
         return reopened > since
 
-    def _slow_down(self, until: float, known: float) -> None:
+    def _slow_down(self, until: float, known: float, cycle: float) -> None:
         """Correct a pace by a few starts: they are too few to measure one, and what was sent before them may still count."""
         since = self.ends[0] if self.ends else until
         measured = (until - since) / (self._evidence.between(since, until) + 1)
-        self.hold(max(_SLOWER_BY_FEW * known, min(measured, _MOST_BY_FEW * known)))
+        self.hold(max(_SLOWER_BY_FEW * known, min(measured, _MOST_BY_FEW * known), cycle))
 
     def _be_more_patient(self, refused: float) -> None:
         """Try a pace, before it is believed, for as long as one went well that was refused later."""

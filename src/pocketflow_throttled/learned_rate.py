@@ -8,6 +8,7 @@ and the next one twice as large; one that is refused costs that call, and ends t
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 from .evidence import Evidence
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from .timing import Timing
 
 _MOST_ABSORBED = 2  # refusals in a row that only correct a rate; after more of them, all is closed
+_OFTEN = 3  # tries, that tell that no call would have been admitted any earlier
 _SMOOTHED_AFTER = 2  # refusals that nothing explained
 
 
@@ -162,7 +164,9 @@ class LearnedRate:
             or (self.is_pace and pace.is_in_use(since) and not self._is_in_vain)
             or (self._unexplained >= 2 and pace.can_be_measured(since))
         ):
-            if pace.find(since, before=held, reopened=now):
+            admitted = self.evidence.between(math.nextafter(closing.opened, -math.inf), since)
+            cycle = (now - closing.opened) / max(1, admitted) if closing.tries >= _OFTEN else 0.0
+            if pace.find(since, before=held, reopened=now, cycle=cycle):
                 self.held = pace
         else:
             if self.is_pace:
