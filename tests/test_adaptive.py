@@ -382,6 +382,39 @@ def test_a_cap_that_asks_for_long_waits_is_not_taken_for_a_window_again_and_agai
     assert api.refused <= 0.02 * 2000
 
 
+@pytest.mark.parametrize("cap", [1, 3, 8])
+def test_a_cap_below_the_first_calls_at_once_that_asks_for_30_seconds_costs_a_few_of_these(cap: int) -> None:
+    """All calls take as long, and none takes any time on its way: each refusal comes after as many calls as the one before."""
+    random.seed(1)
+    api = SimulatedAPI(max_concurrent=cap, latency=0.5, retry_after=30.0)
+    node = Adapting(api.call, initial_concurrent=10, max_concurrent=100)
+
+    assert seconds_for(node, 120 * cap) <= 120 * 0.5 + 3 * 30
+    assert api.refused <= 5
+
+
+@pytest.mark.parametrize(("limit", "seconds", "more"), [(60, 60.0, {}), (37, 23.0, {}), (100, 10.0, {"max_concurrent": 20})])
+def test_a_window_that_tells_when_the_first_place_is_free_is_not_taken_for_a_cap(
+    limit: int, seconds: float, more: dict[str, Any]
+) -> None:
+    """The next wait is short, and tells nothing, as places become free one by one: the window of the first one holds."""
+    random.seed(1)
+    api = SimulatedAPI(max_per_window=limit, window_seconds=seconds, latency=1.0, retry_after=True, **more)
+    node = Adapting(api.call, initial_concurrent=10, max_concurrent=100)
+
+    assert seconds_for(node, 5 * limit) <= 5 * seconds
+    assert api.refused <= 5
+
+
+def test_a_pace_of_one_call_in_five_seconds_is_found_out_by_two_cycles_of_tries() -> None:
+    random.seed(1)
+    api = SimulatedAPI(max_per_window=12, window_seconds=60.0, algorithm="token_bucket", latency=0.5, retry_after=False)
+    node = Adapting(api.call, initial_concurrent=10, max_concurrent=100)
+
+    assert seconds_for(node, 200) <= (200 - 12) * 5 / 0.95
+    assert api.refused <= 0.16 * 200
+
+
 @pytest.mark.parametrize("algorithm", ["sliding_window", "fixed_window"])
 def test_a_window_that_tells_when_it_ends_is_known_after_two_of_them(algorithm: Any) -> None:
     """The first refusal comes with more calls under way than ever, so that it might be meant for those."""

@@ -28,7 +28,7 @@ _LAST, _RECENT = 4, 1000  # refusals, and starts, that tell what is counted by t
 _DENIED = 5  # starts, at the level of a refusal or beyond, that were admitted: what refused is no cap
 _BLUR = 0.01  # of the starts: so many more in a second may have been admitted, as not all are as long on their way
 _LOGGED = 10_000  # starts
-_BARELY, _ROUNDING = 1.001, 1e-9
+_BARELY = 1.001
 LONGEST_SURE, _LONGEST_ODD = 120.0, 3600.0  # seconds
 _MANY = 10  # starts since it opened: fewer may be all that a bucket has
 _LONG = 0.1  # of the time that it was open: closed for longer, a window has ended, and no single place in it become free
@@ -146,7 +146,7 @@ class Evidence:
         starts = list(self.starts)[bisect_left(self.starts, since) :]
         most = first = 0
         for index, start in enumerate(starts):
-            while first < index and starts[first] <= start - seconds + _ROUNDING:
+            while first < index and starts[first] <= start - seconds:
                 first += 1
             most = max(most, index - first + 1)
         return most
