@@ -5,6 +5,7 @@ import logging
 import math
 import random
 from functools import partial
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -760,20 +761,67 @@ def test_nothing_leaks_whenever_an_adaptive_batch_is_cancelled(seed: int) -> Non
     run_virtual(main())
 
 
-@pytest.mark.parametrize("hint", [None, 5.0])
+class Down:
+    """An API that refuses every call until a time, in seconds, and a node that says why it gave an item up."""
+
+    def __init__(self, base: Any, until: float, hint: float | None) -> None:
+        self.calls: list[float] = []
+
+        class Node(base):
+            async def exec_fallback_async(self, item: int, exc: Exception) -> str:
+                return str(exc)
+
+        async def call(item: int) -> int:
+            self.calls.append(now())
+            await asyncio.sleep(0.1)
+            if now() < until:
+                raise RateLimitHit("no", retry_after=hint)
+            return item
+
+        self.node = Node(call, rate_limit_timeout=600)
+
+
+@pytest.mark.parametrize("hint", [None, 30.0])
 @pytest.mark.parametrize("base", [Batch, Adapting])
-def test_an_api_that_is_down_is_not_waited_for_by_each_item_anew(base: Any, hint: float | None) -> None:
-    class Down(base):
-        async def exec_fallback_async(self, item: int, exc: Exception) -> str:
-            return str(exc)
+def test_an_api_that_was_down_for_longer_than_the_timeout_costs_a_few_items_and_not_the_rest_of_the_batch(
+    base: Any, hint: float | None
+) -> None:
+    down = Down(base, 900.0, hint)
+    shared = {"items": range(500)}
+    run_virtual(down.node.run_async(shared))
+    lost = [result for result in shared["results"] if isinstance(result, str)]
+    assert 1 <= len(lost) <= 5 * (2 + 300 / 30)
+    assert all("rate_limit_timeout is 600 s" in reason for reason in lost)
+    assert shared["results"][100:] == list(range(100, 500))
 
-    async def call(_: int) -> None:
-        raise RateLimitHit("no", retry_after=hint)
 
-    async def main() -> float:
-        shared = {"items": range(500)}
-        await Down(call, rate_limit_timeout=600).run_async(shared)
-        assert all("rate_limit_timeout is 600 s" in message for message in shared["results"])
-        return now()
+@pytest.mark.parametrize("base", [Batch, Adapting])
+def test_an_api_that_asks_for_a_wait_is_left_alone_though_items_are_given_up(base: Any) -> None:
+    down = Down(base, math.inf, 30.0)
+    run_virtual(down.node.run_async({"items": range(40)}))
+    tries = [at for at in sorted(down.calls) if at > 605]  # since the first were given up
+    assert all(after - before >= 30 for before, after in pairwise(tries) if after - before > 1)
+    assert max(sum(at <= other < at + 29 for other in tries) for at in tries) <= 5
 
-    assert 600 <= run_virtual(main()) < 700
+
+@pytest.mark.parametrize("base", [Batch, Adapting])
+def test_what_a_response_hook_sees_pauses_a_nodes_calls_for_no_longer_than_its_timeout(base: Any) -> None:
+    class Response:
+        status_code = 200
+        headers = {"retry-after": "100000"}  # noqa: RUF012
+
+    async def call(item: int) -> int:
+        await node.limiter.observe_response(Response())
+        return item
+
+    node = base(call, rate_limit_timeout=5)
+    assert seconds_for(node, 3) <= 3 * 5 + 1
+
+
+@pytest.mark.parametrize("base", [Batch, Adapting])
+def test_an_item_that_was_refused_once_is_not_said_to_have_been_refused_for_long(base: Any) -> None:
+    down = Down(base, math.inf, 30.0)
+    shared = {"items": range(20)}
+    run_virtual(down.node.run_async(shared))
+    assert "times in 600" in shared["results"][0]
+    assert "refused once, and no call of the batch was served for " in shared["results"][-1]

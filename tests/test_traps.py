@@ -237,7 +237,7 @@ def test_a_timeout_of_zero_gives_a_refused_item_up_at_once() -> None:
         calls.append(item)
         raise RateLimitHit("no", retry_after=5)
 
-    with pytest.raises(RateLimitHit, match=r"refused 1 times in 0\.0 s"):
+    with pytest.raises(RateLimitHit, match=r"refused once in 0\.0 s"):
         run(Batch(call, rate_limit_timeout=0), [1])
     assert calls == [1]
 

@@ -6,7 +6,7 @@ A refusal (429 and its kin) is not one of the user's retries: the limiter pauses
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from .signals import is_overload
 
@@ -24,6 +24,22 @@ _LONGEST_WAIT = 60.0
 def growing_wait(refusals: int) -> float:
     """Return the seconds to wait at most after so many refusals of an item, if the API does not say how long."""
     return min(_LONGEST_WAIT, _FIRST_WAIT * 2.0 ** min(refusals - 1, 30))
+
+
+class SoFar(NamedTuple):
+    """What the calls of an item, and of its batch, have met with.
+
+    Attributes:
+        times: how often the item was refused.
+        seconds: for how long; time in our own queue is none of it.
+        drought: for how many seconds an item was refused while none of the batch was served.
+        given_up: how many were given up since one was served.
+    """
+
+    times: int
+    seconds: float
+    drought: float
+    given_up: int
 
 
 class Attempts:
@@ -49,8 +65,9 @@ class Attempts:
         self.check = check
         self.give_up = node._fall_back
         self.collects = node._collects_error
-        # For how many seconds an item was refused while none was served: an API that is down is not waited for by each anew.
+        # An API that is down is not waited for by each item anew: a few are given up at each try, until it is back.
         self.drought = 0.0
+        self.given_up = 0
         self._state = node._throttled_state
 
     def served(self, item: Any, result: Any, permit: Permit) -> None:
@@ -59,7 +76,7 @@ class Attempts:
         state.completed += 1
         if not permit.renewed:
             state.streak += 1
-        self.drought = 0.0
+        self.drought, self.given_up = 0.0, 0
         limiter = permit.limiter
         budget = limiter._budget
         if budget.requests is None and budget.tokens is None:
@@ -99,7 +116,9 @@ class Trouble:
             self._refusals += 1
             permit.not_served(is_down=attempts.drought > 0 or is_overload(error))
             attempts.drought = max(attempts.drought, self._refused_for)
-            final = node._weigh_refusal(permit, error, self._refusals, attempts.drought)
+            so_far = SoFar(self._refusals, self._refused_for, attempts.drought, attempts.given_up)
+            final = node._weigh_refusal(permit, error, so_far)
+            attempts.given_up += final is not None and attempts.drought >= node.rate_limit_timeout
             self._asked = max(permit.limiter.paused_for, growing_wait(self._refusals))
             # Only after the limiter paused, or the next call would start into the refusal.
             permit.release()

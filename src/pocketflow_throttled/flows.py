@@ -13,6 +13,7 @@ from .mixins import Throttled, logger
 from .state import scope
 
 if TYPE_CHECKING:
+    from .attempts import SoFar
     from .permit import Permit
     from .rate_limiter import RateLimiter
 
@@ -136,9 +137,9 @@ class ThrottledAsyncParallelBatchFlow(Throttled, AsyncParallelBatchFlow):
     async def post_async(self, shared: Any, prep_res: Any, exec_res_list: list[Any]) -> Any:
         """Override it to use the list of last actions; it stays silent, so that a batch flow works as a node of another flow."""
 
-    def _weigh_refusal(self, permit: Permit, exc: Exception, refusals: int, refused_for: float) -> Exception | None:
-        error = super()._weigh_refusal(permit, exc, refusals, refused_for)
-        return exc if error is None and refusals > self.max_flow_retries else error
+    def _weigh_refusal(self, permit: Permit, exc: Exception, so_far: SoFar) -> Exception | None:
+        error = super()._weigh_refusal(permit, exc, so_far)
+        return exc if error is None and so_far.times > self.max_flow_retries else error
 
     def _most_attempts(self) -> int:
         return 1  # what an instance did before it failed is not done twice, unless max_flow_retries says so

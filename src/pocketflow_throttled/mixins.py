@@ -14,7 +14,7 @@ from . import signals
 from .attempts import Attempts, growing_wait
 from .batch import Batch, noted
 from .callers import be_around_the_calls_of, is_held_by_a_caller
-from .observing import UNMARKED, sent
+from .observing import UNMARKED, longest_pause, sent
 from .rate_limiter import RateLimiter
 from .registry import LimiterRegistry
 from .state import State, scope
@@ -23,6 +23,7 @@ from .validation import check_count, check_optional_count, check_seconds
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
 
+    from .attempts import SoFar
     from .permit import Permit
 
 logger = logging.getLogger("pocketflow_throttled")
@@ -162,6 +163,7 @@ class Throttled:
         context = copy_context()
         context.run(_retry.set, 0)  # an item whose call runs this batch has its own
         context.run(sent.set, UNMARKED)
+        context.run(longest_pause.set, min(longest_pause.get(), self.rate_limit_timeout))
         batch = Batch(items, limiter=limiter, work=Attempts(self, call, self._tokens_of, check), context=context)
         context.run(be_around_the_calls_of, batch._live, limiter)
         return await batch.run()
@@ -175,12 +177,12 @@ class Throttled:
     def _settle_tokens(self, item: Any, result: Any, permit: Permit) -> None:
         """Correct what a call was thought to cost; for those that count tokens."""
 
-    def _weigh_refusal(self, permit: Permit, exc: Exception, refusals: int, refused_for: float) -> Exception | None:
+    def _weigh_refusal(self, permit: Permit, exc: Exception, so_far: SoFar) -> Exception | None:
         """Pause and count; return what to give up with, or None to send the item again."""
         self._throttled_state.refused += 1
         self._throttled_state.streak = 0
         refusal = signals.read_error(exc)
-        left = max(0.0, self.rate_limit_timeout - refused_for)
+        left = max(0.0, self.rate_limit_timeout - so_far.seconds)
         final = refusal if refusal is not None and refusal.final else None  # such a one says nothing of the other items
         knows_better = permit.limiter._observe(signals.headers_of(exc), left if final is None else 0.0, is_refused=True)
         if final is not None:
@@ -189,17 +191,26 @@ class Throttled:
         if knows_better and refusal is not None and refusal.by_reset and hint == refusal.retry_after:
             hint = None
         known = hint is not None and math.isfinite(hint) and hint >= 0
-        permit.refused(_pause(hint if known else None, refusals, left), hinted=known, at_most=left)
-        reason = self._reason_to_give_up(refusals, refused_for)
+        reason = self._reason_to_give_up(so_far)
+        at_most = left if reason is None else self.rate_limit_timeout  # a pause is the others' then
+        permit.refused(
+            _pause(hint if known else None, max(so_far.times, so_far.given_up), at_most), hinted=known, at_most=at_most
+        )
         return None if reason is None else _explained(exc, reason)
 
-    def _reason_to_give_up(self, refusals: int, refused_for: float) -> str | None:
-        if refused_for < self.rate_limit_timeout - _ROUNDING:
+    def _reason_to_give_up(self, so_far: SoFar) -> str | None:
+        longest = self.rate_limit_timeout - _ROUNDING
+        if so_far.drought < longest:
             return None
         if not self._throttled_state.gave_up:
             self._throttled_state.gave_up = True
-            logger.warning("%s gave up: refused for %.1f s", type(self).__name__, refused_for)
-        return f"refused {refusals} times in {refused_for:.1f} s; rate_limit_timeout is {self.rate_limit_timeout:g} s"
+            logger.warning("%s gave up: refused for %.1f s", type(self).__name__, so_far.drought)
+        times = "once" if so_far.times == 1 else f"{so_far.times} times"
+        if so_far.seconds >= longest:
+            met = f"refused {times} in {so_far.seconds:.1f} s"
+        else:
+            met = f"refused {times}, and no call of the batch was served for {so_far.drought:.1f} s"
+        return f"{met}; rate_limit_timeout is {self.rate_limit_timeout:g} s"
 
     async def _fall_back(self, item: Any, error: Exception) -> Any:
         try:

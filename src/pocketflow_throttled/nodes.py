@@ -18,6 +18,7 @@ from .validation import check_count
 if TYPE_CHECKING:
     from collections.abc import AsyncIterable, Iterable
 
+    from .attempts import SoFar
     from .permit import Permit
     from .rate_limiter import RateLimiter
 
@@ -252,8 +253,8 @@ class AdaptiveThrottledNode(AdaptiveThrottled, ThrottledParallelBatchNode):
         del limits["max_concurrent"]  # the rule's
         return {**limits, "adaptive": self._adaptive_settings()}
 
-    def _weigh_refusal(self, permit: Permit, exc: Exception, refusals: int, refused_for: float) -> Exception | None:
-        error = super()._weigh_refusal(permit, exc, refusals, refused_for)
+    def _weigh_refusal(self, permit: Permit, exc: Exception, so_far: SoFar) -> Exception | None:
+        error = super()._weigh_refusal(permit, exc, so_far)
         if error is None and self.propagate_rate_limit:
             hit = RateLimitHit(text_of(exc) or type(exc).__name__, retry_after=self.retry_after(exc), source=type(self).__name__)
             hit.propagated = True

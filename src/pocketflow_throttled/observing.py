@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from .headers import Kind, Quota
 
 _FAILED = 400  # the least status of an error
-_LONGEST_PAUSE = 600.0  # that headers may ask for: after it, one call tries
 _LONGEST_WINDOW = 3600.0  # of a limit that is held here
 _ROLLING = 0.9  # of a window: a reset as far away as that does not tell when the first of the limit comes back
 _ROUNDING = 1e-6  # of what is calculated back and forth
@@ -46,6 +45,8 @@ class Mark:
 
 # That of the call which runs in this context: its response tells of what the server had counted by then. None outside of a batch.
 sent: ContextVar[Mark | None] = ContextVar("sent", default=None)
+# For how many seconds headers may ask at most, by the node whose call runs in this context: after it, one call tries.
+longest_pause: ContextVar[float] = ContextVar("longest_pause", default=600.0)
 UNMARKED = Mark(-math.inf, 0, 0)  # of calls that started before the server had told anything
 
 
@@ -75,9 +76,9 @@ class Observing(Waiting):
             headers: of any client, or a dict. What cannot be read is no information; nothing here raises.
 
         What is left by the API's count beats what the limiter thinks it has used: other clients count too. It pauses for what
-        Retry-After says; without that, at 0 left, until the reset; for 10 minutes at most. A limit that the headers name becomes
-        the limit if none was set, and is never raised above one that was. A window whose length the API does not say is taken to
-        be this limiter's, until its resets tell that it is shorter.
+        Retry-After says; without that, at 0 left, until the reset; for 10 minutes at most, or for `rate_limit_timeout` where a
+        node calls. A limit that the headers name becomes the limit if none was set, and is never raised above one that was. A
+        window whose length the API does not say is taken to be this limiter's, until its resets tell that it is shorter.
 
         Example:
             >>> from pocketflow_throttled import RateLimiter
@@ -86,7 +87,7 @@ class Observing(Waiting):
             >>> limiter.max_per_window, limiter.current_window_count
             (50, 30)
         """
-        self._observe(lowered(headers), _LONGEST_PAUSE, is_refused=False)
+        self._observe(lowered(headers), longest_pause.get(), is_refused=False)
 
     async def observe_response(self, response: Any) -> None:
         """Observe the headers of a response: an event hook for httpx and httpx2.
@@ -96,9 +97,9 @@ class Observing(Waiting):
         """
         status = told_by(response, "status_code")
         is_refused = isinstance(status, int) and status >= _FAILED
-        self._observe(lowered(told_by(response, "headers")), _LONGEST_PAUSE, is_refused=is_refused)
+        self._observe(lowered(told_by(response, "headers")), longest_pause.get(), is_refused=is_refused)
 
-    def _observe(self, headers: dict[str, str], longest_pause: float, *, is_refused: bool) -> bool:
+    def _observe(self, headers: dict[str, str], at_most: float, *, is_refused: bool) -> bool:
         """Learn from headers, and return whether its own log tells of a limit that is used up when there is room again."""
         if not headers:
             return False
@@ -120,7 +121,7 @@ class Observing(Waiting):
                     pause = max(pause, wait)
                 is_used_up |= quota.remaining == 0
             if pause > 0:
-                self._paused_until = max(self._paused_until, now + min(pause, longest_pause))
+                self._paused_until = max(self._paused_until, now + min(pause, at_most))
             self._wake()
         return is_used_up and pause == 0
 
