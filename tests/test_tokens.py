@@ -459,6 +459,25 @@ def test_calls_that_were_refused_when_little_was_known_cost_what_is_known_by_the
     assert node.limiter.stats["current_window_tokens"] == 500
 
 
+def test_all_that_start_again_after_a_pause_cost_what_was_learned_in_it() -> None:
+    class OverloadedError(Exception):
+        status_code = 529
+        headers = {"retry-after": "5"}
+
+    starts = list[float]()
+
+    async def call(item: int) -> Any:
+        starts.append(now())
+        if 1 < len(starts) <= 6:
+            raise OverloadedError
+        await asyncio.sleep(1)
+        return {"usage": {"total_tokens": 100}}
+
+    run(Tokens(call, max_concurrent=6, max_tokens_per_minute=2000), [100] * 6)
+    assert starts[:6] == pytest.approx([0] * 6, abs=0.01)  # at three times the estimate, all that there is room for
+    assert starts[6:] == pytest.approx([5] * 5, abs=0.01)
+
+
 @pytest.mark.parametrize("share", [2, 10])
 @pytest.mark.parametrize("hint", [True, False])
 def test_tokens_a_minute_that_are_enforced_in_less_are_spread_over_it(share: int, hint: bool) -> None:

@@ -159,8 +159,6 @@ class Permit:
         limiter = self.limiter
         with limiter._lock:
             self.tokens = tokens
-            if limiter._queue:  # whoever is next may have been estimated before this was known
-                next(iter(limiter._queue)).estimate_again()
             if self._stamp is not None:
                 self._spend = limiter._budget.settle(self._stamp, self._spend, tokens)
                 self._correct_unserved()
