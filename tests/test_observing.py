@@ -156,6 +156,24 @@ def test_what_is_left_of_a_second_does_not_hold_back_the_minute() -> None:
     assert run_virtual(main()) == pytest.approx([0] * 10 + [1] * 10 + [2] * 5, abs=1e-3)
 
 
+def test_of_a_users_tokens_a_shorter_window_of_the_server_takes_nothing_but_the_pace() -> None:
+    async def main() -> list[float]:
+        limiter = RateLimiter(50, max_tokens_per_window=6000)
+        headers = {"limit-tokens": "1000", "remaining-tokens": "200", "reset-tokens": "8s"}
+        limiter.observe({f"x-ratelimit-{name}": value for name, value in headers.items()})
+        assert limiter.max_tokens_per_window == 6000
+        assert limiter.stats["current_window_tokens"] == 800  # of others
+        starts = []
+        for _ in range(5):
+            await limiter.acquire(tokens=100)
+            limiter.release()
+            starts.append(now())
+        return starts
+
+    times = run_virtual(main())
+    assert times == pytest.approx([0, 1, 2, 3, 4], rel=0.05)
+
+
 # --- what is left
 
 

@@ -167,6 +167,11 @@ class Budget(Stretched):
             self._spread_until = max(self._spread_until, now) + self._spread_of(tokens)
         return self.tokens.add(now, tokens, _variance(tokens))
 
+    def spread(self, now: float) -> None:
+        """Spread tokens evenly from now on, as a server allows them in a shorter time than the window."""
+        if self._spread_until is None:
+            self._spread_until = now
+
     def take_back(self, stamp: float, spend: Spend | None) -> None:
         """Take back what a request booked that was never sent."""
         for window in (self.requests, self._bursts):
@@ -222,7 +227,7 @@ class Budget(Stretched):
         and so are tokens that are spread.
         """
         if self._spread_until is None and self.tokens is not None and self._refuses_what_has_room(now, _SOME["tokens"]):
-            self._spread_until = now
+            self.spread(now)
         requests, bursts = self.requests, self._bursts
         if requests is None or stamp <= self._margin.since:
             return

@@ -166,12 +166,14 @@ class Observing(Waiting):
         share = limit * budget.seconds / asked
         if self._tells_no_longer_than(share, quota):
             seconds = min(seconds, share)
-        is_pace = quota.kind == "requests" and seconds < ALIKE * budget.seconds and limit < asked
-        if is_pace:
+        is_pace = seconds < ALIKE * budget.seconds and limit < asked
+        if is_pace and quota.kind == "requests":
             budget.set_pace(limit, seconds, now)  # as well as the user's own
         if not ALIKE <= seconds / budget.seconds <= 1:
             limit = max(1, int(limit * budget.seconds / seconds + _ROUNDING))
         set_limit(min(limit, asked))
+        if is_pace and quota.kind == "tokens":
+            budget.spread(now)
         return is_pace
 
     def _tells_no_longer_than(self, seconds: float, quota: Quota) -> bool:
