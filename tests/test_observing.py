@@ -370,6 +370,20 @@ def test_a_reset_that_tells_of_the_next_single_call_does_not_hide_what_others_ha
     run_virtual(main())
 
 
+@pytest.mark.parametrize("reset", ["0s", "50ms", "1s"])
+def test_others_share_comes_back_as_fast_as_the_limit_says_where_resets_tell_of_the_next_single_call(reset: str) -> None:
+    async def main() -> None:
+        limiter = observed(RateLimiter(100, 300), 300, 300, "0s")
+        observed(limiter, 300, 150, reset)
+        assert limiter.current_window_count == pytest.approx(150, abs=3)
+        await asyncio.sleep(15)
+        assert limiter.current_window_count == pytest.approx(75, abs=6)
+        await asyncio.sleep(16)
+        assert limiter.current_window_count == 0
+
+    run_virtual(main())
+
+
 def test_a_bucket_that_others_keep_empty_is_waited_for() -> None:
     async def main() -> None:
         limiter = RateLimiter(10, 60, max_burst=1)

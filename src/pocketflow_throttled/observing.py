@@ -222,7 +222,8 @@ class Observing(Waiting):
         most = window.seconds if reset is None or quota.is_guess else math.inf
         reset = max(0.0, min(math.inf if reset is None else reset, most) - age)
         wait = reset if remaining == 0 and quota.reset is not None else 0.0
-        others = max(0, (used if is_pace else window.limit - remaining) - own)
+        missing = used if is_pace else window.limit - remaining
+        others = max(0, missing - own)
         if others and not is_refused and self._is_all_its_own(quota, now):
             others = 0
         first, span = reset, self._spans[quota.kind]
@@ -230,7 +231,7 @@ class Observing(Waiting):
         if quota.reset is None and span.is_small:  # it fills as fast as the limit says, perhaps since the call started
             first, reset = max(0.0, each - (0.0 if call is None else now - call.time)), others * each
         elif quota.reset is not None and span.tells_of_one(quota, 1 / each):
-            reset = min(window.seconds, reset * (window.limit - remaining))
+            reset = min(window.seconds, missing * each)
         if remaining == 0 and hint is not None:
             # Retry-After tells when the first of them is back, `reset` when the last is, if the clocks agree.
             first = hint
