@@ -156,6 +156,24 @@ def test_what_is_left_of_a_second_does_not_hold_back_the_minute() -> None:
     assert run_virtual(main()) == pytest.approx([0] * 10 + [1] * 10 + [2] * 5, abs=1e-3)
 
 
+def test_of_a_users_tokens_a_shorter_window_of_the_server_takes_nothing_but_the_pace() -> None:
+    async def main() -> list[float]:
+        limiter = RateLimiter(50, max_tokens_per_window=6000)
+        headers = {"limit-tokens": "1000", "remaining-tokens": "200", "reset-tokens": "8s"}
+        limiter.observe({f"x-ratelimit-{name}": value for name, value in headers.items()})
+        assert limiter.max_tokens_per_window == 6000
+        assert limiter.stats["current_window_tokens"] == 800  # of others
+        starts = []
+        for _ in range(5):
+            await limiter.acquire(tokens=100)
+            limiter.release()
+            starts.append(now())
+        return starts
+
+    times = run_virtual(main())
+    assert times == pytest.approx([0, 1, 2, 3, 4], rel=0.05)
+
+
 # --- what is left
 
 
@@ -348,6 +366,20 @@ def test_a_reset_that_tells_of_the_next_single_call_does_not_hide_what_others_ha
         await take(limiter, 10)
         observed(limiter, 300, 200, "1s")
         assert limiter.current_window_count == 100
+
+    run_virtual(main())
+
+
+@pytest.mark.parametrize("reset", ["0s", "50ms", "1s"])
+def test_others_share_comes_back_as_fast_as_the_limit_says_where_resets_tell_of_the_next_single_call(reset: str) -> None:
+    async def main() -> None:
+        limiter = observed(RateLimiter(100, 300), 300, 300, "0s")
+        observed(limiter, 300, 150, reset)
+        assert limiter.current_window_count == pytest.approx(150, abs=3)
+        await asyncio.sleep(15)
+        assert limiter.current_window_count == pytest.approx(75, abs=6)
+        await asyncio.sleep(16)
+        assert limiter.current_window_count == 0
 
     run_virtual(main())
 

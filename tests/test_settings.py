@@ -182,7 +182,10 @@ def test_bounds_that_contradict_each_other_are_refused_by_the_names_the_user_gav
 
 @pytest.mark.parametrize("cls", [Node, AdaptiveNode])
 def test_a_burst_without_a_rate_is_refused_by_the_names_the_user_gave(cls: Any) -> None:
-    with pytest.raises(ValueError, match=r"^max_burst spaces the calls of max_per_minute, which is None; got max_burst=2$"):
+    message = (
+        r"^max_burst spaces the calls of max_per_minute, got max_burst=2 and max_per_minute=None: set both, or max_burst=None$"
+    )
+    with pytest.raises(ValueError, match=message):
         cls(max_burst=2)
     node = cls(max_burst=2, max_per_minute=60)
     node.max_per_minute = None

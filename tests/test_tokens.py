@@ -442,6 +442,42 @@ def test_room_is_kept_for_calls_that_may_cost_more_only_while_they_are_under_way
     assert 48 <= all_in_all <= 50
 
 
+def test_calls_that_were_refused_when_little_was_known_cost_what_is_known_by_the_time_their_items_are_served() -> None:
+    sent = list[int]()
+
+    async def call(item: int) -> Any:
+        sent.append(item)
+        await asyncio.sleep(0.1)
+        if item != 100 and sent.count(item) == 1:
+            raise RateLimitHit("tokens", retry_after=2.0)
+        await asyncio.sleep(1)
+        return {"usage": {"total_tokens": 100}}
+
+    node = Tokens(call, max_concurrent=3, max_tokens_per_minute=1000)
+    run(node, [100, 101, 102])
+    assert sorted(sent) == [100, 101, 101, 102, 102]
+    assert node.limiter.stats["current_window_tokens"] == 500
+
+
+def test_all_that_start_again_after_a_pause_cost_what_was_learned_in_it() -> None:
+    class OverloadedError(Exception):
+        status_code = 529
+        headers = {"retry-after": "5"}
+
+    starts = list[float]()
+
+    async def call(item: int) -> Any:
+        starts.append(now())
+        if 1 < len(starts) <= 6:
+            raise OverloadedError
+        await asyncio.sleep(1)
+        return {"usage": {"total_tokens": 100}}
+
+    run(Tokens(call, max_concurrent=6, max_tokens_per_minute=2000), [100] * 6)
+    assert starts[:6] == pytest.approx([0] * 6, abs=0.01)  # at three times the estimate, all that there is room for
+    assert starts[6:] == pytest.approx([5] * 5, abs=0.01)
+
+
 @pytest.mark.parametrize("share", [2, 10])
 @pytest.mark.parametrize("hint", [True, False])
 def test_tokens_a_minute_that_are_enforced_in_less_are_spread_over_it(share: int, hint: bool) -> None:
@@ -469,8 +505,7 @@ def test_an_item_of_more_tokens_than_a_window_runs_though_they_are_spread() -> N
     budget = Budget(requests=None, tokens=1000, burst=None, seconds=60.0)
     for at in range(3):
         assert budget.fits(float(at), 10)
-        budget.book(float(at), 10)
-        budget.refused(float(at), 10)
+        budget.refused(float(at), budget.book(float(at), 10))
     budget.space(2.5, 2.0)
     assert budget.fits(3.0, 500)
     budget.book(3.0, 500)
@@ -484,8 +519,7 @@ def test_an_item_of_more_tokens_than_a_window_runs_though_they_are_spread() -> N
 def test_a_call_that_was_never_sent_gives_its_share_of_spread_tokens_back() -> None:
     budget = Budget(requests=None, tokens=1000, burst=None, seconds=60.0)
     for at in range(3):
-        budget.book(float(at), 10)
-        budget.refused(float(at), 10)
+        budget.refused(float(at), budget.book(float(at), 10))
     budget.space(2.5, 2.0)
     spend = budget.book(3.0, 500)
     assert not budget.fits(3.1, 10)

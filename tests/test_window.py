@@ -213,36 +213,43 @@ def test_refused_calls_are_no_servers_count_for_as_long_as_their_window_is() -> 
     budget.set_requests(100, 3600.0)
     for _ in range(10):
         budget.book(0.0, tokens=0)
-    budget.refused(0.0, tokens=0)
+    budget.refused(0.0, None)
     budget.book(100.0, tokens=0)
-    budget.refused(100.0, tokens=0)
+    budget.refused(100.0, None)
     assert budget.served("requests", 200.0) == 9
 
 
 def test_refused_calls_from_before_there_was_a_limit_take_nothing_of_its_count() -> None:
     budget = Budget(requests=None, tokens=None, burst=None, seconds=60.0)
-    budget.refused(0.0, tokens=50)
+    budget.refused(0.0, budget.book(0.0, tokens=50))
     budget.set_requests(100)
     budget.set_tokens(1000)
     budget.book(1.0, tokens=30)
     assert (budget.served("requests", 2.0), budget.served("tokens", 2.0)) == (1, 30)
 
 
-@given(st.lists(st.tuples(st.sampled_from(["start", "refuse", "wait"]), st.integers(0, 100)), max_size=60))
+Call = tuple[float, Spend | None]
+
+
+@given(st.lists(st.tuples(st.sampled_from(["start", "refuse", "correct", "wait"]), st.integers(0, 100)), max_size=60))
 def test_what_a_server_counts_is_what_has_started_in_the_window_and_was_not_refused(steps: list[tuple[str, int]]) -> None:
     budget, now = Budget(requests=1000, tokens=100_000, burst=None, seconds=10.0), 0.0
-    pending, calls = list[tuple[float, int]](), list[tuple[float, int]]()
+    started, pending, calls = list[Call](), list[Call](), list[Call]()
     for step, number in steps:
         if step == "start":
-            budget.book(now, tokens=number)
-            pending.append((now, number))
-            calls.append((now, number))
+            calls.append((now, budget.book(now, tokens=number)))
+            pending.append(calls[-1])
+            started.append(calls[-1])
         elif step == "wait":
             now += number / 10
+        elif step == "correct":
+            spend = started[number % len(started)][1] if started else None
+            if spend is not None:
+                budget.correct(spend, number)
         elif pending:
             refused = pending.pop(number % len(pending))  # in any order
             budget.refused(*refused)
             calls.remove(refused)
-        inside = [tokens for start, tokens in calls if start + 10.0 > now]
+        inside = [0 if spend is None else spend.cost for start, spend in calls if start + 10.0 > now]
         assert budget.served("requests", now) == len(inside)
         assert budget.served("tokens", now) == sum(inside)

@@ -167,6 +167,11 @@ class Budget(Stretched):
             self._spread_until = max(self._spread_until, now) + self._spread_of(tokens)
         return self.tokens.add(now, tokens, _variance(tokens))
 
+    def spread(self, now: float) -> None:
+        """Spread tokens evenly from now on, as a server allows them in a shorter time than the window."""
+        if self._spread_until is None:
+            self._spread_until = now
+
     def take_back(self, stamp: float, spend: Spend | None) -> None:
         """Take back what a request booked that was never sent."""
         for window in (self.requests, self._bursts):
@@ -188,23 +193,28 @@ class Budget(Stretched):
             return spend
         if spend is None:
             return self.tokens.insert(stamp, tokens)
-        self.tokens.correct(spend, tokens)
+        self.correct(spend, tokens)
         return spend
+
+    def correct(self, spend: Spend, tokens: int) -> None:
+        """Correct what a request booked."""
+        if self.tokens is not None:
+            self.tokens.correct(spend, tokens)
 
     def know(self, spend: Spend) -> None:
         """Take what a request booked for what it costs, as nothing more will be known of it."""
         if self.tokens is not None:
             self.tokens.know(spend)
 
-    def refused(self, stamp: float, tokens: int) -> None:
+    def refused(self, stamp: float, spend: Spend | None) -> None:
         """Remember that a server refused the call of a stamp: the call counts here for what it was, but not at most servers."""
         while self._refused and self._refused[0] + self.seconds <= stamp:
             self._refused.popleft()
         insort(self._refused, stamp)
         if self.requests is not None:
             self.requests.refuse(stamp)
-        if self.tokens is not None and tokens:
-            self.tokens.refuse(stamp, tokens)
+        if self.tokens is not None and spend is not None:
+            self.tokens.refuse(spend)
 
     def refused_since(self, time: float) -> int:
         """Return how many calls were refused that started after `time`, of late."""
@@ -217,7 +227,7 @@ class Budget(Stretched):
         and so are tokens that are spread.
         """
         if self._spread_until is None and self.tokens is not None and self._refuses_what_has_room(now, _SOME["tokens"]):
-            self._spread_until = now
+            self.spread(now)
         requests, bursts = self.requests, self._bursts
         if requests is None or stamp <= self._margin.since:
             return

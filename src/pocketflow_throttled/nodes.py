@@ -13,7 +13,7 @@ from .carried import text_of
 from .coverable import coverable
 from .exceptions import RateLimitHit
 from .mixins import Throttled
-from .validation import check_count
+from .validation import check_burst, check_count
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterable, Iterable
@@ -115,8 +115,7 @@ class ThrottledParallelBatchNode(Throttled, AsyncParallelBatchNode):
 
     def _check_settings(self) -> None:
         super()._check_settings()
-        if self.max_burst is not None and self.max_per_minute is None:
-            raise ValueError(f"max_burst spaces the calls of max_per_minute, which is None; got max_burst={self.max_burst!r}")
+        check_burst(self.max_burst, "max_per_minute", self.max_per_minute)
 
     def _limiter_settings(self) -> dict[str, Any]:
         return {

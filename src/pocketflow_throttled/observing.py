@@ -167,12 +167,14 @@ class Observing(Waiting):
         share = limit * budget.seconds / asked
         if self._tells_no_longer_than(share, quota):
             seconds = min(seconds, share)
-        is_pace = quota.kind == "requests" and seconds < ALIKE * budget.seconds and limit < asked
-        if is_pace:
+        is_pace = seconds < ALIKE * budget.seconds and limit < asked
+        if is_pace and quota.kind == "requests":
             budget.set_pace(limit, seconds, now)  # as well as the user's own
         if not ALIKE <= seconds / budget.seconds <= 1:
             limit = max(1, int(limit * budget.seconds / seconds + _ROUNDING))
         set_limit(min(limit, asked))
+        if is_pace and quota.kind == "tokens":
+            budget.spread(now)
         return is_pace
 
     def _tells_no_longer_than(self, seconds: float, quota: Quota) -> bool:
@@ -221,7 +223,8 @@ class Observing(Waiting):
         most = window.seconds if reset is None or quota.is_guess else math.inf
         reset = max(0.0, min(math.inf if reset is None else reset, most) - age)
         wait = reset if remaining == 0 and quota.reset is not None else 0.0
-        others = max(0, (used if is_pace else window.limit - remaining) - own)
+        missing = used if is_pace else window.limit - remaining
+        others = max(0, missing - own)
         if others and not is_refused and self._is_all_its_own(quota, now):
             others = 0
         first, span = reset, self._spans[quota.kind]
@@ -229,7 +232,7 @@ class Observing(Waiting):
         if quota.reset is None and span.is_small:  # it fills as fast as the limit says, perhaps since the call started
             first, reset = max(0.0, each - (0.0 if call is None else now - call.time)), others * each
         elif quota.reset is not None and span.tells_of_one(quota, 1 / each):
-            reset = min(window.seconds, reset * (window.limit - remaining))
+            reset = min(window.seconds, missing * each)
         if remaining == 0 and hint is not None:
             # Retry-After tells when the first of them is back, `reset` when the last is, if the clocks agree.
             first = hint

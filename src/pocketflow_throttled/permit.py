@@ -34,6 +34,7 @@ class Permit:
         "_place",
         "_spend",
         "_stamp",
+        "_unserved",
         "_waiter",
         "held",
         "limiter",
@@ -52,6 +53,7 @@ class Permit:
         self._stamp: float | None = None  # when it was granted
         self._place = math.inf  # when it was granted for the first time, if it was refused: whoever waits came later
         self._spend: Spend | None = None
+        self._unserved: tuple[Spend, ...] = ()  # tokens of its requests that were refused
         self._waiter: Waiter | None = None  # who waits for it in the queue
 
     async def __aenter__(self) -> Self:
@@ -70,7 +72,8 @@ class Permit:
         self.sent = False
         self.renewed = True
         self._stamp = self._spend = self._waiter = None
-        self.estimate_again()
+        with self.limiter._lock:
+            self.estimate_again()
 
     def take(self, waiter: Waiter | None = None, loop: asyncio.AbstractEventLoop | None = None) -> bool:
         """Take the permit if nobody waits and there is room now. Never waits.
@@ -156,10 +159,9 @@ class Permit:
         limiter = self.limiter
         with limiter._lock:
             self.tokens = tokens
-            if limiter._queue:  # whoever is next may have been estimated before this was known
-                next(iter(limiter._queue)).estimate_again()
             if self._stamp is not None:
                 self._spend = limiter._budget.settle(self._stamp, self._spend, tokens)
+                self._correct_unserved()
                 limiter._wake()
 
     def held_for(self) -> float:
@@ -172,6 +174,12 @@ class Permit:
         """Cost what is known by now, where the tokens are an estimate that has not been booked."""
         if isinstance(self.tokens, Estimate):
             self.tokens = self.tokens.again()
+            self._correct_unserved()
+
+    def _correct_unserved(self) -> None:
+        """Book requests that were refused at what is known by now: they were estimated when less was."""
+        for spend in self._unserved:
+            self.limiter._budget.correct(spend, self.tokens)
 
     def took(self) -> None:
         """Let the limiter learn how long the request took, now that its answer is there, if that is out of the ordinary."""
@@ -191,7 +199,9 @@ class Permit:
         if self._stamp is not None:
             with limiter._lock:
                 now = limiter._now()
-                limiter._budget.refused(self._stamp, self.tokens)
+                limiter._budget.refused(self._stamp, self._spend)
+                if self._spend is not None:
+                    self._unserved = (*(spend for spend in self._unserved if spend.in_window), self._spend)
                 limiter._doubt_length(now, self._stamp)
                 if limiter._rule is None and not is_down:  # else the rule finds the pace
                     limiter._budget.space(now, self._stamp)

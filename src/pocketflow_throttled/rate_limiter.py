@@ -12,7 +12,7 @@ from .aimd import AdaptiveRule
 from .budget import Budget
 from .observing import Observing
 from .permit import Permit
-from .validation import check_count, check_optional_count, check_seconds
+from .validation import check_burst, check_count, check_optional_count, check_seconds
 
 if TYPE_CHECKING:
     from .headers import Kind
@@ -61,8 +61,7 @@ class RateLimiter(Observing):
         check_optional_count("max_per_window", max_per_window)
         check_optional_count("max_tokens_per_window", max_tokens_per_window)
         check_optional_count("max_burst", max_burst)
-        if max_burst is not None and max_per_window is None:
-            raise ValueError(f"max_burst spaces the starts of max_per_window, which is None; got max_burst={max_burst!r}")
+        check_burst(max_burst, "max_per_window", max_per_window)
         super().__init__(
             max_concurrent,
             Budget(max_per_window, max_tokens_per_window, max_burst, float(window_seconds)),
@@ -212,8 +211,7 @@ class RateLimiter(Observing):
     @max_per_window.setter
     def max_per_window(self, value: int | None) -> None:
         check_optional_count("max_per_window", value)
-        if value is None and self._budget.burst is not None:
-            raise ValueError("max_per_window must be a number while max_burst is set, got None")
+        check_burst(self._budget.burst, "max_per_window", value)
         with self._lock:
             self._asked["requests"] = value
             self._budget.forget_pace()
@@ -247,8 +245,7 @@ class RateLimiter(Observing):
     @max_burst.setter
     def max_burst(self, value: int | None) -> None:
         check_optional_count("max_burst", value)
-        if value is not None and self._budget.requests is None:
-            raise ValueError(f"max_burst spaces the starts of max_per_window, which is None; got max_burst={value!r}")
+        check_burst(value, "max_per_window", self.max_per_window)
         with self._lock:
             self._budget.set_burst(value)
             self._wake()

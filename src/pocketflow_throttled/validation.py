@@ -21,6 +21,14 @@ def check_optional_count(name: str, value: object) -> int | None:
     return None if value is None else check_count(name, value)
 
 
+def check_burst(burst: int | None, name: str, limit: int | None) -> None:
+    """Raise ValueError if calls are to be spaced of which there is no limit, by the name of that setting."""
+    if burst is not None and limit is None:
+        raise ValueError(
+            f"max_burst spaces the calls of {name}, got max_burst={burst!r} and {name}=None: set both, or max_burst=None"
+        )
+
+
 def check_seconds(name: str, value: object, *, positive: bool = True) -> float:
     """Return `value` as a finite number of seconds, else raise TypeError or ValueError that name the setting."""
     wanted = "positive" if positive else "zero or more"

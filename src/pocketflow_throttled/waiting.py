@@ -205,6 +205,8 @@ class Waiting(Clock):
                     queue.pop(head, None)
                     continue
                 try:
+                    if head.tokens:
+                        head.estimate_again()  # it may have been estimated before much was known
                     if self._grant(head, now):
                         queue.pop(head, None)
                         if loop is here:

@@ -32,15 +32,13 @@ class _Window:
         allowed: how many are allowed now: the limit without the share of others.
     """
 
-    __slots__ = ("_back_from", "_back_until", "_limit", "_refused", "_taken", "_unserved", "allowed", "seconds", "span")
+    __slots__ = ("_back_from", "_back_until", "_limit", "_taken", "allowed", "seconds", "span")
 
     def __init__(self, limit: int, seconds: float) -> None:
         self._limit = self.allowed = limit
         self.seconds = self.span = seconds
         self._taken = 0
         self._back_from = self._back_until = -math.inf
-        self._refused: deque[tuple[float, int]] = deque()  # when calls started that a server refused, and what they cost
-        self._unserved = 0  # what they cost together
 
     @property
     def limit(self) -> int:
@@ -87,27 +85,6 @@ class _Window:
         back_at = self._back_from + steps * step / self._taken * (self._back_until - self._back_from)
         return min(self._back_until, max(back_at, math.nextafter(now, math.inf)))  # later, whatever rounding makes of it
 
-    def refuse(self, stamp: float, cost: int = 1) -> None:
-        """Remember that a server refused the call of a stamp: it counts here for what it was, but not at most servers."""
-        self._forget_refused(stamp)
-        insort(self._refused, (stamp, cost))
-        self._unserved += cost
-
-    def unserved(self, now: float) -> int:
-        """Return what of the window at `now` was refused; forgets what has left it."""
-        self._forget_refused(now)
-        return self._unserved
-
-    def _forget_refused(self, now: float) -> None:
-        refused = self._refused
-        while refused and refused[0][0] + self.span <= now:
-            self._unserved -= refused.popleft()[1]
-
-    def _clear(self) -> None:
-        self._refused.clear()
-        self._unserved = 0
-        self.take_away(0, -math.inf, -math.inf)
-
     def _give_back(self, now: float) -> None:
         if self._taken:
             others = self.others(now)
@@ -130,11 +107,12 @@ class SlidingWindow(_Window):
         (False, 60.0, True)
     """
 
-    __slots__ = ("times",)
+    __slots__ = ("_refused", "times")
 
     def __init__(self, limit: int, seconds: float) -> None:
         super().__init__(limit, seconds)
         self.times: deque[float] = deque()
+        self._refused: deque[float] = deque()  # when calls started that a server refused
 
     def fits(self, now: float) -> bool:
         """Return whether one more start is allowed at `now`; forgets what has left the window."""
@@ -164,6 +142,18 @@ class SlidingWindow(_Window):
         with suppress(ValueError):  # it may have left the window already
             self.times.remove(stamp)
 
+    def refuse(self, stamp: float) -> None:
+        """Remember that a server refused the call of a stamp: it counts here for what it was, but not at most servers."""
+        self.unserved(stamp)
+        insort(self._refused, stamp)
+
+    def unserved(self, now: float) -> int:
+        """Return how many of the window at `now` were refused; forgets what has left it."""
+        refused = self._refused
+        while refused and refused[0] + self.span <= now:
+            refused.popleft()
+        return len(refused)
+
     def used(self, now: float) -> int:
         """Return how many starts are in the window at `now`, others' included. Reading forgets nothing."""
         return self.own(now) + self.others(now)
@@ -180,19 +170,21 @@ class SlidingWindow(_Window):
     def clear(self) -> None:
         """Forget every start, and what others have taken."""
         self.times.clear()
-        self._clear()
+        self._refused.clear()
+        self.take_away(0, -math.inf, -math.inf)
 
 
 class Spend:
     """Tokens booked at a time; the cost may be corrected while it is in its window. Until then it may be off by its variance."""
 
-    __slots__ = ("cost", "in_window", "time", "variance")
+    __slots__ = ("cost", "in_window", "is_refused", "time", "variance")
 
     def __init__(self, time: float, cost: int, variance: int = 0) -> None:
         self.time = time
         self.cost = cost
         self.variance = variance
         self.in_window = True
+        self.is_refused = False
 
 
 class TokenWindow(_Window):
@@ -214,12 +206,13 @@ class TokenWindow(_Window):
         True
     """
 
-    __slots__ = ("_total", "_variance", "spends")
+    __slots__ = ("_total", "_unserved", "_variance", "spends")
 
     def __init__(self, limit: int, seconds: float) -> None:
         super().__init__(limit, seconds)
         self.spends: deque[Spend] = deque()
         self._total = 0
+        self._unserved = 0  # what calls cost that a server refused
         self._variance = 0  # of all costs that are estimates
 
     def fits(self, now: float, cost: int, variance: int = 0) -> bool:
@@ -268,6 +261,8 @@ class TokenWindow(_Window):
         """Set what a booked request really cost; without effect once it has left the window."""
         if spend.in_window:
             self._total += cost - spend.cost
+            if spend.is_refused:
+                self._unserved += cost - spend.cost
             spend.cost = cost
             self.know(spend)
 
@@ -277,13 +272,24 @@ class TokenWindow(_Window):
             self._variance -= spend.variance
             spend.variance = 0
 
+    def refuse(self, spend: Spend) -> None:
+        """Remember that a server refused a call: it counts here for what it was, but not at most servers."""
+        if spend.in_window and not spend.is_refused:
+            spend.is_refused = True
+            self._unserved += spend.cost
+
+    def unserved(self, now: float) -> int:
+        """Return what of the window at `now` was refused; forgets what has left it."""
+        self.forget(now)
+        return self._unserved
+
     def clear(self) -> None:
         """Forget every spend, and what others have taken."""
         for spend in self.spends:
             spend.in_window = False
         self.spends.clear()
-        self._total = self._variance = 0
-        self._clear()
+        self._total = self._unserved = self._variance = 0
+        self.take_away(0, -math.inf, -math.inf)
 
     def used(self, now: float) -> int:
         """Return how many tokens are in the window at `now`, others' included. Reading forgets nothing."""
