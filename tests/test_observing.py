@@ -336,6 +336,24 @@ def test_a_bucket_that_its_own_calls_keep_empty_holds_nothing_back(reset: str | 
     assert starts == pytest.approx([*range(60)], rel=0.01, abs=0.2)
 
 
+def test_a_bucket_that_refuses_one_call_in_ten_is_emptied_by_others() -> None:
+    """What is missing is as much as its own calls took, yet they cannot have been all, or none would have been refused."""
+
+    async def counted(refusals: int) -> int:
+        limiter = RateLimiter(10, 60, max_burst=1)
+        for call in range(10):
+            permit = limiter.reserve()
+            await permit.wait()
+            if call < refusals:
+                permit.not_served()
+            permit.release()
+        observed(limiter, 60, 48, "8s")
+        return limiter.current_window_count
+
+    assert run_virtual(counted(0)) == 10
+    assert run_virtual(counted(1)) == 10 + 3  # what it refused, it does not count
+
+
 def test_what_is_missing_of_a_bucket_that_tells_no_reset_comes_back_as_fast_as_the_limit_says() -> None:
     async def main() -> None:
         limiter = observed(RateLimiter(10, 60), 60, 10)
@@ -665,6 +683,32 @@ def test_a_server_that_refuses_what_has_room_gets_the_starts_spaced_evenly() -> 
         return await starts(limiter, 4)
 
     assert run_virtual(main()) == pytest.approx([0.5, 1, 1.5, 2], abs=1e-3)
+
+
+def test_tiny_bursts_that_are_refused_are_sent_one_by_one() -> None:
+    """Of two calls that start together, one that arrives late meets the next two. One by one, as often, are as many."""
+
+    async def main() -> list[float]:
+        limiter = RateLimiter(50, 120, max_burst=2)
+        assert await starts(limiter, 4) == pytest.approx([0, 0, 1, 1], abs=0.1)
+        await asyncio.sleep(10)
+        refused(limiter, 1)
+        await asyncio.sleep(10)
+        assert limiter.max_burst == 2
+        return [at - now() for at in await starts(limiter, 4)]
+
+    assert run_virtual(main()) == pytest.approx([-1.5, -1, -0.5, 0], abs=1e-3)
+
+
+def test_a_limit_that_is_set_anew_is_tried_with_its_bursts() -> None:
+    async def main() -> None:
+        limiter = RateLimiter(50, 120, max_burst=3)
+        refused(limiter, 1)
+        await asyncio.sleep(60)
+        limiter.max_per_window = 120
+        assert await starts(limiter, 3) == [60] * 3
+
+    run_virtual(main())
 
 
 def test_resets_of_a_small_bucket_are_no_reason_to_disregard_its_refusals() -> None:

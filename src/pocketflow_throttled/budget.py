@@ -25,6 +25,7 @@ _SOME: dict[Kind, int] = {"requests": 5, "tokens": 3}
 _SHARE = 1 / 8
 # Of a window: with so much of it served, a refusal says nothing of bursts. Less of tokens, as estimates may have been too low.
 _ROOM: dict[Kind, float] = {"requests": 0.9, "tokens": 0.8}
+_TINY = 3  # calls at a time, of which a few that arrive late are all
 _CLOSEST = 0.02  # seconds between starts that refusals space: closer together, it is timers that tell
 _SPREAD = 1.03  # times slower than the limit, are tokens spread: not all calls are as long on their way
 _SAME_PACE = 0.01  # as a part, how far off the same pace may be
@@ -47,12 +48,14 @@ class Budget(Stretched):
         (False, 60.0)
     """
 
-    __slots__ = ("_pace", "_refused", "_spread_until", "burst")
+    __slots__ = ("_at_a_time", "_pace", "_refused", "_spread_until", "burst", "spaced_since")
 
     def __init__(self, requests: int | None, tokens: int | None, burst: int | None, seconds: float) -> None:
         super().__init__(seconds)
         self.burst = burst
         self._pace: tuple[int, float] | None = None
+        self.spaced_since = -math.inf  # when starts were spaced anew, as calls were refused
+        self._at_a_time: int | None = None  # fewer than the bursts that were set, since calls were refused
         self._spread_until: float | None = None  # when the tokens of the last call are made up for, where they are spread evenly
         self._refused: deque[float] = deque()  # the stamps of calls that were sent and not served, of late
         self.set_requests(requests)
@@ -90,8 +93,9 @@ class Budget(Stretched):
             self._bursts = None
             return
         limit, seconds = self._pace or (0, 0.0)
-        if burst is not None:  # what the user asked for is what counts
-            limit, seconds = burst, self.requests.seconds * burst / self.requests.limit
+        if burst is not None:  # what the user asked for is what counts, or fewer at a time, as often
+            limit = min(burst, self._at_a_time or burst)
+            seconds = self.requests.seconds * limit / self.requests.limit
         before = self._bursts
         if before is None or seconds > before.seconds:  # what has left the shorter share may be in the longer one
             self._bursts = SlidingWindow(limit, seconds)
@@ -239,6 +243,11 @@ class Budget(Stretched):
         each = math.ceil(_CLOSEST / apart)
         if self.burst is None and (bursts is None or each < bursts.limit or each * apart > (1 + _SAME_PACE) * bursts.seconds):
             self._space_by(each, each * apart, now)
+        elif self.burst is not None and bursts is not None and each < bursts.limit <= _TINY:
+            self._at_a_time = each
+            self.spaced_since = now
+            self._margin.since = now
+            self.set_burst(self.burst)
         else:
             self._margin.grow(now, 1 / apart, self._calls_since(self._margin.looked_at))
             self._stretch_all()
@@ -256,6 +265,7 @@ class Budget(Stretched):
     def _space_by(self, each: int, seconds: float, now: float) -> None:
         self._margin = Margin(now)
         self._pace = each, seconds
+        self.spaced_since = now
         self.set_burst(None)
 
     def disregard_until(self, now: float) -> None:
@@ -264,7 +274,7 @@ class Budget(Stretched):
 
     def forget_pace(self) -> None:
         """Forget how starts were spaced without a burst that was set."""
-        self._margin, self._pace, self._spread_until = Margin(), None, None
+        self._margin, self._pace, self._at_a_time, self._spread_until = Margin(), None, None, None
         self.set_burst(self.burst)
 
     def served(self, kind: Kind, now: float) -> int:

@@ -28,6 +28,7 @@ _ROLLING = 0.9  # of a window: a reset as far away as that does not tell when th
 _ROUNDING = 1e-6  # of what is calculated back and forth
 _ON_ITS_WAY = 1.0  # seconds until a call arrives, at most: a reset is counted from then
 _OVERTAKING = 0.3  # seconds by which a call that started later may arrive earlier
+_OFTEN_REFUSED = 0.05  # of the calls: then it is others that empty a bucket
 _ROUNDED = 0.02  # of a limit: what it says is left may be rounded
 # Refusals by a server that served no more than so much of a limit, in a window whose length its resets told: then they tell of
 # something else. Two are served also where a limit is small, and fewer refusals may be bad luck.
@@ -199,6 +200,9 @@ class Observing(Waiting):
         if span.tells_of_one(quota, rate):
             return False
         missing = reset * rate
+        since = max(now - window.seconds, self._budget.spaced_since)  # before, it may have been a burst
+        if self._budget.refused_since(since) > _OFTEN_REFUSED * self._budget.started(since, now):
+            return False
         call = sent.get()
         then = now if call is None or call is UNMARKED else call.time
         return ALIKE * missing <= max(self._budget.started(when - seconds, when) for when in (now, then))
