@@ -394,6 +394,28 @@ def test_a_cap_below_the_first_calls_at_once_that_asks_for_30_seconds_costs_a_fe
     assert api.refused <= 5
 
 
+def test_the_limiter_follows_when_fewer_at_once_are_tried_after_a_long_wait(caplog: pytest.LogCaptureFixture) -> None:
+    """At most 3 at once, of which 10 are tried: a cut leaves 5, and after the wait no more than were admitted are tried."""
+    caplog.set_level(logging.INFO, "pocketflow_throttled")
+    random.seed(1)
+    api = SimulatedAPI(max_concurrent=3, latency=2.0, retry_after=30.0)
+    most = 0
+
+    async def call(item: int) -> Any:
+        nonlocal most
+        if now() > 30.5:  # the call that tries alone was admitted
+            most = max(most, node.limiter.active)
+            assert node.limiter.max_concurrent == node.current_concurrent <= 3
+        return await api.call(item)
+
+    node = Adapting(call, initial_concurrent=10, max_concurrent=100)
+    assert run(node, range(12)) == list(range(12))
+    assert most == 3
+    assert [record.getMessage() for record in caplog.records if "as many as were admitted" in record.getMessage()] == [
+        "Adapting: 3 at once, was 5 (as many as were admitted)"
+    ]
+
+
 @pytest.mark.parametrize(("limit", "seconds", "more"), [(60, 60.0, {}), (37, 23.0, {}), (100, 10.0, {"max_concurrent": 20})])
 def test_a_window_that_tells_when_the_first_place_is_free_is_not_taken_for_a_cap(
     limit: int, seconds: float, more: dict[str, Any]

@@ -108,11 +108,11 @@ class Waiting(Clock):
 
     def _lets_start(self, rule: AdaptiveRule, now: float) -> bool:
         may_start = rule.may_start(now, self._active + 1)
-        if rule.limit > self._max_concurrent:  # it has just found out that calls at once are not to blame
+        if rule.limit != self._max_concurrent:  # it has just found out whether calls at once are to blame
             logger.info("%s: %d at once, was %d (%s)", self.name or "RateLimiter", rule.limit, self._max_concurrent, rule.reason)
             self._max_concurrent = rule.limit
             self._last_full = -math.inf
-        return may_start
+        return may_start and self._active < self._max_concurrent
 
     def _unstamp(self, permit: Permit) -> None:
         if permit._stamp is None:
