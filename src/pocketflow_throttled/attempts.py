@@ -118,7 +118,7 @@ class Trouble:
             attempts.drought = max(attempts.drought, self._refused_for)
             so_far = SoFar(self._refusals, self._refused_for, attempts.drought, attempts.given_up)
             final = node._weigh_refusal(permit, error, so_far)
-            attempts.given_up += final is not None and attempts.drought >= node.rate_limit_timeout
+            attempts.given_up += final is not None and node._is_too_long(attempts.drought)
             self._asked = max(permit.limiter.paused_for, growing_wait(self._refusals))
             # Only after the limiter paused, or the next call would start into the refusal.
             permit.release()

@@ -170,7 +170,7 @@ class LearnedRate:
                 self.held = pace
         else:
             if self.is_pace:
-                self.held = None
+                self.held = None  # it was not in use, or slowing down was in vain
             self._unexplained += 1
             self.is_unexplained = True
             if isinstance(held, LearnedWindow) and held.is_probing:

@@ -193,20 +193,21 @@ class Throttled:
         known = hint is not None and math.isfinite(hint) and hint >= 0
         reason = self._reason_to_give_up(so_far)
         at_most = left if reason is None else self.rate_limit_timeout  # a pause is the others' then
-        permit.refused(
-            _pause(hint if known else None, max(so_far.times, so_far.given_up), at_most), hinted=known, at_most=at_most
-        )
+        refusals = max(so_far.times, so_far.given_up)
+        permit.refused(_pause(hint if known else None, refusals, at_most), hinted=known, at_most=at_most)
         return None if reason is None else _explained(exc, reason)
 
+    def _is_too_long(self, seconds: float) -> bool:
+        return seconds >= self.rate_limit_timeout - _ROUNDING
+
     def _reason_to_give_up(self, so_far: SoFar) -> str | None:
-        longest = self.rate_limit_timeout - _ROUNDING
-        if so_far.drought < longest:
+        if not self._is_too_long(so_far.drought):
             return None
         if not self._throttled_state.gave_up:
             self._throttled_state.gave_up = True
             logger.warning("%s gave up: refused for %.1f s", type(self).__name__, so_far.drought)
         times = "once" if so_far.times == 1 else f"{so_far.times} times"
-        if so_far.seconds >= longest:
+        if self._is_too_long(so_far.seconds):
             met = f"refused {times} in {so_far.seconds:.1f} s"
         else:
             met = f"refused {times}, and no call of the batch was served for {so_far.drought:.1f} s"
