@@ -1,6 +1,7 @@
 """What every test has: a clean registry, and on request both of PocketFlow's sources."""
 
 import gc
+import random
 from collections.abc import Iterator
 
 import pocketflow
@@ -16,6 +17,12 @@ def _imports_are_no_garbage() -> None:
     """Let tests that collect garbage look at their own, not at every module of the SDKs anew."""
     gc.collect()
     gc.freeze()
+
+
+@pytest.fixture(autouse=True)
+def _chance_is_the_same_in_every_run(request: pytest.FixtureRequest) -> None:
+    """Let pauses and gaps, which are drawn from what all code shares, be the same ones for a test whatever runs before it."""
+    random.seed(request.node.nodeid)
 
 
 @pytest.fixture(autouse=True)

@@ -703,8 +703,10 @@ def test_tiny_bursts_that_are_refused_are_sent_one_by_one() -> None:
 def test_a_limit_that_is_set_anew_is_tried_with_its_bursts() -> None:
     async def main() -> None:
         limiter = RateLimiter(50, 120, max_burst=3)
+        assert limiter.try_acquire()
         refused(limiter, 1)
         await asyncio.sleep(60)
+        limiter.release()
         limiter.max_per_window = 120
         assert await starts(limiter, 3) == [60] * 3
 
@@ -808,14 +810,31 @@ def test_spaced_starts_that_are_refused_are_spaced_more() -> None:
         limiter = RateLimiter(50, 120)
         refused(limiter, 5)
         await asyncio.sleep(5)
+        assert limiter.try_acquire()
+        await asyncio.sleep(1)
         refused(limiter, 1)
-        await asyncio.sleep(5)
+        await asyncio.sleep(4)
         return await starts(limiter, 4)
 
     started = run_virtual(main())
     apart = started[1] - started[0]
     assert 1.05 * 0.5 < apart < 1.5 * 0.5
     assert started == pytest.approx([10 + apart * count for count in range(4)], abs=1e-3)
+
+
+def test_refusals_before_any_spaced_start_was_served_space_them_no_more() -> None:
+    """What was sent at once before is still counted, for as long as the server's own time is."""
+
+    async def main() -> list[float]:
+        limiter = RateLimiter(50, 120)
+        refused(limiter, 5)
+        for _ in range(2):
+            await asyncio.sleep(1)
+            refused(limiter, 1)
+        await asyncio.sleep(1)
+        return await starts(limiter, 4)
+
+    assert run_virtual(main()) == pytest.approx([3, 3.5, 4, 4.5], abs=1e-3)
 
 
 def test_a_limit_that_is_set_anew_is_not_spaced_as_the_one_before() -> None:

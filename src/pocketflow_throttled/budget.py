@@ -237,6 +237,9 @@ class Budget(Stretched):
             return
         if bursts is None and not self._refuses_what_has_room(now, _SOME["requests"]):
             return
+        if bursts is not None and self._calls_since(self._margin.since) <= self.refused_since(self._margin.since):
+            self._margin.since = now  # none was served yet: what was sent before is still counted
+            return
         apart = requests.seconds / requests.limit
         if bursts is not None:
             apart = max(apart, bursts.seconds / bursts.limit)
