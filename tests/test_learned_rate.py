@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from pocketflow_throttled import Adaptive
 from pocketflow_throttled.aimd import AdaptiveRule
+from pocketflow_throttled.ceiling import Ceiling
 from pocketflow_throttled.closing import Closing
 from pocketflow_throttled.evidence import Evidence
 from pocketflow_throttled.learned_pace import LearnedPace
@@ -608,6 +609,23 @@ def test_a_call_admitted_with_as_many_under_way_shows_that_it_is_no_cap() -> Non
     rule.started(1.0, 3)
     rule.may_start(rule.opens_at, 1)
     assert (rule.limit, rule.ceiling) == (10, None)
+
+
+def test_a_ceiling_that_holds_is_tried_after_fewer_calls_where_they_are_slow() -> None:
+    """A rise of the API's limit is not missed for as long as so many slow calls take."""
+
+    def rarest(latency: float) -> int:
+        timing = Timing()
+        timing.served(latency)
+        ceiling = Ceiling(timing, rare=20)
+        ceiling.found(8, is_doubted=False)
+        for _ in range(10):
+            ceiling.probe_more_rarely(1.0)
+        return next(successes for successes in range(1000) if ceiling.is_to_be_probed(8, successes))
+
+    assert rarest(0.1) == rarest(1.0) == 160  # a second in 160 calls, or 20 of them
+    assert rarest(1.6) == 100  # twenty seconds
+    assert rarest(5.0) == rarest(60.0) == 80  # a refused call in so many is what it may cost
 
 
 @pytest.mark.parametrize("hint", [None, 1.0])

@@ -12,7 +12,9 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from .timing import Timing
 
-_RAREST_PROBE = 160  # successes between two probes: what watching for a rising cap may cost is a refused call in so many
+# Successes between two probes: what watching for a rising cap may cost is a refused call in so many. Where so many take longer
+# than it should be missed for, they are fewer.
+_RAREST_PROBE, _MISSED_FOR, _FEWEST = 160, 20.0, 80
 _DEAREST, _DEARER = 20, 4  # times as rare at the most, in all and at one refusal, where that costs more than its call
 _WORTH = 5  # successes, at least, for each call that a refused probe costs
 _DOUBTED = 3  # successes before a new ceiling is tried for the first time
@@ -112,6 +114,6 @@ class Ceiling:
         after = max(self.rare, int(_WORTH * cost), int(2 * min(cost, _DEARER) * self._probe_after))
         self._probe_after = min(after, self._rarest(cost))
 
-    @staticmethod
-    def _rarest(cost: float) -> int:
-        return int(_RAREST_PROBE * max(1.0, min(cost, _DEAREST)))
+    def _rarest(self, cost: float) -> int:
+        missed = _MISSED_FOR * (self.level or 1) / (self.timing.latency or 1.0)
+        return int(max(_FEWEST, min(missed, _RAREST_PROBE)) * max(1.0, min(cost, _DEAREST)))
