@@ -239,7 +239,7 @@ class Batch:
         # Only now, when an error has cancelled the rest: whom this wakes would start one call more.
         try:
             if permit.sent:
-                permit.release(is_served)
+                permit.release(is_served, self._loop)
             else:
                 permit.give_back_unsent()
         except Exception as error:  # noqa: BLE001  (a task that nobody awaits must not keep it)

@@ -110,17 +110,18 @@ class Permit:
             self.give_back_unsent()
             raise
 
-    def release(self, served: bool = False) -> None:
+    def release(self, served: bool = False, loop: asyncio.AbstractEventLoop | None = None) -> None:
         """Give the slot back after the request was sent; its stamp and tokens stay in their windows.
 
         Args:
             served: whether the API served the request, for an adaptive limiter to learn from.
+            loop: the running one, if it is at hand, which spares asking for it.
         """
         if not self.held:
             return
         limiter = self.limiter
         if served and limiter._rule is not None:
-            limiter._learn(self, True)
+            limiter._learn(self, True, loop)
             return
         lock = limiter._lock
         lock.acquire()
@@ -218,6 +219,6 @@ class Permit:
         if self._stamp is not None:
             self._place = min(self._place, self._stamp)
         if limiter._rule is not None:
-            limiter._learn(self, False, pause if hinted else None, at_most)
+            limiter._learn(self, False, hint=pause if hinted else None, at_most=at_most)
         if hinted or limiter._rule is None:
             limiter.pause(pause)

@@ -121,7 +121,15 @@ class Waiting(Clock):
         if self._rule is not None:
             self._rule.unsent(permit._stamp)
 
-    def _learn(self, permit: Permit, served: bool, hint: float | None = None, at_most: float = math.inf) -> None:
+    def _learn(
+        self,
+        permit: Permit,
+        served: bool,
+        loop: asyncio.AbstractEventLoop | None = None,
+        *,
+        hint: float | None = None,
+        at_most: float = math.inf,
+    ) -> None:
         """Tell the rule what became of a request; one that was served gives its slot back."""
         rule, stamp = self._rule, permit._stamp
         if rule is None or stamp is None:
@@ -129,7 +137,7 @@ class Waiting(Clock):
         lock = self._lock
         lock.acquire()
         try:
-            if self._thread != get_ident() or self._loop is None or not self._loop.is_running():
+            if loop is None or loop is not self._loop:
                 self._running_loop()
             now = self._clock()
             old = self._max_concurrent
