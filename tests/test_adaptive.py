@@ -24,8 +24,10 @@ from pocketflow_throttled import (
     SimulatedAPI,
     ThrottledParallelBatchNode,
     run_virtual,
+    signals,
 )
 from pocketflow_throttled.aimd import AdaptiveRule
+from pocketflow_throttled.simulation import SimulatedRateLimitError
 
 from .test_nodes import Batch, now
 
@@ -615,6 +617,46 @@ def test_a_fixed_node_on_an_adaptive_limiter_moves_it_too() -> None:
 
     assert run(Fixed(api.call, shared_limiter=limiter), range(30)) == list(range(30))
     assert limiter.max_concurrent <= 4
+
+
+def test_an_adaptive_limiter_learns_from_the_permits_of_a_program_of_its_own() -> None:
+    api = SimulatedAPI(max_concurrent=12, latency=1.0)
+    limiter = RateLimiter(50, adaptive=True)
+
+    async def call(item: int) -> int:
+        while True:
+            async with limiter.reserve() as permit:
+                try:
+                    return int(await api.call(item))
+                except SimulatedRateLimitError as error:
+                    permit.refused(signals.retry_after(error) or 1.0)
+
+    async def main() -> list[int]:
+        return await asyncio.gather(*(call(item) for item in range(400)))
+
+    assert run_virtual(main()) == list(range(400))
+    assert 10 <= limiter.max_concurrent <= 14
+    assert (limiter.active, api.served) == (0, 400)
+    assert api.refused < 20
+    assert limiter._rule is not None
+    assert (limiter._rule.successes, limiter._rule.refusals) == (400, api.refused)
+
+
+def test_a_limit_is_in_use_when_calls_without_a_permit_fill_it() -> None:
+    limiter = RateLimiter(adaptive=Adaptive(initial_concurrent=2, recovery_threshold=1))
+
+    async def by_hand() -> None:
+        await asyncio.sleep(0.2)
+        async with limiter:
+            await asyncio.sleep(0.2)
+
+    async def main() -> None:
+        async with limiter.reserve():
+            await by_hand()
+            await asyncio.sleep(1)
+
+    run_virtual(main())
+    assert limiter.max_concurrent == 3
 
 
 def test_an_adaptive_node_on_a_fixed_limiter_is_an_error_that_says_so() -> None:

@@ -78,6 +78,11 @@ def test_calls_that_are_spaced_are_forecast_so() -> None:
     assert forecast({"max_concurrent": 10, "max_per_minute": 60, "max_burst": 5}, items=12, latency=1.0).seconds == 11.0
 
 
+def test_a_minute_that_its_bursts_do_not_divide_is_forecast_too() -> None:
+    assert forecast({"max_per_minute": 5, "max_burst": 2}, items=6, latency=0).seconds == 60.0
+    assert forecast({"max_per_minute": 3, "max_burst": 5}, items=4, latency=0).seconds == 60.0
+
+
 def test_a_billion_calls_take_no_longer_to_forecast() -> None:
     settings = {"max_concurrent": 100, "max_per_minute": 600, "max_tokens_per_minute": 40_000_000}
     found = forecast(settings, items=1_000_000_000, latency=2.0, tokens=1)
@@ -89,12 +94,20 @@ def test_a_billion_calls_take_no_longer_to_forecast() -> None:
 LIMIT = st.none() | st.integers(1, 20)
 
 
-@given(st.integers(1, 20), LIMIT, LIMIT, st.integers(1, 40), st.sampled_from([0, 0.5, 7, 61]), st.integers(0, 30))
+@given(st.integers(1, 20), LIMIT, LIMIT, LIMIT, st.integers(1, 40), st.sampled_from([0, 0.5, 7, 61]), st.integers(0, 30))
 def test_a_forecast_is_what_the_limiter_does(
-    max_concurrent: int, per_minute: int | None, tokens_per_minute: int | None, items: int, latency: float, tokens: int
+    max_concurrent: int,
+    per_minute: int | None,
+    burst: int | None,
+    tokens_per_minute: int | None,
+    items: int,
+    latency: float,
+    tokens: int,
 ) -> None:
+    burst = None if per_minute is None else burst
+
     async def batch() -> float:
-        limiter = RateLimiter(max_concurrent, per_minute, max_tokens_per_window=tokens_per_minute)
+        limiter = RateLimiter(max_concurrent, per_minute, max_tokens_per_window=tokens_per_minute, max_burst=burst)
         loop = asyncio.get_running_loop()
         for _ in range(items):
             await limiter.acquire(tokens=tokens)
@@ -106,6 +119,7 @@ def test_a_forecast_is_what_the_limiter_does(
         "max_concurrent": max_concurrent,
         "max_per_minute": per_minute,
         "max_tokens_per_minute": tokens_per_minute,
+        "max_burst": burst,
     }
     found = forecast(settings, items=items, latency=latency, tokens=tokens)
     assert found.seconds == pytest.approx(run_virtual(batch()), abs=0.01)

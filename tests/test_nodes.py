@@ -235,6 +235,70 @@ def test_without_a_hint_the_wait_grows() -> None:
     assert waits[-1] >= 8
 
 
+@pytest.mark.parametrize("where", ["error", "hook"])
+def test_a_wait_may_be_told_as_the_text_of_a_header(where: str) -> None:
+    class Told(Batch):
+        if where == "hook":
+
+            @staticmethod
+            def retry_after(exc: BaseException) -> Any:
+                return "30"
+
+    starts: list[float] = []
+
+    async def call(item: int) -> int:
+        starts.append(now())
+        if len(starts) == 1:
+            raise RateLimitHit("slow down", retry_after="30" if where == "error" else None)  # type: ignore[arg-type]
+        return item
+
+    assert run(Told(call), [7]) == [7]
+    assert starts == [0, 30]
+
+
+def test_a_key_that_is_missing_is_no_refusal_whatever_it_is_called() -> None:
+    calls = 0
+
+    async def call(item: dict[str, str]) -> str:
+        nonlocal calls
+        calls += 1
+        return item["rate_limit"]
+
+    with pytest.raises(KeyError):
+        run(Batch(call), [{"text": "hello"}])
+    assert calls == 1
+
+
+def test_each_run_that_gives_up_warns_once(caplog: pytest.LogCaptureFixture) -> None:
+    async def call(_: int) -> None:
+        raise RateLimitHit("no", retry_after=20)
+
+    node = Batch(call, rate_limit_timeout=70, on_error="collect")
+    for runs in (1, 2):
+        run(node, range(5))
+        assert [record.message for record in caplog.records if "gave up" in record.message] == [
+            "Batch gave up: refused for 70.0 s"
+        ] * runs
+
+
+def test_once_an_api_is_back_an_item_that_is_refused_has_its_whole_time_again() -> None:
+    refused = 0
+
+    async def call(item: int) -> int:
+        nonlocal refused
+        await asyncio.sleep(0.1)
+        if now() < 20:
+            raise RateLimitHit("down", retry_after=1)
+        if item == 25 and not refused:
+            refused += 1
+            raise RateLimitHit("slow down", retry_after=1)
+        return item
+
+    results = run(Batch(call, max_concurrent=1, rate_limit_timeout=10, on_error="collect"), range(30))
+    assert results[25:] == list(range(25, 30))
+    assert refused == 1
+
+
 def test_an_item_refused_for_too_long_goes_to_the_fallback_which_says_so() -> None:
     class Refused(Batch):
         async def exec_fallback_async(self, item: int, exc: Exception) -> Any:

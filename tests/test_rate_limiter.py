@@ -14,7 +14,7 @@ import pytest
 import uvloop
 
 from pocketflow_throttled import RateLimiter
-from pocketflow_throttled.simulation import run_virtual
+from pocketflow_throttled.simulation import VirtualTimeLoop, run_virtual
 
 
 async def starts(limiter: RateLimiter, count: int, *, hold: float = 0.0, tokens: int = 0) -> list[float]:
@@ -351,6 +351,31 @@ def test_one_limiter_serves_loop_after_loop_and_keeps_its_window() -> None:
     assert run_virtual(starts(limiter, 2)) == [0, 0]
     assert run_virtual(starts(limiter, 1)) == pytest.approx([60])
     assert limiter.active == 0
+
+
+def test_a_loop_that_comes_back_after_one_of_another_time_goes_on_from_there() -> None:
+    limiter = RateLimiter(1)
+    session = VirtualTimeLoop()
+
+    async def use(seconds: float) -> float:
+        async with limiter:
+            await asyncio.sleep(seconds)
+            return limiter._now()
+
+    async def pause() -> None:
+        await asyncio.sleep(0)
+        limiter.pause(1)
+
+    try:
+        before = session.run_until_complete(use(1))
+        after = run_virtual(use(3600))
+        assert after == pytest.approx(before + 3600, abs=2)
+        run_virtual(pause())
+        began = session.time()
+        assert session.run_until_complete(use(0)) == pytest.approx(after + 1, abs=2)
+        assert session.time() - began == pytest.approx(1, abs=2)
+    finally:
+        session.close()
 
 
 def test_waiters_of_a_closed_loop_do_not_keep_others_waiting() -> None:

@@ -116,6 +116,12 @@ def test_asking_twice_for_the_same_warns_of_nothing(settings: dict[str, Any]) ->
     assert LimiterRegistry.get_or_create(name="api", **settings) is limiter
 
 
+def test_the_settings_of_an_adaptive_limiter_are_told_as_they_were_given() -> None:
+    limiter = LimiterRegistry.register("api", 9, adaptive=True)
+    assert LimiterRegistry.list_all()["api"]["max_concurrent"] == 9
+    assert limiter.stats["max_concurrent"] == 5  # what it is now
+
+
 def test_any_rule_will_do_for_who_asks_for_an_adaptive_limiter() -> None:
     limiter = LimiterRegistry.register("api", adaptive=Adaptive(max_concurrent=9, backoff_factor=0.7))
     assert LimiterRegistry.get_or_create("api", adaptive=True) is limiter

@@ -145,7 +145,7 @@ def test_within_an_instance_limiter_is_the_one_that_holds_it() -> None:
         assert node.limiter.active == 1
 
     node = Calls(call)
-    run_virtual(Users(node, "AB").run_async({}))
+    run_virtual(Users(node, "AB", on_error="raise").run_async({}))
     assert len(set(map(id, seen))) == 2
     assert node.limiter not in seen
 
@@ -164,7 +164,7 @@ def test_prep_sees_the_limiter_that_the_calls_will_take() -> None:
             await asyncio.sleep(1)
             seen[self.params["user"]].add(self.limiter)
 
-    run_virtual(Users(Looks(None), "AB", max_flows_per_minute=1).run_async({}))
+    run_virtual(Users(Looks(None), "AB", max_flows_per_minute=1, on_error="raise").run_async({}))
     assert [len(limiters) for limiters in seen.values()] == [1, 1]
     assert seen["A"] != seen["B"]
 

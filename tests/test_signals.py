@@ -158,6 +158,9 @@ NOT_REFUSED: list[BaseException] = [
     openai.APITimeoutError(request=httpx2.Request("POST", "https://x")),
     TimeoutError(),
     KeyError("model-429"),
+    KeyError("rate_limit"),
+    AttributeError("'Config' object has no attribute 'rate_limit'"),
+    TypeError("call() got an unexpected keyword argument 'rate_limit'"),
 ]
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from .adaptivity import Adaptive, Change
 from .coverable import coverable
@@ -44,11 +44,16 @@ class AdaptiveThrottled(Throttled):
                 message = re.sub(rf"\b{plain}\b", name, message)
             raise type(error)(message) from None
 
+    def _limiter_settings(self) -> dict[str, Any]:
+        limits = super()._limiter_settings()
+        del limits["max_concurrent"]  # the rule's
+        return {**limits, "adaptive": self._adaptive_settings()}
+
     def _is_given(self, name: str) -> bool:
         """Whether a setting is the user's; a default is brought into the bounds, what was given must lie within."""
         if name in vars(self):
             return True
-        return not next(cls for cls in type(self).__mro__ if name in vars(cls)).__module__.startswith(__package__ or "")
+        return not next(cls for cls in type(self).__mro__ if name in vars(cls)).__module__.startswith(f"{__package__}.")
 
     def _throttled_limiter(self) -> RateLimiter:
         limiter = super()._throttled_limiter()

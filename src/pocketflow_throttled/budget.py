@@ -19,8 +19,8 @@ from .window import SlidingWindow, Spend, TokenWindow
 if TYPE_CHECKING:
     from .headers import Kind
 
-# Refusals, and their share of the calls since the first of them: fewer may be bad luck, or for another reason. Starts that are
-# spaced in vain never make up for a pause; tokens are most often refused one by one, and spread at little cost.
+# So many refusals, if they are an eighth of the calls since the first of them, are no chance: fewer may be, or have another
+# reason. To space starts slows down what follows a pause, so it takes five; to spread tokens costs little, so three will do.
 _SOME: dict[Kind, int] = {"requests": 5, "tokens": 3}
 _SHARE = 1 / 8
 # Of a window: with so much of it served, a refusal says nothing of bursts. Less of tokens, as estimates may have been too low.

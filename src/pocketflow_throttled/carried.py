@@ -18,7 +18,7 @@ _CAUSES = 10  # as deep as anyone wraps; a cycle ends here too
 _TEXT = 2000  # of a message, in characters
 _DEPTH, _PARTS, _LONGEST_BODY = 6, 1000, 100_000  # of a body: levels, parts, characters of its text
 _STATUSES = range(100, 600)
-_BUGS = (ArithmeticError, AssertionError, AttributeError, LookupError, NameError, TypeError)
+BUGS = (ArithmeticError, AssertionError, AttributeError, LookupError, NameError, TypeError)
 
 Body = dict[str, Any] | list[Any] | None
 
@@ -35,7 +35,7 @@ def causes(exc: BaseException) -> Iterator[BaseException]:
             return
         yield error
         cause = _get(error, "__cause__")
-        if cause is None and not error.__suppress_context__ and not isinstance(error, _BUGS) and status_of(error) is None:
+        if cause is None and not error.__suppress_context__ and not isinstance(error, BUGS) and status_of(error) is None:
             cause = _get(error, "__context__")
         error = cause if isinstance(cause, BaseException) else None
 

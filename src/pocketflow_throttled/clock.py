@@ -52,11 +52,11 @@ class Clock:
             loop = asyncio.get_running_loop()
         except RuntimeError:
             return None
-        offset = self._offsets.get(loop)
-        if offset is None:
-            behind = self._clock() - loop.time()
-            offset = behind if behind > _CLOCK_SKEW else 0.0
-            self._offsets[loop] = offset
+        offset = self._offsets.get(loop, 0.0)
+        behind = self._clock() - (loop.time() + offset)  # a loop that comes back may be behind those that ran meanwhile
+        if behind > _CLOCK_SKEW:
+            offset += behind
+        self._offsets[loop] = offset
         self._loop, self._thread = loop, get_ident()
         self._clock = loop.time if offset == 0.0 else partial(_shifted, loop, offset)
         return loop

@@ -213,11 +213,6 @@ class AdaptiveThrottledBatchFlow(AdaptiveThrottled, ThrottledAsyncParallelBatchF
         streak = self._throttled_state.streak
         return {**super().stats, "current_concurrent_flows": self.current_concurrent_flows, "consecutive_successes": streak}
 
-    def _limiter_settings(self) -> dict[str, Any]:
-        limits = super()._limiter_settings()
-        del limits["max_concurrent"]  # the rule's
-        return {**limits, "adaptive": self._adaptive_settings()}
-
 
 def _check_params(index: int, params: Any) -> None:
     if not isinstance(params, dict):

@@ -18,6 +18,8 @@ _MINUTE = 60.0
 _COUNTED = 1_000_000  # calls one by one; whatever comes after keeps the pace of the slowest limit
 _NO_MATTER = 1.02  # lifting a limit that saves less than this changes nothing
 
+_Gap = tuple[int, float]
+
 
 @dataclass(frozen=True, slots=True)
 class Forecast:
@@ -67,32 +69,30 @@ def forecast(settings: dict[str, Any], *, items: int, latency: float, tokens: in
     return Forecast(round(seconds, 3), (), round(seconds, 3))
 
 
-def _gaps(settings: dict[str, Any], latency: float, tokens: int) -> dict[str, tuple[int, float]]:
-    """Return each limit as a distance: so many calls further, a call starts so many seconds later at the earliest."""
-    limits = {name: check_optional_count(name, settings.get(name)) for name in _LIMITS}
-    gaps = {name: (limit, _MINUTE) for name, limit in limits.items() if limit is not None}
+def _gaps(settings: dict[str, Any], latency: float, tokens: int) -> dict[str, list[_Gap]]:
+    """Return each limit as distances: so many calls further, a call starts so many seconds later at the earliest."""
+    slots, starts, allowed = (check_optional_count(name, settings.get(name)) for name in _LIMITS)
     burst = check_optional_count("max_burst", settings.get("max_burst"))
-    if burst is not None and "max_per_minute" in gaps:
-        limit, _ = gaps["max_per_minute"]
-        gaps["max_per_minute"] = (burst, _MINUTE * burst / limit)
-    if "max_tokens_per_minute" in gaps:
-        limit, _ = gaps.pop("max_tokens_per_minute")
-        if tokens:
-            gaps["max_tokens_per_minute"] = (max(1, limit // tokens), _MINUTE)  # one larger than the window runs alone
-    if "max_concurrent" in gaps:
-        gaps["max_concurrent"] = (gaps["max_concurrent"][0], latency)
+    gaps: dict[str, list[_Gap]] = {}
+    if slots is not None:
+        gaps["max_concurrent"] = [(slots, latency)]
+    if starts is not None:
+        gaps["max_per_minute"] = [(starts, _MINUTE)] + ([] if burst is None else [(burst, _MINUTE * burst / starts)])
+    if allowed is not None and tokens:
+        gaps["max_tokens_per_minute"] = [(max(1, allowed // tokens), _MINUTE)]  # one larger than the window runs alone
     return gaps
 
 
-def _seconds(gaps: dict[str, tuple[int, float]], items: int, latency: float) -> float:
+def _seconds(limits: dict[str, list[_Gap]], items: int, latency: float) -> float:
     counted = min(items, _COUNTED)
+    gaps = [gap for some in limits.values() for gap in some]
     # Each line holds the times from which the next calls may start, one for each call that has not been followed yet.
-    lines = [(deque([0.0] * distance), later) for distance, later in gaps.values() if distance < counted]
+    lines = [(deque([0.0] * distance), later) for distance, later in gaps if distance < counted]
     start = 0.0
     for _ in range(counted):
         for line, _ in lines:
             start = max(start, line.popleft())
         for line, later in lines:
             line.append(start + later)
-    pace = max((later / distance for distance, later in gaps.values()), default=0.0)
+    pace = max((later / distance for distance, later in gaps), default=0.0)
     return start + (items - counted) * pace + latency

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
 import random
 from contextlib import suppress
 from contextvars import ContextVar, copy_context
@@ -14,6 +13,7 @@ from . import signals
 from .attempts import Attempts, growing_wait
 from .batch import Batch, noted
 from .callers import be_around_the_calls_of, is_held_by_a_caller
+from .headers import parse_wait
 from .observing import UNMARKED, longest_pause, sent
 from .rate_limiter import RateLimiter
 from .registry import LimiterRegistry
@@ -153,6 +153,8 @@ class Throttled:
     ) -> list[Any]:
         """Run `call` for every item under the limiter, and return the results in order; `check` may refuse an item."""
         self._throttled_state.latest = limiter = self._throttled_limiter()
+        if scope.get() is None:  # else each instance would warn of the same
+            self._throttled_state.gave_up = False
         if is_held_by_a_caller(limiter):
             raise RuntimeError(
                 f"{type(self).__name__} waits for a slot of a limiter of which its own caller holds one: when all are held so, "
@@ -187,15 +189,18 @@ class Throttled:
         knows_better = permit.limiter._observe(signals.headers_of(exc), left if final is None else 0.0, is_refused=True)
         if final is not None:
             return _explained(exc, f"not sent again: {final.reason}")
-        hint = self.retry_after(exc)
+        hint = self._hint(exc)
         if knows_better and refusal is not None and refusal.by_reset and hint == refusal.retry_after:
             hint = None
-        known = hint is not None and math.isfinite(hint) and hint >= 0
+        known = hint is not None
         reason = self._reason_to_give_up(so_far)
         at_most = left if reason is None else self.rate_limit_timeout  # a pause is the others' then
         refusals = max(so_far.times, so_far.given_up)
-        permit.refused(_pause(hint if known else None, refusals, at_most), hinted=known, at_most=at_most)
+        permit.refused(_pause(hint, refusals, at_most), hinted=known, at_most=at_most)
         return None if reason is None else _explained(exc, reason)
+
+    def _hint(self, exc: BaseException) -> float | None:
+        return parse_wait(self.retry_after(exc))  # which may be a program's own, and return a header as it came
 
     def _is_too_long(self, seconds: float) -> bool:
         return seconds >= self.rate_limit_timeout - _ROUNDING

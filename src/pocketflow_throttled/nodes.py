@@ -247,15 +247,10 @@ class AdaptiveThrottledNode(AdaptiveThrottled, ThrottledParallelBatchNode):
             "consecutive_successes": state.streak,
         }
 
-    def _limiter_settings(self) -> dict[str, Any]:
-        limits = super()._limiter_settings()
-        del limits["max_concurrent"]  # the rule's
-        return {**limits, "adaptive": self._adaptive_settings()}
-
     def _weigh_refusal(self, permit: Permit, exc: Exception, so_far: SoFar) -> Exception | None:
         error = super()._weigh_refusal(permit, exc, so_far)
         if error is None and self.propagate_rate_limit:
-            hit = RateLimitHit(text_of(exc) or type(exc).__name__, retry_after=self.retry_after(exc), source=type(self).__name__)
+            hit = RateLimitHit(text_of(exc) or type(exc).__name__, retry_after=self._hint(exc), source=type(self).__name__)
             hit.propagated = True
             raise hit from exc
         return error

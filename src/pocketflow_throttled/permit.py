@@ -64,8 +64,8 @@ class Permit:
         self.sent = True
         return self
 
-    async def __aexit__(self, *exc_info: object) -> None:
-        self.release()
+    async def __aexit__(self, exc_type: object, exc: object, traceback: object) -> None:
+        self.release(served=exc_type is None and self._place == math.inf)
 
     def renew(self) -> None:
         """Make a permit that was given back good for one request more."""

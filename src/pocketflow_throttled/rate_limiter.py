@@ -89,6 +89,8 @@ class RateLimiter(Observing):
                     if rule is not None:
                         rule.started(now, self._active + 1)
                     self._active += 1
+                    if self._active >= self._max_concurrent:
+                        self._last_full = now
                     return self
             if loop is None:
                 raise RuntimeError("waiting needs a running event loop")
@@ -204,7 +206,7 @@ class RateLimiter(Observing):
 
     @property
     def max_per_window(self) -> int | None:
-        """Starts in any window; None: no limit. Starts made while it was None are not counted later."""
+        """Starts in any window; None: no limit, and nothing is counted: a limit that is set later begins with no start."""
         requests = self._budget.requests
         return None if requests is None else requests.limit
 

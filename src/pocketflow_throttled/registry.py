@@ -138,9 +138,9 @@ class _LimiterRegistry:
             return list(self._limiters)
 
     def list_all(self) -> dict[str, dict[str, Any]]:
-        """Return the settings of every limiter, by name."""
+        """Return the settings of every limiter, by name, as they were given: for what they are now, ask for its `stats`."""
         with self._lock:
-            return {name: {key: getattr(limiter, key) for key in _SETTINGS} for name, limiter in self._limiters.items()}
+            return {name: {key: _said(limiter, key) for key in _SETTINGS} for name, limiter in self._limiters.items()}
 
     def stats(self, name: str) -> dict[str, Any]:
         """Return the settings and the live numbers of one limiter. Raises KeyError as `get` does."""

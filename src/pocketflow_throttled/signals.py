@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from . import headers
-from .carried import body_of, causes, codes_of, headers_in, inside, status_of, text_of, told_by
+from .carried import BUGS, body_of, causes, codes_of, headers_in, inside, status_of, text_of, told_by
 from .exceptions import RateLimitHit
 
 if TYPE_CHECKING:
@@ -180,7 +180,7 @@ def retry_after(exc: BaseException) -> float | None:
 
 def _read(error: BaseException) -> Refusal | None:
     if isinstance(error, RateLimitHit):
-        return Refusal(_seconds(error.retry_after), final=False, reason=text_of(error) or type(error).__name__)
+        return Refusal(headers.parse_wait(error.retry_after), final=False, reason=text_of(error) or type(error).__name__)
     status = status_of(error)
     body = body_of(error)
     texts = [text_of(error), *_strings(body)]
@@ -199,15 +199,6 @@ def _read(error: BaseException) -> Refusal | None:
     return Refusal(hint, final is not None, final or texts[0] or type(error).__name__, by_reset, overloaded)
 
 
-def _seconds(value: object) -> float | None:
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return None
-    try:
-        return float(value) if math.isfinite(value) and value >= 0 else None
-    except OverflowError:
-        return None
-
-
 def _is_refusal(error: BaseException, status: int | None, codes: set[str], texts: list[str], hint: float | None) -> bool:
     if any(code.lower() in _THROTTLED_CODES for code in codes):
         return True
@@ -216,7 +207,9 @@ def _is_refusal(error: BaseException, status: int | None, codes: set[str], texts
             return True
         if hint is not None and _BUSY_TEXT.search(texts[0]):  # as with status 503: without a hint it may be broken
             return True
-        return _OVERLOADED_TYPE in codes or _REFUSED_TEXT.search(texts[0]) is not None
+        if _OVERLOADED_TYPE in codes:
+            return True
+        return not isinstance(error, BUGS) and _REFUSED_TEXT.search(texts[0]) is not None  # which may quote a key or a name
     if status in (_REFUSED, _OVERLOADED):
         return True
     is_overloaded = _OVERLOADED_TYPE in codes or _OVERLOADED_TYPE in texts[0]
