@@ -72,11 +72,16 @@ def test_the_log_of_starts_is_bounded() -> None:
     assert evidence.between(49_000.0, 50_000.0) == 999
 
 
+def begin(rate: LearnedRate, now: float) -> None:
+    """Start a call, as the rule does."""
+    (rate.held or rate.evidence).started(now, 1)
+
+
 def closed(opened: float, since: float, *tries: float, hinted_until: float = 0.0) -> tuple[LearnedRate, Closing]:
     """Return a rate that knows ten starts a second from `opened` to `since`, and the closing with these tries."""
     rate = LearnedRate(Timing())
     for tenth in range(round((since - opened) * 10)):
-        rate.started(opened + tenth / 10)
+        begin(rate, opened + tenth / 10)
     for started in (since, *tries):
         rate.refused(started)
     last = tries[-1] if tries else since
@@ -104,7 +109,7 @@ def test_an_odd_window_is_known_better_each_time_and_no_shorter_than_it_is() -> 
     for _ in range(200):
         now = max(now, rate.opens_at(now))
         is_admitted = sum(start > now - 37.0 for start in starts) < 50
-        rate.started(now)
+        begin(rate, now)
         if is_admitted:
             starts.append(now)
             rate.succeeded(now)
@@ -118,7 +123,7 @@ def test_an_odd_window_is_known_better_each_time_and_no_shorter_than_it_is() -> 
 def test_a_window_of_which_every_start_was_refused_at_last_is_no_trouble() -> None:
     rate, closing = closed(0.0, 5.0, hinted_until=37.0)
     rate.explain(closing, now=37.0)
-    rate.started(37.0)
+    begin(rate, 37.0)
     for start in (*rate.evidence.starts,):
         rate.evidence.forget(start)
     assert not rate.absorbs(37.0)
@@ -138,7 +143,7 @@ def test_a_pace_that_holds_is_probed_by_steps_that_grow_and_a_refused_one_is_tak
     now, first = 5.1, rate.seconds
     for _ in range(200):
         now = max(now, rate.opens_at(now))
-        rate.started(now)
+        begin(rate, now)
     assert rate.seconds < 0.7 * first
     probed = rate.seconds
     rate.evidence.forget(now)
@@ -152,11 +157,11 @@ def test_refusals_in_a_row_are_no_mere_correction_of_a_pace() -> None:
     now = 5.1
     for _ in range(30):
         now = max(now, rate.opens_at(now))
-        rate.started(now)
+        begin(rate, now)
     absorbed = []
     for _ in range(4):
         now = max(now + 0.1, rate.opens_at(now))
-        rate.started(now)
+        begin(rate, now)
         rate.evidence.forget(now)
         absorbed.append(rate.absorbs(now))
     assert absorbed == [True, True, False, False]
@@ -173,7 +178,7 @@ def test_a_window_by_the_clock_is_known_by_what_was_admitted_since_it_opened() -
     rate.explain(first, now=55.0)
     assert (rate.count, rate.seconds) == (50, 35.0)
     for tenth in range(50):
-        rate.started(55.0 + tenth / 10)
+        begin(rate, 55.0 + tenth / 10)
     for started in (60.0, 70.0, 90.0):
         rate.refused(started)
     assert rate.explain(Closing(55.0, 60.0, 90.0, 3, is_rate=True), now=115.0)
@@ -183,7 +188,7 @@ def test_a_window_by_the_clock_is_known_by_what_was_admitted_since_it_opened() -
 def test_a_time_of_no_service_at_all_is_no_window_by_the_clock() -> None:
     rate = LearnedRate(Timing())
     for tenth in range(1200):
-        rate.started(tenth / 10)
+        begin(rate, tenth / 10)
     for started in (120.0, 121.0, 125.0, 129.0):
         rate.refused(started)
     closing = Closing(110.0, 120.0, 129.0, 4, is_rate=True)  # ten seconds of calls, and ten without: but there were more before
@@ -197,7 +202,7 @@ def test_calls_a_bit_sooner_than_in_the_window_before_do_not_make_it_larger() ->
     now = 60.0
     for _ in range(500):  # ten windows; the API admits 50 in any minute, and the rate leaves it 0.3 s more
         now = max(now, rate.opens_at(now))
-        rate.started(now)
+        begin(rate, now)
         if rate.evidence.between(now - 60.0, now) > 50:
             rate.evidence.forget(now)
             rate.absorbs(now)
@@ -217,7 +222,7 @@ def test_a_refused_probe_leads_back_to_what_was_admitted_and_for_a_bucket_beyond
     now, filled, at, paces = 5.1, 60.0 if saves else 0.0, 5.1, []
     for _ in range(4000):
         now = max(now, rate.opens_at(now)) + 1e-6
-        rate.started(now)
+        begin(rate, now)
         filled, at = min(60.0, filled + 10 * (now - at)), now
         if filled >= 1 if saves else rate.evidence.between(now - 1.0, now) <= 10:
             filled -= 1
@@ -294,14 +299,14 @@ def test_a_refusal_where_many_were_admitted_since_the_one_before_tells_nothing(
 def test_a_rate_is_guessed_by_a_few_starts_and_then_doubled_until_it_is_refused() -> None:
     rate = LearnedRate(Timing())
     for start in (0.0, 0.05, 0.1):
-        rate.started(start)
+        begin(rate, start)
     rate.evidence.refused(started=0.15)
     assert rate.explain(Closing(opened=0.0, since=0.15, last=0.15, tries=1, is_rate=True), now=1.2)
     assert rate.seconds == pytest.approx(0.4), "three in 1.2 s"
     now = 1.2
     while rate.seconds > 0.3:
         now = rate.opens_at(now)
-        rate.started(now)
+        begin(rate, now)
     assert rate.seconds == pytest.approx(0.2)
     assert now <= 1.2 + 6 * 0.4
 
@@ -309,14 +314,14 @@ def test_a_rate_is_guessed_by_a_few_starts_and_then_doubled_until_it_is_refused(
 def test_a_pace_that_was_slowed_in_vain_is_returned_to() -> None:
     rate, now, slowest = LearnedRate(Timing()), 0.0, 0.0
     for start in range(20):
-        rate.started(0.25 * start)
+        begin(rate, 0.25 * start)
     rate.evidence.refused(5.0)
     assert rate.explain(Closing(opened=0.0, since=5.0, last=5.0, tries=1, is_rate=True), now=5.2)
     pace, first, now = rate.held, rate.seconds, 5.2
     assert isinstance(pace, LearnedPace)
     for call in range(3000):
         now = max(rate.opens_at(now), now + first)  # never faster than it was found
-        rate.started(now)
+        begin(rate, now)
         if call % 25 == 24:  # whatever the pace
             rate.evidence.forget(now)
             rate.evidence.refused_at(now, 1)

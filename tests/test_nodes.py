@@ -312,6 +312,21 @@ def test_an_item_refused_for_too_long_goes_to_the_fallback_which_says_so() -> No
     assert "refused 5 times in 70.0 s" in message
 
 
+def test_an_item_that_is_given_up_leaves_its_pause_to_the_others() -> None:
+    starts: list[float] = []
+
+    async def call(item: int) -> int:
+        starts.append(now())
+        if now() < 80:
+            raise RateLimitHit("no", retry_after=20)
+        return item
+
+    first, second = run(Batch(call, max_concurrent=1, rate_limit_timeout=70, on_error="collect"), [1, 2])
+    assert isinstance(first, RateLimitHit)
+    assert second == 2
+    assert starts == pytest.approx([0, 20, 40, 60, 70, 90])
+
+
 def test_an_endless_retry_after_waits_no_longer_than_the_timeout() -> None:
     async def call(_: int) -> None:
         raise RateLimitHit("no", retry_after=1e9)

@@ -848,6 +848,21 @@ def test_a_limit_that_is_set_anew_is_not_spaced_as_the_one_before() -> None:
     run_virtual(main())
 
 
+def test_a_reset_limiter_forgets_what_was_refused() -> None:
+    async def main() -> None:
+        limiter = RateLimiter(50, 120)
+        refused(limiter, 5)
+        assert not limiter.try_acquire()
+        limiter.reset()
+        assert all(limiter.try_acquire() for _ in range(4))
+        for _ in range(4):
+            limiter.release()
+        refused(limiter, 4)  # nor are these added to those
+        assert all(limiter.try_acquire() for _ in range(50))
+
+    run_virtual(main())
+
+
 def test_an_api_that_is_down_for_a_while_is_no_reason_to_space_the_starts_more() -> None:
     async def call(item: int) -> int:
         if 10 <= now() < 130:

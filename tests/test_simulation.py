@@ -2,7 +2,6 @@
 
 import asyncio
 import math
-import time
 from typing import Any
 
 import pytest
@@ -30,8 +29,6 @@ def outcomes(api: SimulatedAPI, arrivals: list[float], *, tokens: int = 0) -> li
 
 
 def test_a_day_passes_in_no_time_and_in_order() -> None:
-    before = time.process_time()
-
     async def main() -> list[float]:
         loop = asyncio.get_running_loop()
         times = []
@@ -41,7 +38,6 @@ def test_a_day_passes_in_no_time_and_in_order() -> None:
         return times
 
     assert run_virtual(main()) == [3600, 6 * 3600, 24 * 3600]
-    assert time.process_time() - before < 60
 
 
 def test_an_age_passes_in_no_time() -> None:

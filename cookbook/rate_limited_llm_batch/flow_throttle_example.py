@@ -8,7 +8,6 @@ from pocketflow import AsyncNode
 
 from pocketflow_throttled import (
     AdaptiveThrottledBatchFlow,
-    RateLimitHit,
     SimulatedAPI,
     ThrottledAsyncParallelBatchFlow,
     ThrottledParallelBatchNode,
@@ -36,10 +35,7 @@ class Advise(AsyncNode):
         return shared["profiles"][self.params["user"]]
 
     async def exec_async(self, profile):
-        try:
-            return await self.api.call(profile)
-        except Exception as error:
-            raise RateLimitHit(str(error), source="advise") from error
+        return await self.api.call(profile)  # a refusal is for the flow to handle
 
     async def post_async(self, shared, prep_res, exec_res):
         shared["advice"][self.params["user"]] = exec_res

@@ -34,27 +34,27 @@ def causes(exc: BaseException) -> Iterator[BaseException]:
         if error is None:
             return
         yield error
-        cause = _get(error, "__cause__")
+        cause = told_by(error, "__cause__")
         if cause is None and not error.__suppress_context__ and not isinstance(error, BUGS) and status_of(error) is None:
-            cause = _get(error, "__context__")
+            cause = told_by(error, "__context__")
         error = cause if isinstance(cause, BaseException) else None
 
 
 def inside(group: BaseExceptionGroup[BaseException]) -> tuple[BaseException, ...]:
     """Return the errors of a group."""
-    errors = _get(group, "exceptions")
+    errors = told_by(group, "exceptions")
     return errors if isinstance(errors, tuple) else ()
 
 
 def status_of(error: BaseException) -> int | None:
     """Return the HTTP status that an error tells, if any."""
-    response = _get(error, "response")
+    response = told_by(error, "response")
     for value in (
-        _get(error, "status_code"),
-        _get(error, "code"),
-        _get(response, "status_code"),
-        _get(_get(response, "ResponseMetadata"), "HTTPStatusCode"),  # botocore's
-        _get(error, "status"),
+        told_by(error, "status_code"),
+        told_by(error, "code"),
+        told_by(response, "status_code"),
+        told_by(told_by(response, "ResponseMetadata"), "HTTPStatusCode"),  # botocore's
+        told_by(error, "status"),
     ):
         if isinstance(value, int) and not isinstance(value, bool) and value in _STATUSES:
             return value
@@ -63,15 +63,15 @@ def status_of(error: BaseException) -> int | None:
 
 def headers_in(error: BaseException) -> dict[str, str]:
     """Return the headers that an error carries, with lower-case names."""
-    response = _get(error, "response")
+    response = told_by(error, "response")
     body = body_of(error)
     kept = (
-        _get(_get(_get(body, "error") or body, "metadata"), "headers"),  # OpenRouter's
-        _get(_get(response, "ResponseMetadata"), "HTTPHeaders"),
+        told_by(told_by(told_by(body, "error") or body, "metadata"), "headers"),  # OpenRouter's
+        told_by(told_by(response, "ResponseMetadata"), "HTTPHeaders"),
         # litellm keeps the provider's headers beside those of a response that it may have made up.
-        _get(error, "litellm_response_headers"),
-        _get(error, "headers"),
-        _get(response, "headers"),
+        told_by(error, "litellm_response_headers"),
+        told_by(error, "headers"),
+        told_by(response, "headers"),
     )
     return {name: value for source in kept if source is not None for name, value in lowered(source).items()}
 
@@ -81,12 +81,12 @@ def body_of(error: BaseException) -> Body:
 
     google-genai's is `details`, mistralai's a text, that of botocore the response itself, and of most others in it.
     """
-    response = _get(error, "response")
+    response = told_by(error, "response")
     for value in (
-        _get(error, "body"),
-        _get(error, "details"),
-        _get(response, "content"),
-        _get(response, "text"),
+        told_by(error, "body"),
+        told_by(error, "details"),
+        told_by(response, "content"),
+        told_by(response, "text"),
         response if isinstance(response, dict) else None,
     ):
         body = _plain(value)
@@ -97,10 +97,10 @@ def body_of(error: BaseException) -> Body:
 
 def codes_of(error: BaseException, body: Body) -> Iterator[str]:
     """Yield the codes and types that an error or its body tells."""
-    inner = _get(body, "error") or _get(body, "Error")
+    inner = told_by(body, "error") or told_by(body, "Error")
     for source in (error, body, inner):
         for name in ("code", "type", "error_code", "Code"):
-            value = _get(source, name)
+            value = told_by(source, name)
             if isinstance(value, str):
                 yield value[:_TEXT]
 
@@ -114,16 +114,12 @@ def text_of(error: BaseException) -> str:
 
 
 def told_by(thing: object, name: str) -> Any:
-    """Return an attribute of an error or a response, or None."""
-    return _get(thing, name)
-
-
-def _get(thing: object, name: str) -> Any:
+    """Return an attribute, or what is under a key, of whatever came from outside; or None."""
     try:
         value = thing.get(name) if isinstance(thing, dict) else getattr(thing, name, None)
         isinstance(value, int)  # raises for a class that raises when it is asked what it is
         return value
-    except Exception:  # noqa: BLE001  (an exception that cannot be read says nothing)
+    except Exception:  # noqa: BLE001  (what cannot be read says nothing)
         return None
 
 

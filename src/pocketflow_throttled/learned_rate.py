@@ -41,7 +41,7 @@ class LearnedRate:
         >>> from pocketflow_throttled.timing import Timing
         >>> rate = LearnedRate(Timing())
         >>> for start in range(10):
-        ...     rate.started(float(start))
+        ...     rate.evidence.started(float(start))
         >>> rate.evidence.refused(started=9.5)
         >>> rate.explain(Closing(opened=0.0, since=9.5, last=50.0, tries=9, is_rate=True), now=60.0)
         True
@@ -85,13 +85,6 @@ class LearnedRate:
         return now if self.held is None else self.held.opens_at(now)
 
     # --- what happened
-
-    def started(self, now: float, level: int = 1) -> None:
-        """Stamp a start, the `level`-th call under way, and probe upwards when enough of them were held back."""
-        if self.held is None:
-            self.evidence.started(now, level)
-        else:
-            self.held.started(now, level)
 
     def succeeded(self, started: float) -> None:
         """Take note that a call was served."""

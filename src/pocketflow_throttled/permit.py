@@ -215,6 +215,11 @@ class Permit:
             hinted: whether the API asked for that pause. If not, an adaptive limiter finds the time for itself ...
             at_most: ... of so many seconds.
         """
+        self.not_served()
+        self.hold_back(pause, hinted=hinted, at_most=at_most)
+
+    def hold_back(self, pause: float, *, hinted: bool, at_most: float) -> None:
+        """Let the limiter pause, or its rule learn, from a refusal that is known to be no call the API counts."""
         limiter = self.limiter
         if self._stamp is not None:
             self._place = min(self._place, self._stamp)
