@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from pocketflow_throttled import RateLimiter, RateLimitHit, SimulatedAPI, run_virtual
 from pocketflow_throttled.headers import Quota
+from pocketflow_throttled.observing import UNMARKED, sent
 from pocketflow_throttled.simulation import SimulatedRateLimitError
 from pocketflow_throttled.untold import Moment, Span
 
@@ -374,6 +375,53 @@ def test_where_no_reset_is_told_others_share_is_held_for_a_window_if_much_of_the
         assert limiter.current_window_count == 0
 
     run_virtual(main())
+
+
+def test_a_small_bucket_is_not_waited_for_as_for_a_whole_window_once_a_call_that_it_served_gives_it_away() -> None:
+    """That a call was served which started earlier is the first word on how much there ever is left."""
+
+    async def main() -> list[float]:
+        limiter = RateLimiter(10, 120, max_burst=40)
+        await take(limiter, 3)
+        await asyncio.sleep(1)
+        sent.set(UNMARKED)
+        await limiter.observe_response(httpx2.Response(429, headers=told(120, 0)))
+        assert limiter.current_window_count == 120
+        await limiter.observe_response(httpx2.Response(200, headers=told(120, 2)))
+        return await starts(limiter, 10)
+
+    assert run_virtual(main())[-1] < 10
+
+
+def test_a_refusal_that_tells_no_reset_is_not_waited_for_as_for_a_whole_window_where_starts_are_spaced() -> None:
+    """A user who sets small bursts says that the limit a minute is one by the second; whoever is served tells nothing."""
+
+    async def call(item: int) -> None:
+        starts.append(now())
+        if len(starts) == 5:
+            raise SDKError("Requests rate limit exceeded", 429, {f"x-ratelimit-{told}-req-minute": n for told, n in left})
+
+    left = [("limit", "60"), ("remaining", "0")]
+    starts: list[float] = []
+    run(Batch(call, max_per_minute=60, max_burst=1), range(10))
+    assert starts[-1] < 15
+
+
+def test_a_small_bucket_that_tells_no_reset_is_not_taken_for_one_that_others_empty() -> None:
+    """It counts by the second, tells of what it has left when it answers, and its own calls are all that there are."""
+
+    async def call(item: int) -> None:
+        await asyncio.sleep(0.1)
+        arrived.append(now())
+        await asyncio.sleep(1 + item % 7 / 3)
+        left = 10 - sum(now() - 1 < time for time in arrived)
+        await asyncio.sleep(0.1)
+        node.limiter.observe(told(600, left))
+
+    arrived: list[float] = []
+    node = Batch(call, max_concurrent=60, max_per_minute=600, max_burst=10)
+    run(node, range(300))
+    assert max(arrived) < 30.5
 
 
 def test_a_reset_that_tells_of_the_next_single_call_does_not_hide_what_others_have_taken() -> None:

@@ -105,6 +105,11 @@ class Budget(Stretched):
         assert self._bursts is not None
         self._resize(self._bursts, limit, seconds)
 
+    @property
+    def at_once(self) -> int | None:
+        """How many may start at once, where starts are spaced, as the user or the server asked for it; None: they are not."""
+        return None if self._bursts is None else self._bursts.limit
+
     def set_pace(self, limit: int, seconds: float, now: float) -> None:
         """Set the starts that a server allows in `seconds`, a shorter time than the window, where no burst is set."""
         if self._pace is not None:

@@ -115,7 +115,7 @@ class Observing(Waiting):
                     continue
                 self._is_told = True
                 if not is_refused:
-                    self._spans[quota.kind].served(quota)
+                    self._learn_served(quota)
                 is_pace = self._set_limit(quota, now)
                 wait = self._take_away(quota, now, hint, is_pace=is_pace, is_refused=is_refused)
                 if hint is None:
@@ -138,6 +138,14 @@ class Observing(Waiting):
         if quota.kind == "tokens" or quota.window is not None or burst is None or burst == self._asked["requests"]:
             return False
         return quota.limit == burst or (quota.limit is None and (quota.remaining or 0) <= burst)
+
+    def _learn_served(self, quota: Quota) -> None:
+        """Learn how much there ever is left; whoever first gives a small bucket away ends the wait for a whole window."""
+        span = self._spans[quota.kind]
+        was_small = span.is_small
+        span.served(quota)
+        if span.is_small and not was_small:
+            self._told_at[quota.kind] = -math.inf
 
     def _doubt_length(self, now: float, stamp: float) -> None:
         """Take the word of resets for another, where a server refuses nearly all that would fit the window they tell."""
@@ -193,13 +201,19 @@ class Observing(Waiting):
         A bucket that holds less than the limit has never much left, and is whole again within seconds.
         """
         reset, window, span = quota.reset, self._budget.requests, self._spans["requests"]
-        if quota.kind == "tokens" or window is None or quota.is_guess or reset is None or max(reset, span.longest) > SHORT:
+        if quota.kind == "tokens" or window is None or quota.is_guess:
             return False
-        seconds = reset + (FULL_SECOND if reset.is_integer() else 0.0)
         rate = (quota.limit or window.limit) / window.seconds
-        if span.tells_of_one(quota, rate):
-            return False
-        missing = reset * rate
+        if reset is None:
+            missing = span.missing(quota)
+            seconds = missing / rate
+            if not 0 < seconds <= SHORT:
+                return False
+        else:
+            if max(reset, span.longest) > SHORT or span.tells_of_one(quota, rate):
+                return False
+            seconds = reset + (FULL_SECOND if reset.is_integer() else 0.0)
+            missing = reset * rate
         since = max(now - window.seconds, self._budget.spaced_since)  # before, it may have been a burst
         if self._budget.refused_since(since) > _OFTEN_REFUSED * self._budget.started(since, now):
             return False
@@ -233,7 +247,8 @@ class Observing(Waiting):
             others = 0
         first, span = reset, self._spans[quota.kind]
         each = window.seconds / window.limit
-        if quota.reset is None and span.is_small:  # it fills as fast as the limit says, perhaps since the call started
+        if quota.reset is None and span.may_be_small(self._budget.at_once, window.limit):
+            # It fills as fast as the limit says, perhaps since the call started.
             first, reset = max(0.0, each - (0.0 if call is None else now - call.time)), others * each
         elif quota.reset is not None and span.tells_of_one(quota, 1 / each):
             reset = min(window.seconds, missing * each)
