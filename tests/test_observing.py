@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pocketflow_throttled import RateLimiter, RateLimitHit, SimulatedAPI, run_virtual
+from pocketflow_throttled.gate import Hold
 from pocketflow_throttled.headers import Quota
 from pocketflow_throttled.observing import UNMARKED, sent
 from pocketflow_throttled.simulation import SimulatedRateLimitError
@@ -422,6 +423,59 @@ def test_a_small_bucket_that_tells_no_reset_is_not_taken_for_one_that_others_emp
     node = Batch(call, max_concurrent=60, max_per_minute=600, max_burst=10)
     run(node, range(300))
     assert max(arrived) < 30.5
+
+
+@pytest.mark.parametrize("told_when", ["start", "end"])
+def test_others_who_take_a_third_of_a_small_bucket_cost_few_refusals(told_when: Told) -> None:
+    """It holds 20 of 300 a minute, which the user set as bursts; others take theirs at random, and headers tell what is left."""
+
+    async def others() -> None:
+        while True:
+            await asyncio.sleep(chance.expovariate(1.6))
+            take_one()
+
+    def fill() -> int:
+        level[0], level[1] = min(20.0, level[0] + 5 * (now() - level[1])), now()
+        return int(level[0])
+
+    def take_one() -> bool:
+        is_there = fill() >= 1
+        level[0] -= is_there
+        return is_there
+
+    async def call(item: int) -> None:
+        await asyncio.sleep(0.05)
+        if not take_one():
+            refused.append(now())
+            raise SDKError("slow down", 429, told(300, 0))
+        left = fill()
+        await asyncio.sleep(chance.uniform(1, 3))
+        node.limiter.observe(told(300, left if told_when == "start" else fill()))
+
+    async def main() -> float:
+        competing = asyncio.create_task(others())
+        await node.run_async({"items": range(1000)})
+        competing.cancel()
+        return now()
+
+    chance = random.Random(2)
+    level = [20.0, 0.0]
+    refused: list[float] = []
+    node = Batch(call, max_concurrent=40, max_per_minute=300, max_burst=20)
+    seconds = run_virtual(main())
+    assert len(refused) < 20
+    assert seconds < 1000 / 3.4 * 1.1
+
+
+def test_a_limiter_that_is_reset_holds_nothing_back_for_a_small_bucket() -> None:
+    async def main() -> None:
+        limiter = RateLimiter(10, 300)
+        limiter._budget.gate.set(Hold(left=-9.0, rate=1.0, apart=1.0, most=5.0), now(), now() + 60)
+        assert not limiter.try_acquire()
+        limiter.reset()
+        assert limiter.try_acquire()
+
+    run_virtual(main())
 
 
 def test_a_reset_that_tells_of_the_next_single_call_does_not_hide_what_others_have_taken() -> None:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from .carried import told_by
 from .headers import lowered, read_quotas, retry_after
+from .level import NO_HOLD, Level
 from .untold import ALIKE, FULL_SECOND, SHORT, Moment, Span
 from .waiting import Waiting
 
@@ -29,6 +30,7 @@ _ROUNDING = 1e-6  # of what is calculated back and forth
 _ON_ITS_WAY = 1.0  # seconds until a call arrives, at most: a reset is counted from then
 _OVERTAKING = 0.3  # seconds by which a call that started later may arrive earlier
 _OFTEN_REFUSED = 0.05  # of the calls: then it is others that empty a bucket
+_BLAMED = 5  # windows, for which others are blamed
 _ROUNDED = 0.02  # of a limit: what it says is left may be rounded
 # Refusals by a server that served no more than so much of a limit, in a window whose length its resets told: then they tell of
 # something else. Two are served also where a limit is small, and fewer refusals may be bad luck.
@@ -66,8 +68,9 @@ class Observing(Waiting):
         self._asked = asked
         self._spans: dict[Kind, Span] = {"requests": Span(), "tokens": Span()}
         self._told_at: dict[Kind, float] = {"requests": -math.inf, "tokens": -math.inf}
-        self._moment = Moment()
+        self._moment, self._level = Moment(), Level()
         self._is_told = False
+        self._blamed_until = -math.inf  # others, for refusals that own calls do not explain
         self._length_since = math.inf  # when the window of requests got the length that resets tell
 
     def observe(self, headers: object) -> None:
@@ -201,25 +204,24 @@ class Observing(Waiting):
         A bucket that holds less than the limit has never much left, and is whole again within seconds.
         """
         reset, window, span = quota.reset, self._budget.requests, self._spans["requests"]
-        if quota.kind == "tokens" or window is None or quota.is_guess:
+        if quota.kind == "tokens" or window is None or quota.is_guess or reset is None or max(reset, span.longest) > SHORT:
             return False
+        seconds = reset + (FULL_SECOND if reset.is_integer() else 0.0)
         rate = (quota.limit or window.limit) / window.seconds
-        if reset is None:
-            missing = span.missing(quota)
-            seconds = missing / rate
-            if not 0 < seconds <= SHORT:
-                return False
-        else:
-            if max(reset, span.longest) > SHORT or span.tells_of_one(quota, rate):
-                return False
-            seconds = reset + (FULL_SECOND if reset.is_integer() else 0.0)
-            missing = reset * rate
-        since = max(now - window.seconds, self._budget.spaced_since)  # before, it may have been a burst
-        if self._budget.refused_since(since) > _OFTEN_REFUSED * self._budget.started(since, now):
+        if span.tells_of_one(quota, rate):
+            return False
+        missing = reset * rate
+        if self._is_refused_often(now):
             return False
         call = sent.get()
         then = now if call is None or call is UNMARKED else call.time
         return ALIKE * missing <= max(self._budget.started(when - seconds, when) for when in (now, then))
+
+    def _is_refused_often(self, now: float, least: int = 1) -> bool:
+        """Whether so many calls are refused that others must be to blame."""
+        budget = self._budget
+        since = max(now - budget.seconds, budget.spaced_since)  # before, it may have been a burst
+        return budget.refused_since(since) >= max(least, _OFTEN_REFUSED * budget.started(since, now))
 
     def _take_away(self, quota: Quota, now: float, hint: float | None, *, is_pace: bool, is_refused: bool) -> float:
         """Count what others have used, and return for how long nothing should start: until the reset at 0 left.
@@ -234,6 +236,8 @@ class Observing(Waiting):
             return reset if remaining == 0 else 0.0
         used = max(0, (quota.limit or window.limit) - remaining)  # by the server's count
         call = sent.get()
+        if quota.kind == "requests" and self._follow_level(remaining, call, now, is_refused=is_refused):
+            return 0.0
         age, own = self._held_against(call, quota.kind, used, now, is_refused=is_refused)
         if quota.is_date:
             age = 0.0
@@ -265,6 +269,28 @@ class Observing(Waiting):
         is_counted = others <= _ROUNDED * window.limit
         is_rolling = own > 0 and reset + age >= _ROLLING * window.seconds
         return 0.0 if (is_counted or is_rolling) and reset <= 1.05 * window.seconds else wait
+
+    def _follow_level(self, left: int, call: Mark | None, now: float, *, is_refused: bool) -> bool:
+        """Hold starts back by the level of a small bucket, and return whether it is known what others take of it."""
+        window, span, level, budget = self._budget.requests, self._spans["requests"], self._level, self._budget
+        hold = None
+        if window is not None and span.is_small:
+            started = now if call is None else None if call is UNMARKED else call.time
+            if is_refused and started is not None:
+                level.refused(started)
+                if self._is_refused_often(now, _A_FEW):
+                    self._blamed_until = now + _BLAMED * budget.seconds
+            most = max(span.most_left, budget.at_once or 0)
+            level.learn(now, started, left, window, most)
+            hold = level.hold(now, window, most)
+        if hold is None or hold is NO_HOLD or now >= self._blamed_until:
+            budget.gate.open()
+        else:
+            budget.hold(hold, now)
+        if window is None or hold is None:
+            return False
+        window.take_away(0, now, now)
+        return True
 
     def _held_against(self, call: Mark | None, kind: Kind, used: int, now: float, *, is_refused: bool) -> tuple[float, int]:
         """Return how many seconds old an answer is at least, and what was counted here at the moment that it may tell of."""

@@ -55,13 +55,14 @@ class Span:
         """Whether there never is much of the limit left: so it is a bucket that holds less, and fills as fast."""
         return self._most_left is not None and self._most_left <= _SMALL * self._limit
 
+    @property
+    def most_left(self) -> int:
+        """The most that ever was left after a call was served."""
+        return self._most_left or 0
+
     def may_be_small(self, at_once: int | None, limit: int) -> bool:
         """Whether it is such a bucket; where no served call has told, whether so few may start at once that it may be one."""
         return self.is_small or (self._most_left is None and at_once is not None and at_once <= _SMALL * limit)
-
-    def missing(self, quota: Quota) -> float:
-        """Return how many are missing of a bucket that holds less than the limit; endless if it may hold all."""
-        return max(0, (self._most_left or 0) - (quota.remaining or 0)) if self.is_small else math.inf
 
     def seconds(self, quota: Quota, default: float) -> float:
         """Return the length in seconds, as far as the quotas told so far say it, and at most the default."""

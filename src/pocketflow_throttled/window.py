@@ -9,7 +9,7 @@ a log of the grants admits `limit` in *any* `seconds`.
 from __future__ import annotations
 
 import math
-from bisect import insort
+from bisect import bisect_right, insort
 from collections import deque
 from contextlib import suppress
 
@@ -153,6 +153,15 @@ class SlidingWindow(_Window):
         while refused and refused[0] + self.span <= now:
             refused.popleft()
         return len(refused)
+
+    def served_between(self, after: float, until: float) -> list[float]:
+        """Return the starts after a moment and until another, of late, without those that a server refused."""
+        times, refused = self.times, self._refused
+        served = [times[index] for index in range(bisect_right(times, after), bisect_right(times, until))]
+        for index in range(bisect_right(refused, after), bisect_right(refused, until)):
+            with suppress(ValueError):  # it may have left the window already
+                served.remove(refused[index])
+        return served
 
     def used(self, now: float) -> int:
         """Return how many starts are in the window at `now`, others' included. Reading forgets nothing."""

@@ -1,0 +1,149 @@
+"""What is known of a small bucket by what a server says is left, and how starts are held back for it."""
+
+import math
+import random
+from collections.abc import Iterator
+from typing import Literal
+
+import pytest
+
+from pocketflow_throttled.gate import Gate, Hold
+from pocketflow_throttled.level import NO_HOLD, Level
+from pocketflow_throttled.window import SlidingWindow
+
+RATE, MOST = 5.0, 20  # a second; calls in the bucket
+
+
+def answers(others: float, told_when: Literal["start", "end"]) -> Iterator[tuple[float, float, int, SlidingWindow]]:
+    """Yield when each call was answered and started, what was left, and the starts until then.
+
+    They start as often as others leave room for, and take between one and four seconds.
+    """
+    chance = random.Random(1)
+    starts = [index / (RATE - (others or 0.1)) for index in range(600)]
+    ends = [start + chance.uniform(1, 4) for start in starts]
+    taken = [index / others for index in range(int(starts[-1] * others))]
+    events = [(time, what, index) for what, times in enumerate((taken, starts, ends)) for index, time in enumerate(times)]
+    window = SlidingWindow(round(60 * RATE), 60.0)
+    level, at, left = MOST / 2, 0.0, {}
+    for now, what, index in sorted(events):
+        level, at = min(MOST, level + RATE * (now - at)) - (what < 2), now
+        if what == 1:
+            window.add(now)
+        if what == (1 if told_when == "start" else 2):
+            left[index] = int(level)
+        if what == 2:
+            yield now, starts[index], left[index], window
+
+
+@pytest.mark.parametrize("told_when", ["start", "end"])
+def test_a_bucket_that_its_own_calls_empty_is_no_reason_to_hold_them_back(told_when: Literal["start", "end"]) -> None:
+    level = Level()
+    holds = []
+    for now, started, left, window in answers(0.0, told_when):
+        level.learn(now, started, left, window, MOST - 1)
+        holds.append(level.hold(now, window, MOST - 1))
+    assert holds[0] is None
+    assert all(hold is NO_HOLD for hold in holds[100:])
+
+
+@pytest.mark.parametrize("told_when", ["start", "end"])
+@pytest.mark.parametrize("others", [1.0, 2.5])
+def test_starts_are_held_to_what_others_leave_whichever_moment_answers_tell_of(
+    others: float, told_when: Literal["start", "end"]
+) -> None:
+    level = Level()
+    rates = []
+    for now, started, left, window in answers(others, told_when):
+        level.learn(now, started, left, window, MOST - 1)
+        hold = level.hold(now, window, MOST - 1)
+        rates.append(0.0 if hold is None else hold.rate)
+    late = rates[200:560]  # after the last start it fills
+    assert sum(late) / len(late) == pytest.approx(RATE - others, rel=0.15)
+
+
+def told(window: SlidingWindow, *answers: tuple[float, int], most: int = MOST) -> Level:
+    level = Level()
+    for now, left in answers:
+        level.learn(now, now, left, window, most)
+    return level
+
+
+def test_what_others_take_is_not_known_after_a_moment() -> None:
+    window = SlidingWindow(300, 60.0)
+    assert told(window, (0.0, 15), (1.0, 10)).hold(1.0, window, MOST) is None
+    assert told(window, (0.0, 15), (4.0, 10)).hold(4.0, window, MOST) is not None
+
+
+def test_calls_that_were_refused_took_nothing() -> None:
+    """Others take two of the five that come back each second; one of its own four calls a second is refused."""
+    window = SlidingWindow(300, 60.0)
+    level = Level()
+    for second in range(40):
+        for _ in range(4):
+            window.add(second + 0.5)
+        level.learn(second + 0.9, second + 0.5, 10, window, MOST)
+        window.refuse(second + 0.5)
+        level.refused(second + 0.5)
+    hold = level.hold(40.0, window, MOST)
+    assert hold is not None
+    assert hold.rate == pytest.approx(3.0, rel=0.05)
+
+
+def test_the_less_is_known_of_the_present_the_more_is_kept_in_the_bucket() -> None:
+    window = SlidingWindow(300, 60.0)
+    level = told(window, *((second, 10) for second in range(20)))  # others take all that comes back
+    soon, late = level.hold(19.1, window, MOST), level.hold(21.0, window, MOST)
+    assert soon is not None
+    assert late is not None
+    assert late.left < soon.left < 10
+    assert soon.rate == pytest.approx(0.1 * RATE)
+
+
+def test_of_a_bucket_of_one_others_take_any_or_none() -> None:
+    window = SlidingWindow(300, 60.0)
+    assert told(window, *((second, 0) for second in range(20)), most=1).hold(20.0, window, 1) is NO_HOLD
+
+
+def test_a_gate_lets_through_what_is_left_and_then_as_much_as_comes_back() -> None:
+    gate = Gate()
+    assert gate.is_open
+    gate.set(Hold(left=3.0, rate=2.0, apart=0.1, most=10.0), 100.0, 160.0)
+    times = []
+    for _ in range(6):
+        times.append(max(100.0, gate.next_at))
+        gate.started(times[-1])
+    assert times == pytest.approx([100.0, 100.1, 100.2, 100.5, 101.0, 101.5])
+
+
+def test_what_is_not_left_yet_is_waited_for() -> None:
+    gate = Gate()
+    gate.set(Hold(left=0.5, rate=2.0, apart=0.1, most=10.0), 100.0, 160.0)
+    assert gate.next_at == 100.25
+
+
+def test_a_gate_that_is_set_anew_keeps_starts_apart() -> None:
+    gate = Gate()
+    for _ in range(2):
+        gate.set(Hold(left=9.0, rate=2.0, apart=0.3, most=10.0), 100.0, 160.0)
+        gate.started(100.0)
+    gate.set(Hold(left=9.0, rate=2.0, apart=0.2, most=10.0), 100.1, 160.0)
+    assert gate.next_at == pytest.approx(100.3)
+
+
+def test_after_a_while_without_any_start_no_more_go_through_than_the_bucket_holds() -> None:
+    gate = Gate()
+    gate.set(Hold(left=1.0, rate=1.0, apart=0.1, most=3.0), 0.0, 60.0)
+    times = [50.0]
+    for _ in range(4):
+        gate.started(times[-1])
+        times.append(max(times[-1], gate.next_at))
+    assert times == pytest.approx([50.0, 50.1, 50.2, 51.0, 52.0])
+
+
+def test_a_gate_that_is_not_set_anew_opens_in_time() -> None:
+    gate = Gate()
+    gate.set(Hold(left=0.0, rate=1.0, apart=0.1, most=3.0), 0.0, 60.0)
+    gate.started(60.0)
+    assert gate.is_open
+    assert gate.next_at == -math.inf
