@@ -742,6 +742,60 @@ def test_headers_on_an_exception_are_observed_by_the_node() -> None:
     assert node.limiter.max_per_window == 30
 
 
+@pytest.mark.parametrize("timeout", [0.0, 5.0, 30.0, 600.0])
+@pytest.mark.parametrize(
+    "headers",
+    [
+        told(1),
+        told(50, 0),
+        told(10, 0, "9h"),
+        {"ratelimit-policy": '"api";q=1;w=3000', "ratelimit": '"api";r=0;t=2000'},
+        {"retry-after": "1000"},
+    ],
+)
+@pytest.mark.parametrize("per_minute", [100, None])
+def test_nothing_that_a_refusal_tells_makes_a_refused_item_wait_beyond_the_timeout(
+    headers: dict[str, str], timeout: float, per_minute: int | None
+) -> None:
+    async def call(item: int) -> None:
+        raise SDKError("slow down", 429, headers)
+
+    async def main() -> float:
+        node = Batch(call, on_error="collect", rate_limit_timeout=timeout, max_per_minute=per_minute, max_concurrent=2)
+        await node.run_async({"items": range(2)})
+        return now()
+
+    assert run_virtual(main()) <= 2 * timeout + 1  # a limit of one lets them take turns
+
+
+def test_an_item_that_cannot_be_sent_again_in_time_says_why() -> None:
+    async def call(item: int) -> None:
+        raise SDKError("slow down", 429, told(1))
+
+    shared: dict[str, Any] = {"items": [1]}
+    run_virtual(Batch(call, on_error="collect", rate_limit_timeout=30).run_async(shared))
+    assert "by what the API tells, it admits no call for 60.0 s; rate_limit_timeout is 30 s" in str(shared["results"][0])
+
+
+def test_a_limit_that_is_told_with_a_result_is_waited_for_however_long_it_takes() -> None:
+    async def call(item: int) -> None:
+        starts.append(now())
+        node.limiter.observe(told(1))
+
+    starts: list[float] = []
+    node = Batch(call, max_concurrent=1, rate_limit_timeout=5)
+    run(node, range(3))
+    assert starts == pytest.approx([0, 60, 120], abs=1)
+
+
+def test_a_reset_that_is_hours_away_is_not_believed_for_longer_than_a_pause() -> None:
+    async def main() -> list[float]:
+        limiter = observed(RateLimiter(5, 100), 10, 0, "9h")
+        return await starts(limiter, 1)
+
+    assert run_virtual(main()) == pytest.approx([600], abs=1)
+
+
 def test_a_reset_limiter_forgets_what_others_have_used() -> None:
     limiter = observed(RateLimiter(5, 10), 10, 0, "60s")
     limiter.reset()

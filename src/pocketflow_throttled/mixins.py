@@ -194,6 +194,11 @@ class Throttled:
             hint = None
         known = hint is not None
         reason = self._reason_to_give_up(so_far)
+        told = permit.limiter._told_wait()
+        if reason is None and told > left:
+            reason = (
+                f"by what the API tells, it admits no call for {told:.1f} s; rate_limit_timeout is {self.rate_limit_timeout:g} s"
+            )
         at_most = left if reason is None else self.rate_limit_timeout  # a pause is the others' then
         refusals = max(so_far.times, so_far.given_up)
         permit.hold_back(_pause(hint, refusals, at_most), hinted=known, at_most=at_most)

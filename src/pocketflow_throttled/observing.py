@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 _FAILED = 400  # the least status of an error
 _LONGEST_WINDOW = 3600.0  # of a limit that is held here
+_LONGEST_PAUSE = 600.0
 _ROLLING = 0.9  # of a window: a reset as far away as that does not tell when the first of the limit comes back
 _ROUNDING = 1e-6  # of what is calculated back and forth
 _ON_ITS_WAY = 1.0  # seconds until a call arrives, at most: a reset is counted from then
@@ -49,7 +50,7 @@ class Mark:
 # That of the call which runs in this context: its response tells of what the server had counted by then. None outside of a batch.
 sent: ContextVar[Mark | None] = ContextVar("sent", default=None)
 # For how many seconds headers may ask at most, by the node whose call runs in this context: after it, one call tries.
-longest_pause: ContextVar[float] = ContextVar("longest_pause", default=600.0)
+longest_pause: ContextVar[float] = ContextVar("longest_pause", default=_LONGEST_PAUSE)
 UNMARKED = Mark(-math.inf, 0, 0)  # of calls that started before the server had told anything
 
 
@@ -128,6 +129,17 @@ class Observing(Waiting):
                 self._paused_until = max(self._paused_until, now + min(pause, at_most))
             self._wake()
         return is_used_up and pause == 0
+
+    def _told_wait(self) -> float:
+        """Return for how many seconds no call may start by what a server told, beyond what the user's own limit asks for."""
+        with self._lock:
+            window, asked, now = self._budget.requests, self._asked["requests"], self._now()
+            if window is None or window.fits(now) or (asked is not None and window.own(now) >= asked):
+                return 0.0
+            opens_at = window.opens_at(now)  # at the earliest: others' share may be back before its own starts have left
+            if window.own(now) >= window.limit:
+                opens_at = max(opens_at, window.times[-window.limit] + window.span)
+            return opens_at - now
 
     def _mark(self) -> None:
         """Remember for the call that starts now what is counted: its answer will tell what the server had counted by then."""
@@ -262,7 +274,8 @@ class Observing(Waiting):
             reset = hint if quota.is_guess else max(hint, min(reset, window.seconds))
         is_newer = call is None or call.time >= self._told_at[quota.kind]
         if is_newer or others >= window.others(now):
-            window.take_away(others, now + first, now + reset)
+            at_most = longest_pause.get() if is_refused else max(_LONGEST_PAUSE, longest_pause.get())
+            window.take_away(others, now + min(first, at_most), now + min(reset, at_most))
             self._told_at[quota.kind] = now
         if call is not None and quota.kind == "requests" and self._asked["requests"] is None:
             self._budget.forget_requests(call.time, used)
