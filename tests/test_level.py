@@ -1,6 +1,5 @@
 """What is known of a small bucket by what a server says is left, and how starts are held back for it."""
 
-import math
 import random
 from collections.abc import Iterator
 from typing import Literal
@@ -105,45 +104,38 @@ def test_of_a_bucket_of_one_others_take_any_or_none() -> None:
     assert told(window, *((second, 0) for second in range(20)), most=1).hold(20.0, window, 1) is NO_HOLD
 
 
-def test_a_gate_lets_through_what_is_left_and_then_as_much_as_comes_back() -> None:
-    gate = Gate()
-    assert gate.is_open
-    gate.set(Hold(left=3.0, rate=2.0, apart=0.1, most=10.0), 100.0, 160.0)
+def passed(gate: Gate, now: float, calls: int) -> list[float]:
+    """Return when so many start that always wait."""
     times = []
-    for _ in range(6):
-        times.append(max(100.0, gate.next_at))
-        gate.started(times[-1])
-    assert times == pytest.approx([100.0, 100.1, 100.2, 100.5, 101.0, 101.5])
+    for _ in range(calls):
+        now = max(now, gate.next_at)
+        gate.started(now)
+        times.append(now)
+    return times
+
+
+def test_a_gate_lets_through_what_is_left_and_then_as_much_as_comes_back() -> None:
+    gate = Gate(Hold(left=3.0, rate=2.0, apart=0.1, most=10.0), 100.0, 160.0)
+    assert passed(gate, 100.0, 6) == pytest.approx([100.0, 100.1, 100.2, 100.5, 101.0, 101.5])
 
 
 def test_what_is_not_left_yet_is_waited_for() -> None:
-    gate = Gate()
-    gate.set(Hold(left=0.5, rate=2.0, apart=0.1, most=10.0), 100.0, 160.0)
-    assert gate.next_at == 100.25
+    assert Gate(Hold(left=0.5, rate=2.0, apart=0.1, most=10.0), 100.0, 160.0).next_at == 100.25
 
 
 def test_a_gate_that_is_set_anew_keeps_starts_apart() -> None:
-    gate = Gate()
-    for _ in range(2):
-        gate.set(Hold(left=9.0, rate=2.0, apart=0.3, most=10.0), 100.0, 160.0)
-        gate.started(100.0)
-    gate.set(Hold(left=9.0, rate=2.0, apart=0.2, most=10.0), 100.1, 160.0)
+    gate = Gate(Hold(left=9.0, rate=2.0, apart=0.3, most=10.0), 100.0, 160.0)
+    gate.started(100.0)
+    gate.set(Hold(left=9.0, rate=2.0, apart=0.2, most=10.0), 100.15, 160.0)
     assert gate.next_at == pytest.approx(100.3)
 
 
 def test_after_a_while_without_any_start_no_more_go_through_than_the_bucket_holds() -> None:
-    gate = Gate()
-    gate.set(Hold(left=1.0, rate=1.0, apart=0.1, most=3.0), 0.0, 60.0)
-    times = [50.0]
-    for _ in range(4):
-        gate.started(times[-1])
-        times.append(max(times[-1], gate.next_at))
-    assert times == pytest.approx([50.0, 50.1, 50.2, 51.0, 52.0])
+    gate = Gate(Hold(left=1.0, rate=1.0, apart=0.1, most=3.0), 0.0, 60.0)
+    assert passed(gate, 50.0, 5) == pytest.approx([50.0, 50.1, 50.2, 51.0, 52.0])
 
 
-def test_a_gate_that_is_not_set_anew_opens_in_time() -> None:
-    gate = Gate()
-    gate.set(Hold(left=0.0, rate=1.0, apart=0.1, most=3.0), 0.0, 60.0)
-    gate.started(60.0)
-    assert gate.is_open
-    assert gate.next_at == -math.inf
+def test_a_gate_that_is_not_set_anew_ends_in_time() -> None:
+    gate = Gate(Hold(left=1.0, rate=1.0, apart=0.1, most=3.0), 0.0, 60.0)
+    assert gate.started(59.0)
+    assert not gate.started(60.0)

@@ -470,12 +470,23 @@ def test_others_who_take_a_third_of_a_small_bucket_cost_few_refusals(told_when: 
 def test_a_limiter_that_is_reset_holds_nothing_back_for_a_small_bucket() -> None:
     async def main() -> None:
         limiter = RateLimiter(10, 300)
-        limiter._budget.gate.set(Hold(left=-9.0, rate=1.0, apart=1.0, most=5.0), now(), now() + 60)
+        limiter._budget.hold(Hold(left=-9.0, rate=1.0, apart=1.0, most=5.0), now())
         assert not limiter.try_acquire()
         limiter.reset()
         assert limiter.try_acquire()
 
     run_virtual(main())
+
+
+def test_what_is_held_back_for_others_goes_on_after_a_window_in_which_nothing_is_told() -> None:
+    async def main() -> list[float]:
+        limiter = RateLimiter(10, 300)
+        limiter._budget.hold(Hold(left=1.0, rate=0.5, apart=1.0, most=5.0), now())
+        return await starts(limiter, 35)
+
+    times = run_virtual(main())
+    assert times[:31] == pytest.approx([2 * index for index in range(31)], abs=0.01)
+    assert times[31:] == pytest.approx([60] * 4, abs=0.01)
 
 
 def test_a_reset_that_tells_of_the_next_single_call_does_not_hide_what_others_have_taken() -> None:

@@ -52,11 +52,11 @@ class Budget(Stretched):
 
     __slots__ = (
         "_at_a_time",
+        "_gate",
         "_pace",
         "_refused",
         "_spread_until",
         "burst",
-        "gate",
         "spaced_since",
     )
 
@@ -67,7 +67,7 @@ class Budget(Stretched):
         self.spaced_since = -math.inf  # when starts were spaced anew, as calls were refused
         self._at_a_time: int | None = None  # fewer than the bursts that were set, since calls were refused
         self._spread_until: float | None = None  # when the tokens of the last call are made up for, where they are spread evenly
-        self.gate = Gate()
+        self._gate: Gate | None = None  # holds starts back, for others' sake
         self._refused: deque[float] = deque()  # the stamps of calls that were sent and not served, of late
         self.set_requests(requests)
         self.set_tokens(tokens)
@@ -131,12 +131,16 @@ class Budget(Stretched):
         self._pace = limit, seconds
         self.set_burst(self.burst)
 
-    def hold(self, hold: Hold, now: float) -> None:
-        """Hold starts back, for a window at most: others take of a small bucket, and no margin makes up for what they take."""
-        if self.gate.is_open:
-            self._margin = Margin(now)
+    def hold(self, hold: Hold | None, now: float) -> None:
+        """Hold starts back from now on, for a window at most: others take of a small bucket; None: not any more."""
+        if hold is None:
+            self._gate = None
+        elif self._gate is not None:
+            self._gate.set(hold, now, now + self.seconds)
+        else:
+            self._gate = Gate(hold, now, now + self.seconds)
+            self._margin = Margin(now)  # no margin makes up for what others take
             self._stretch_all()
-        self.gate.set(hold, now, now + self.seconds)
 
     def fits(self, now: float, tokens: int) -> bool:
         """Return whether a request that costs `tokens` may start at `now`."""
@@ -145,7 +149,7 @@ class Budget(Stretched):
         if now >= self._margin.look_at:
             self._look_at_margin(now)
         return (
-            now >= self.gate.next_at
+            (self._gate is None or now >= self._gate.next_at)
             and (self.requests is None or self.requests.fits(now))
             and (self._bursts is None or self._bursts.fits(now))
             and (tokens == 0 or self.tokens is None or self.tokens.fits(now, tokens, _variance(tokens)))
@@ -157,8 +161,8 @@ class Budget(Stretched):
         requests = self.requests
         if requests is None:
             return True
-        gate = self.gate
-        if now < gate.next_at:
+        gate = self._gate
+        if gate is not None and now < gate.next_at:
             return False
         times = requests.times
         if len(times) >= requests.allowed:
@@ -173,14 +177,14 @@ class Budget(Stretched):
                 return False
             self._bursts.times.append(now)
         times.append(now)
-        if not gate.is_open:
-            gate.started(now)
+        if gate is not None and not gate.started(now):
+            self._gate = None
         return True
 
     def opens_at(self, now: float) -> float:
         """Return when the window opens that is in the way, of a request that does not fit at `now`."""
-        if now < self.gate.next_at:
-            return self.gate.next_at
+        if self._gate is not None and now < self._gate.next_at:
+            return self._gate.next_at
         if self.requests is not None and not self.requests.fits(now):
             return self.requests.opens_at(now)
         if self._bursts is not None and not self._bursts.fits(now):
@@ -196,7 +200,8 @@ class Budget(Stretched):
             self.requests.times.append(now)
             if self._bursts is not None:
                 self._bursts.times.append(now)
-            self.gate.started(now)
+            if self._gate is not None and not self._gate.started(now):
+                self._gate = None
         if not tokens or self.tokens is None:
             return None
         if self._spread_until is not None:
@@ -265,7 +270,7 @@ class Budget(Stretched):
         if self._spread_until is None and self.tokens is not None and self._refuses_what_has_room(now, _SOME["tokens"]):
             self.spread(now)
         requests, bursts = self.requests, self._bursts
-        if requests is None or not self.gate.is_open or stamp <= self._margin.since:
+        if requests is None or self._gate is not None or stamp <= self._margin.since:
             return
         if bursts is None and not self._refuses_what_has_room(now, _SOME["requests"]):
             return
@@ -310,7 +315,7 @@ class Budget(Stretched):
     def forget_pace(self) -> None:
         """Forget how starts were spaced without a burst that was set."""
         self._margin, self._pace, self._at_a_time, self._spread_until = Margin(), None, None, None
-        self.gate.open()
+        self._gate = None
         self.set_burst(self.burst)
 
     def served(self, kind: Kind, now: float) -> int:

@@ -296,10 +296,7 @@ class Observing(Waiting):
             most = max(span.most_left, budget.at_once or 0)
             level.learn(now, started, left, window, most)
             hold = level.hold(now, window, most)
-        if hold is None or hold is NO_HOLD or now >= self._blamed_until:
-            budget.gate.open()
-        else:
-            budget.hold(hold, now)
+        budget.hold(None if hold is NO_HOLD or now >= self._blamed_until else hold, now)
         if window is None or hold is None:
             return False
         window.take_away(0, now, now)
