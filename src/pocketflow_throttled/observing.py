@@ -31,7 +31,7 @@ _ROUNDING = 1e-6  # of what is calculated back and forth
 _ON_ITS_WAY = 1.0  # seconds until a call arrives, at most: a reset is counted from then
 _OVERTAKING = 0.3  # seconds by which a call that started later may arrive earlier
 _OFTEN_REFUSED = 0.05  # of the calls: then it is others that empty a bucket
-_BLAMED = 5  # windows, for which others are blamed
+_BLAMED_FOR, _BLAMED = 5, 5  # refusals at least, for which others are blamed; windows for which they are
 _ROUNDED = 0.02  # of a limit: what it says is left may be rounded
 # Refusals by a server that served no more than so much of a limit, in a window whose length its resets told: then they tell of
 # something else. Two are served also where a limit is small, and fewer refusals may be bad luck.
@@ -291,7 +291,7 @@ class Observing(Waiting):
             started = now if call is None else None if call is UNMARKED else call.time
             if is_refused and started is not None:
                 level.refused(started)
-                if self._is_refused_often(now, _A_FEW):
+                if self._is_refused_often(now, _BLAMED_FOR):
                     self._blamed_until = now + _BLAMED * budget.seconds
             most = max(span.most_left, budget.at_once or 0)
             level.learn(now, started, left, window, most)
