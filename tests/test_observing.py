@@ -583,6 +583,16 @@ def test_a_refusal_that_only_says_when_all_is_whole_again_is_waited_out_as_its_o
     assert served[20] - 60 == pytest.approx(later, abs=1e-3)
 
 
+def test_a_window_that_is_longer_than_its_own_log_is_waited_for_when_it_is_used_up() -> None:
+    async def main() -> float:
+        limiter = RateLimiter(20, 100)
+        await take(limiter, 100)
+        limiter.observe({"ratelimit": '"api";r=0;t=40', "ratelimit-policy": '"api";q=500;w=300'})
+        return limiter.paused_for
+
+    assert run_virtual(main()) == 40
+
+
 def test_what_it_has_counted_itself_reopens_as_its_own_log_says() -> None:
     async def main() -> float:
         limiter = RateLimiter(10, 4, 60.0)

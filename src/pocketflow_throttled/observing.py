@@ -281,7 +281,8 @@ class Observing(Waiting):
             self._budget.forget_requests(call.time, used)
         is_counted = others <= _ROUNDED * window.limit
         is_rolling = own > 0 and reset + age >= _ROLLING * window.seconds
-        return 0.0 if (is_counted or is_rolling) and reset <= 1.05 * window.seconds else wait
+        longest = max(reset, 0.0 if quota.window is None else quota.window)  # of which its own log may be too short to tell
+        return 0.0 if (is_counted or is_rolling) and longest <= 1.05 * window.seconds else wait
 
     def _follow_level(self, left: int, call: Mark | None, now: float, *, is_refused: bool) -> bool:
         """Hold starts back by the level of a small bucket, and return whether it is known what others take of it."""
