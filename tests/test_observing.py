@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pocketflow_throttled import RateLimiter, RateLimitHit, SimulatedAPI, run_virtual
+from pocketflow_throttled import AdaptiveThrottledNode, RateLimiter, RateLimitHit, SimulatedAPI, run_virtual
 from pocketflow_throttled.gate import Hold
 from pocketflow_throttled.headers import Quota
 from pocketflow_throttled.observing import UNMARKED, sent
@@ -465,6 +465,41 @@ def test_others_who_take_a_third_of_a_small_bucket_cost_few_refusals(told_when: 
     seconds = run_virtual(main())
     assert len(refused) < 20
     assert seconds < 1000 / 3.4 * 1.1
+
+
+@pytest.mark.parametrize("told_when", ["start", "end"])
+def test_a_small_bucket_that_tells_what_is_left_is_not_emptied_where_starts_are_not_spaced(told_when: Told) -> None:
+    """It holds 20 of 300 a minute, of which nobody knows before it tells."""
+
+    def fill() -> float:
+        level[0], level[1] = min(20.0, level[0] + 5 * (now() - level[1])), now()
+        return level[0]
+
+    async def call(item: int) -> None:
+        if fill() < 1:
+            refused.append(now())
+            raise SDKError("slow down", 429, told(300, 0))
+        level[0] -= 1
+        left = int(level[0])
+        await asyncio.sleep(1 + item % 7 / 3)
+        node.limiter.observe(told(300, left if told_when == "start" else int(fill())))
+
+    class Adapting(AdaptiveThrottledNode):
+        async def prep_async(self, shared: dict[str, Any]) -> Any:
+            return range(600)
+
+        async def exec_async(self, item: int) -> None:
+            await call(item)
+
+    async def main() -> float:
+        await node.run_async({})
+        return now()
+
+    level = [20.0, 0.0]
+    refused: list[float] = []
+    node = Adapting(max_concurrent=40)
+    assert run_virtual(main()) < 600 / 5 * 1.05
+    assert refused == []
 
 
 def test_a_limiter_that_is_reset_holds_nothing_back_for_a_small_bucket() -> None:

@@ -270,7 +270,7 @@ class Budget(Stretched):
         if self._spread_until is None and self.tokens is not None and self._refuses_what_has_room(now, _SOME["tokens"]):
             self.spread(now)
         requests, bursts = self.requests, self._bursts
-        if requests is None or self._gate is not None or stamp <= self._margin.since:
+        if requests is None or (self._gate is not None and self._bursts is not None) or stamp <= self._margin.since:
             return
         if bursts is None and not self._refuses_what_has_room(now, _SOME["requests"]):
             return

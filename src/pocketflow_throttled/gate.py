@@ -14,12 +14,14 @@ class Hold(NamedTuple):
         rate: how many more may start each second.
         apart: seconds between starts, at least.
         most: how many may start at once, after a while without any.
+        is_shared: whether others take some of them.
     """
 
     left: float
     rate: float
     apart: float
     most: float
+    is_shared: bool = True
 
 
 class Gate:

@@ -23,8 +23,6 @@ _SOON = 1.5  # seconds, in which what is left beyond that is used
 _SLOWEST = 0.1  # of what comes back, that is started however much others take
 _SEVERAL = 2  # in a bucket: of fewer, others take any or none
 
-NO_HOLD = Hold(math.inf, math.inf, 0.0, math.inf)
-
 
 class Level:
     """The level of a bucket. Answers may tell of the moment when their calls started, or of that when they were sent.
@@ -56,19 +54,26 @@ class Level:
         if started is not None:
             self._by_start.learn(started, left, window, most + 1)  # its own is taken off
 
-    def hold(self, now: float, window: SlidingWindow, most: int) -> Hold | None:
-        """Return how to hold back starts from now on; None: it is not known yet what others take."""
+    def hold(self, now: float, window: SlidingWindow, most: int, *, is_blamed: bool) -> Hold | None:
+        """Return how to hold back starts from now on; None: it is not known yet what others take.
+
+        Args:
+            now: seconds.
+            window: of the starts.
+            most: there ever is left.
+            is_blamed: whether others are to blame for refusals; else they take nothing.
+        """
         tracks = [track for track in (self._by_start, self._by_end) if track.time > -math.inf]
         rate = window.limit / window.seconds
         known = [others for track in tracks if (others := track.others(rate)) is not None]
         if not known:
             return None
         others = max(known)
-        if most < _SEVERAL or others < _CLEARLY * rate:
-            return NO_HOLD
+        if not is_blamed or most < _SEVERAL or others < _CLEARLY * rate:
+            others = 0.0
         free = max(_SLOWEST * rate, rate - others)
         left = min(track.left(now, others, free, window, most) for track in tracks)
-        return Hold(left, free, 1 / (free + max(0.0, left - 1) / _SOON), most)
+        return Hold(left, free, 1 / (free + max(0.0, left - 1) / _SOON), most, is_shared=others > 0)
 
 
 class _Track:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from .carried import told_by
 from .headers import lowered, read_quotas, retry_after
-from .level import NO_HOLD, Level
+from .level import Level
 from .untold import ALIKE, FULL_SECOND, SHORT, Moment, Span
 from .waiting import Waiting
 
@@ -296,8 +296,9 @@ class Observing(Waiting):
                     self._blamed_until = now + _BLAMED * budget.seconds
             most = max(span.most_left, budget.at_once or 0)
             level.learn(now, started, left, window, most)
-            hold = level.hold(now, window, most)
-        budget.hold(None if hold is NO_HOLD or now >= self._blamed_until else hold, now)
+            hold = level.hold(now, window, most, is_blamed=now < self._blamed_until)
+        is_spaced = budget.at_once is not None  # then it is not emptied, but by others
+        budget.hold(None if hold is not None and is_spaced and not hold.is_shared else hold, now)
         if window is None or hold is None:
             return False
         window.take_away(0, now, now)
