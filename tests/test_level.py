@@ -40,8 +40,8 @@ def test_a_bucket_that_its_own_calls_empty_is_shared_with_nobody(told_when: Lite
     level = Level()
     holds = []
     for now, started, left, window in answers(0.0, told_when):
-        level.learn(now, started, left, window, MOST - 1)
-        holds.append(level.hold(now, window, MOST - 1, is_blamed=True))
+        level.learn(now, started, left, window, rate=RATE, most=MOST - 1)
+        holds.append(level.hold(now, window, rate=RATE, most=MOST - 1, is_blamed=True))
     assert holds[0] is None
     assert not any(hold is None or hold.is_shared for hold in holds[100:])
 
@@ -54,8 +54,8 @@ def test_starts_are_held_to_what_others_leave_whichever_moment_answers_tell_of(
     level = Level()
     rates = []
     for now, started, left, window in answers(others, told_when):
-        level.learn(now, started, left, window, MOST - 1)
-        hold = level.hold(now, window, MOST - 1, is_blamed=True)
+        level.learn(now, started, left, window, rate=RATE, most=MOST - 1)
+        hold = level.hold(now, window, rate=RATE, most=MOST - 1, is_blamed=True)
         rates.append(0.0 if hold is None else hold.rate)
     late = rates[200:560]  # after the last start it fills
     assert sum(late) / len(late) == pytest.approx(RATE - others, rel=0.15)
@@ -64,21 +64,21 @@ def test_starts_are_held_to_what_others_leave_whichever_moment_answers_tell_of(
 def told(window: SlidingWindow, *answers: tuple[float, int], most: int = MOST) -> Level:
     level = Level()
     for now, left in answers:
-        level.learn(now, now, left, window, most)
+        level.learn(now, now, left, window, rate=RATE, most=most)
     return level
 
 
 def test_what_others_take_is_not_known_after_a_moment() -> None:
     window = SlidingWindow(300, 60.0)
-    assert told(window, (0.0, 15), (1.0, 10)).hold(1.0, window, MOST, is_blamed=True) is None
-    assert told(window, (0.0, 15), (4.0, 10)).hold(4.0, window, MOST, is_blamed=True) is not None
+    assert told(window, (0.0, 15), (1.0, 10)).hold(1.0, window, rate=RATE, most=MOST, is_blamed=True) is None
+    assert told(window, (0.0, 15), (4.0, 10)).hold(4.0, window, rate=RATE, most=MOST, is_blamed=True) is not None
 
 
 def test_others_take_nothing_if_they_are_not_to_blame() -> None:
     """What looks like their share may be how the server counts."""
     window = SlidingWindow(300, 60.0)
     level = told(window, *((second, 10) for second in range(20)))
-    hold = level.hold(19.0, window, MOST, is_blamed=False)
+    hold = level.hold(19.0, window, rate=RATE, most=MOST, is_blamed=False)
     assert hold is not None
     assert (hold.rate, hold.is_shared) == (RATE, False)
 
@@ -90,10 +90,10 @@ def test_calls_that_were_refused_took_nothing() -> None:
     for second in range(40):
         for _ in range(4):
             window.add(second + 0.5)
-        level.learn(second + 0.9, second + 0.5, 10, window, MOST)
+        level.learn(second + 0.9, second + 0.5, 10, window, rate=RATE, most=MOST)
         window.refuse(second + 0.5)
         level.refused(second + 0.5)
-    hold = level.hold(40.0, window, MOST, is_blamed=True)
+    hold = level.hold(40.0, window, rate=RATE, most=MOST, is_blamed=True)
     assert hold is not None
     assert hold.rate == pytest.approx(3.0, rel=0.05)
 
@@ -101,7 +101,10 @@ def test_calls_that_were_refused_took_nothing() -> None:
 def test_the_less_is_known_of_the_present_the_more_is_kept_in_the_bucket() -> None:
     window = SlidingWindow(300, 60.0)
     level = told(window, *((second, 10) for second in range(20)))  # others take all that comes back
-    soon, late = level.hold(19.1, window, MOST, is_blamed=True), level.hold(21.0, window, MOST, is_blamed=True)
+    soon, late = (
+        level.hold(19.1, window, rate=RATE, most=MOST, is_blamed=True),
+        level.hold(21.0, window, rate=RATE, most=MOST, is_blamed=True),
+    )
     assert soon is not None
     assert late is not None
     assert late.left < soon.left < 10
@@ -110,7 +113,7 @@ def test_the_less_is_known_of_the_present_the_more_is_kept_in_the_bucket() -> No
 
 def test_of_a_bucket_of_one_others_take_any_or_none() -> None:
     window = SlidingWindow(300, 60.0)
-    hold = told(window, *((second, 0) for second in range(20)), most=1).hold(20.0, window, 1, is_blamed=True)
+    hold = told(window, *((second, 0) for second in range(20)), most=1).hold(20.0, window, rate=RATE, most=1, is_blamed=True)
     assert hold is not None
     assert not hold.is_shared
 

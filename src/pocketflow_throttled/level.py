@@ -40,31 +40,32 @@ class Level:
         for track in (self._by_start, self._by_end):
             track.refused(started)
 
-    def learn(self, now: float, started: float | None, left: int, window: SlidingWindow, most: int) -> None:
+    def learn(self, now: float, started: float | None, left: int, window: SlidingWindow, *, rate: float, most: int) -> None:
         """Learn from an answer.
 
         Args:
             now: seconds, as all times are.
             started: when its call did, if that is known.
             left: what it says.
-            window: of the starts, whose limit says how fast the bucket fills.
+            window: of the starts.
+            rate: how fast the bucket fills, each second.
             most: there ever is left.
         """
-        self._by_end.learn(now - _ON_THE_WAY, left, window, most)
+        self._by_end.learn(now - _ON_THE_WAY, left, window, rate, most)
         if started is not None:
-            self._by_start.learn(started, left, window, most + 1)  # its own is taken off
+            self._by_start.learn(started, left, window, rate, most + 1)  # its own is taken off
 
-    def hold(self, now: float, window: SlidingWindow, most: int, *, is_blamed: bool) -> Hold | None:
+    def hold(self, now: float, window: SlidingWindow, *, rate: float, most: int, is_blamed: bool) -> Hold | None:
         """Return how to hold back starts from now on; None: it is not known yet what others take.
 
         Args:
             now: seconds.
             window: of the starts.
+            rate: how fast the bucket fills, each second.
             most: there ever is left.
             is_blamed: whether others are to blame for refusals; else they take nothing.
         """
         tracks = [track for track in (self._by_start, self._by_end) if track.time > -math.inf]
-        rate = window.limit / window.seconds
         known = [others for track in tracks if (others := track.others(rate)) is not None]
         if not known:
             return None
@@ -100,7 +101,7 @@ class _Track:
         level = self.level + free * age - len(window.served_between(self.time, now))
         return min(most, max(0.0, level)) - min(most / 2, _DEVIATIONS * math.sqrt(others * (age + _ON_THE_WAY)))
 
-    def learn(self, time: float, left: int, window: SlidingWindow, most: int) -> None:
+    def learn(self, time: float, left: int, window: SlidingWindow, rate: float, most: int) -> None:
         """Learn what was left at a time, unless that is old."""
         if time <= self.time:
             return
@@ -108,7 +109,7 @@ class _Track:
         level, self.level = self.level, left
         if before == -math.inf:
             return
-        rate, at = window.limit / window.seconds, before
+        at = before
         for start in window.served_between(before, time):
             level = min(most, level + rate * (start - at)) - 1
             at = start

@@ -248,7 +248,7 @@ class Observing(Waiting):
             return reset if remaining == 0 else 0.0
         used = max(0, (quota.limit or window.limit) - remaining)  # by the server's count
         call = sent.get()
-        if quota.kind == "requests" and self._follow_level(remaining, call, now, is_refused=is_refused):
+        if quota.kind == "requests" and self._follow_level(quota, remaining, now, is_refused=is_refused):
             return 0.0
         age, own = self._held_against(call, quota.kind, used, now, is_refused=is_refused)
         if quota.is_date:
@@ -284,19 +284,21 @@ class Observing(Waiting):
         longest = max(reset, 0.0 if quota.window is None else quota.window)  # of which its own log may be too short to tell
         return 0.0 if (is_counted or is_rolling) and longest <= 1.05 * window.seconds else wait
 
-    def _follow_level(self, left: int, call: Mark | None, now: float, *, is_refused: bool) -> bool:
+    def _follow_level(self, quota: Quota, left: int, now: float, *, is_refused: bool) -> bool:
         """Hold starts back by the level of a small bucket, and return whether it is known what others take of it."""
         window, span, level, budget = self._budget.requests, self._spans["requests"], self._level, self._budget
         hold = None
         if window is not None and span.is_small:
+            call = sent.get()
             started = now if call is None else None if call is UNMARKED else call.time
             if is_refused and started is not None:
                 level.refused(started)
                 if self._is_refused_often(now, _BLAMED_FOR):
                     self._blamed_until = now + _BLAMED * budget.seconds
-            most = max(span.most_left, budget.at_once or 0)
-            level.learn(now, started, left, window, most)
-            hold = level.hold(now, window, most, is_blamed=now < self._blamed_until)
+            # It fills as fast as the server's limit says, which may be more than the user's, or told of a shorter time.
+            rate, most = max(quota.limit or 0, window.limit) / window.seconds, max(span.most_left, budget.at_once or 0)
+            level.learn(now, started, left, window, rate=rate, most=most)
+            hold = level.hold(now, window, rate=rate, most=most, is_blamed=now < self._blamed_until)
         is_spaced = budget.at_once is not None  # then it is not emptied, but by others
         budget.hold(None if hold is not None and is_spaced and not hold.is_shared else hold, now)
         if window is None or hold is None:
