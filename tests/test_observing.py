@@ -905,11 +905,30 @@ def test_tiny_bursts_that_are_refused_are_sent_one_by_one() -> None:
         assert await starts(limiter, 4) == pytest.approx([0, 0, 1, 1], abs=0.1)
         await asyncio.sleep(10)
         refused(limiter, 1)
+        began = now()
+        assert await starts(limiter, 1) == [pytest.approx(began + 1, abs=0.1)]  # what was sent last was a burst
         await asyncio.sleep(10)
         assert limiter.max_burst == 2
         return [at - now() for at in await starts(limiter, 4)]
 
     assert run_virtual(main()) == pytest.approx([-1.5, -1, -0.5, 0], abs=1e-3)
+
+
+@pytest.mark.parametrize("told", [None, 20])
+@pytest.mark.parametrize("burst", [2, 3])
+def test_bursts_are_no_larger_where_they_become_single_starts(burst: int, told: int | None) -> None:
+    share = 60 * burst / 24
+
+    async def main() -> list[float]:
+        limiter = RateLimiter(50, 24, max_burst=burst)
+        began = [now(), *await starts(limiter, burst - 1)]
+        refused(limiter, 1)
+        if told is not None:
+            observed(limiter, told, 10, "30s")
+        return began + await starts(limiter, 6)
+
+    began = run_virtual(main())
+    assert all(later - earlier >= share - 1e-6 for earlier, later in zip(began, began[burst:], strict=False))
 
 
 def test_a_limit_that_is_set_anew_is_tried_with_its_bursts() -> None:

@@ -107,14 +107,13 @@ class Budget(Stretched):
         if burst is not None:  # what the user asked for is what counts, or fewer at a time, as often
             limit = min(burst, self._at_a_time or burst)
             seconds = self.requests.seconds * limit / self.requests.limit
-        before = self._bursts
-        if before is None or seconds > before.seconds:  # what has left the shorter share may be in the longer one
-            self._bursts = SlidingWindow(limit, seconds)
-            times, older = self.requests.times, () if before is None else before.times
-            self._bursts.times.extend(takewhile(lambda stamp: not times or stamp < times[0], older))
-            self._bursts.times.extend(times)
-        assert self._bursts is not None
-        self._resize(self._bursts, limit, seconds)
+        bursts = self._bursts or SlidingWindow(limit, 0.0)
+        if seconds > bursts.seconds:  # what has left the shorter share may be in the longer one
+            times = self.requests.times
+            older = takewhile(lambda stamp: not times or stamp < times[0], bursts.times)
+            bursts.times = deque([*older, *times])
+        self._bursts = bursts
+        self._resize(bursts, limit, seconds)
 
     @property
     def at_once(self) -> int | None:
@@ -287,7 +286,9 @@ class Budget(Stretched):
             self._at_a_time = each
             self.spaced_since = now
             self._margin.since = now
+            ends = bursts.times[-1] + bursts.span if bursts.times else now
             self.set_burst(self.burst)
+            bursts.take_away(each, ends, ends)  # nothing until those of the last burst are none any more
         else:
             self._margin.grow(now, 1 / apart, self._calls_since(self._margin.looked_at))
             self._stretch_all()
