@@ -189,7 +189,7 @@ class Throttled:
         knows_better = permit.limiter._observe(signals.headers_of(exc), left if final is None else 0.0, is_refused=True)
         if final is not None:
             return _explained(exc, f"not sent again: {final.reason}")
-        hint = self._told_wait(exc)
+        hint = self._wait_of(exc)
         if knows_better and refusal is not None and refusal.by_reset and hint == refusal.retry_after:
             hint = None
         known = hint is not None
@@ -204,7 +204,7 @@ class Throttled:
         permit.hold_back(_pause(hint, refusals, at_most), hinted=known, at_most=at_most)
         return None if reason is None else _explained(exc, reason)
 
-    def _told_wait(self, exc: BaseException) -> float | None:
+    def _wait_of(self, exc: BaseException) -> float | None:
         return parse_wait(self.retry_after(exc))  # which may be a program's own, and return a header as it came
 
     def _is_too_long(self, seconds: float) -> bool:

@@ -250,7 +250,7 @@ class AdaptiveThrottledNode(AdaptiveThrottled, ThrottledParallelBatchNode):
     def _weigh_refusal(self, permit: Permit, exc: Exception, so_far: SoFar) -> Exception | None:
         error = super()._weigh_refusal(permit, exc, so_far)
         if error is None and self.propagate_rate_limit:
-            hit = RateLimitHit(text_of(exc) or type(exc).__name__, retry_after=self._told_wait(exc), source=type(self).__name__)
+            hit = RateLimitHit(text_of(exc) or type(exc).__name__, retry_after=self._wait_of(exc), source=type(self).__name__)
             hit.propagated = True
             raise hit from exc
         return error

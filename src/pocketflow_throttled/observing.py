@@ -227,13 +227,13 @@ class Observing(Waiting):
             return False
         call = sent.get()
         then = now if call is None or call is UNMARKED else call.time
-        return ALIKE * missing <= max(self._budget.started(when - seconds, when) for when in (now, then))
+        return ALIKE * missing <= max(self._budget.starts_between(when - seconds, when) for when in (now, then))
 
     def _is_refused_often(self, now: float, least: int = 1) -> bool:
         """Whether so many calls are refused that others must be to blame."""
         budget = self._budget
         since = max(now - budget.seconds, budget.spaced_since)  # before, it may have been a burst
-        return budget.refused_since(since) >= max(least, _OFTEN_REFUSED * budget.started(since, now))
+        return budget.refused_since(since) >= max(least, _OFTEN_REFUSED * budget.starts_between(since, now))
 
     def _take_away(self, quota: Quota, now: float, hint: float | None, *, is_pace: bool, is_refused: bool) -> float:
         """Count what others have used, and return for how long nothing should start: until the reset at 0 left.
@@ -261,17 +261,8 @@ class Observing(Waiting):
         others = max(0, missing - own)
         if others and not is_refused and self._is_all_its_own(quota, now):
             others = 0
-        first, span = reset, self._spans[quota.kind]
-        each = window.seconds / window.limit
-        if quota.reset is None and span.may_be_small(self._budget.at_once, window.limit):
-            # It fills as fast as the limit says, perhaps since the call started.
-            first, reset = max(0.0, each - (0.0 if call is None else now - call.time)), others * each
-        elif quota.reset is not None and span.tells_of_one(quota, 1 / each):
-            reset = min(window.seconds, missing * each)
-        if remaining == 0 and hint is not None:
-            # Retry-After tells when the first of them is back, `reset` when the last is, if the clocks agree.
-            first = hint
-            reset = hint if quota.is_guess else max(hint, min(reset, window.seconds))
+        age_at_most = 0.0 if call is None else now - call.time
+        first, reset = self._back_after(quota, reset, hint, others=others, missing=missing, age=age_at_most)
         is_newer = call is None or call.time >= self._told_at[quota.kind]
         if is_newer or others >= window.others(now):
             at_most = longest_pause.get() if is_refused else max(_LONGEST_PAUSE, longest_pause.get())
@@ -283,6 +274,22 @@ class Observing(Waiting):
         is_rolling = own > 0 and reset + age >= _ROLLING * window.seconds
         longest = max(reset, 0.0 if quota.window is None else quota.window)  # of which its own log may be too short to tell
         return 0.0 if (is_counted or is_rolling) and longest <= 1.05 * window.seconds else wait
+
+    def _back_after(
+        self, quota: Quota, reset: float, hint: float | None, *, others: int, missing: int, age: float
+    ) -> tuple[float, float]:
+        """Return the seconds after which the first of what others have taken is back, and the last."""
+        window, span = self._budget.window(quota.kind), self._spans[quota.kind]
+        assert window is not None
+        first, each = reset, window.seconds / window.limit
+        if quota.reset is None and span.may_be_small(self._budget.at_once, window.limit):
+            first, reset = max(0.0, each - age), others * each  # as fast as the limit says, perhaps since the call started
+        elif quota.reset is not None and span.tells_of_one(quota, 1 / each):
+            reset = min(window.seconds, missing * each)
+        if quota.remaining == 0 and hint is not None:
+            # Retry-After tells when the first of them is back, `reset` when the last is, if the clocks agree.
+            return hint, hint if quota.is_guess else max(hint, min(reset, window.seconds))
+        return first, reset
 
     def _follow_level(self, quota: Quota, left: int, now: float, *, is_refused: bool) -> bool:
         """Hold starts back by the level of a small bucket, and return whether it is known what others take of it."""
@@ -320,7 +327,7 @@ class Observing(Waiting):
         elif moment.is_start or moment.is_end:  # tokens of calls under way are estimates, so neither count is exact
             return age if moment.is_start else 0.0, most
         if moment.is_start:  # some that started after it may have arrived before it
-            return age, min(most, before + self._budget.started(call.time, call.time + _OVERTAKING))
+            return age, min(most, before + self._budget.starts_between(call.time, call.time + _OVERTAKING))
         if moment.is_end:
             return 0.0, own
         return age if used <= before else 0.0, most  # one that counts no later call was told as this one arrived

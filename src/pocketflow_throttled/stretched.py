@@ -104,7 +104,7 @@ class Stretched:
         self._margin.shrink(now, rate, self._calls_since(self._margin.looked_at))
         self._stretch_all()
 
-    def started(self, after: float, until: float) -> int:
+    def starts_between(self, after: float, until: float) -> int:
         """Return how many calls started after a moment and until another, of late."""
         times = deque[float]() if self.requests is None else self.requests.times
         return bisect_right(times, until) - bisect_right(times, after)
