@@ -12,7 +12,10 @@ _DOUBT = 3.0  # an estimate may be wrong by such a factor, which only the first 
 # Of the least estimate of late, if some were answered: of what is less, no answer has told, and it may be estimated otherwise.
 # By that factor again, but hardly so that it costs more than calls do on average.
 _UNHEARD, _SOME = 0.6, 10
-_DOUBTED = 0.25  # of a call as far from the others as their mean is from nought: what the factor weighs against the line
+# Of the square of what calls are estimated at on average, if it is one call that told: by how much the factor is believed more
+# than the line. It fades as more have told.
+_DOUBTED = 0.25
+_FREE = 0.5  # calls beyond the two that a line goes through anyway, at least: so the first few are thought to be further off
 _FLATTEST = 0.3  # of what the factor alone tells: no call costs less by what others cost
 _WIDEST = 1e6  # how far a single call may be off, as the square of so many times what it costs: after many that were free
 _MOST = 10**12  # tokens that a call costs, whatever is said: floats have an end
@@ -125,12 +128,13 @@ class Correction:
         "_is_wrong",
         "_largest",
         "_least",
-        "_off_squared",
         "_product",
+        "_slope",
+        "_spread",
         "_square",
-        "_told_squared",
         "_unsure",
         "_used",
+        "_used_square",
     )
 
     def __init__(self) -> None:
@@ -138,8 +142,8 @@ class Correction:
 
     def _start(self) -> None:
         self._calls = self._estimated = self._used = 0.0  # sums, as all that follows
-        self._square = self._product = 0.0  # of estimates; of estimates and what was used
-        self._off_squared = self._told_squared = 0.0
+        self._square = self._product = self._used_square = 0.0  # of estimates, of both, and of what was used, each squared
+        self._slope = self._spread = 0.0  # of the line; how far off it single calls are, as a part, squared
         self._unsure = 0.0
         self._largest, self._least = 0, math.inf  # estimates there were; the least of late
         self._is_wrong = False  # whether the last call cost more by the factor than was known
@@ -155,10 +159,7 @@ class Correction:
             self._start()
             is_wrong = False
         self._is_wrong = is_wrong
-        if self._estimated:
-            self._off_squared = self._off_squared * _KEPT + (used - told) ** 2
-            self._told_squared = self._told_squared * _KEPT + told * told
-        else:
+        if not self._estimated:
             self._unsure = _UNSURE * min(used, abs(used - estimated))
         self._unsure *= _STILL_UNSURE
         self._largest = max(self._largest, estimated)
@@ -169,6 +170,8 @@ class Correction:
         self._used = self._used * _KEPT + used
         self._square = self._square * _KEPT + estimated * estimated
         self._product = self._product * _KEPT + estimated * used
+        self._used_square = self._used_square * _KEPT + used * used
+        self._draw()
         if self._unsure < _SURE * self._used:
             self._unsure = 0.0
 
@@ -179,14 +182,30 @@ class Correction:
             told = self._on_average(estimated)
             if estimated < _UNHEARD * self._least and self._calls > _SOME:
                 told = max(told, min(_DOUBT * estimated, self._used / self._calls))
-            spread = min(_WIDEST, self._off_squared / self._told_squared) if self._told_squared else 0.0
-            cost = Estimate(math.ceil(told + self._unsure * estimated / self._estimated - 1e-9))
-            cost.variance = round(spread * told * told)
+            cost = Estimate(round(told + self._unsure * estimated / self._estimated) or int(told > 0))
+            cost.variance = round(self._spread * told * told)
         else:
             cost = Estimate(math.ceil(_DOUBT * estimated))
             cost.variance = 0
         cost.correction, cost.estimated = self, estimated
         return cost
+
+    def _draw(self) -> None:
+        """Draw the line, and find out how far off it calls are.
+
+        The less calls are off it, the less the factor weighs against its slope: where all are on a line, a few calls tell it.
+        """
+        calls, factor = self._calls, self._used / self._estimated
+        mean, level = self._estimated / calls, self._used / calls * self._used
+        square, product = self._square - mean * self._estimated, self._product - mean * self._used
+        differ = max(0.0, self._used_square - level)
+        off = max(0.0, differ - product / square * product) if square > 0 else differ
+        doubt = mean * mean * (_DOUBTED / calls**2 + (off / level if level else 0.0))
+        slope = (product + doubt * factor) / (square + doubt)
+        off = max(0.0, differ - slope * (2 * product - slope * square))
+        told_square = level + slope * slope * square
+        self._slope = slope
+        self._spread = min(_WIDEST, off / told_square * calls / max(calls - 2, _FREE)) if told_square else 0.0
 
     def _on_average(self, estimated: int) -> float:
         """Return what calls cost that are estimated at so much, by the straight line through what was learned.
@@ -196,9 +215,7 @@ class Correction:
         """
         if not estimated:
             return 0.0
-        mean, factor = self._estimated / self._calls, self._used / self._estimated
-        doubt = _DOUBTED * mean * mean
-        slope = (self._product - mean * self._used + doubt * factor) / (self._square - mean * self._estimated + doubt)
+        mean, factor, slope = self._estimated / self._calls, self._used / self._estimated, self._slope
         known = min(estimated, self._largest)
         told = factor * mean + slope * (known - mean) + factor * (estimated - known)  # a line tells nothing of what is beyond it
         return max(told, _FLATTEST * factor * estimated)
