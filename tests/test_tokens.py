@@ -489,6 +489,27 @@ def test_calls_that_were_refused_when_little_was_known_cost_what_is_known_by_the
     assert node.limiter.stats["current_window_tokens"] == 500
 
 
+def test_calls_that_failed_when_little_was_known_cost_what_is_known_by_the_time_their_items_are_served() -> None:
+    """What they cost, nobody tells: the server counts them, and they were booked at three times their estimate."""
+    tried = list[int]()
+
+    async def call(item: int) -> Any:
+        tried.append(item)
+        await asyncio.sleep(1)
+        if tried.count(item) == 1:
+            raise ValueError("500")
+        return {"usage": {"total_tokens": 100}}
+
+    node = Tokens(call, max_concurrent=20, max_tokens_per_minute=10_100, max_retries=2)
+
+    async def main() -> float:
+        await node.run_async({"items": range(300, 310)})
+        assert node.stats["current_window_tokens"] == 20 * 100
+        return now()
+
+    assert run_virtual(main()) == 3
+
+
 def test_all_that_start_again_after_a_pause_cost_what_was_learned_in_it() -> None:
     class OverloadedError(Exception):
         status_code = 529

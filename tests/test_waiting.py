@@ -401,7 +401,7 @@ def test_a_waiter_in_another_thread_gets_the_error_in_its_own_loop() -> None:
     assert (limiter.active, limiter.waiting) == (0, 0)
 
 
-BUDGET = ["fits", "admit", "opens_at", "book", "take_back", "settle", "know", "refused", "space", "served", "timed"]
+BUDGET = ["fits", "admit", "opens_at", "book", "take_back", "settle", "correct", "refused", "space", "served", "timed"]
 RULE = ["may_start", "opens_for", "started", "unsent", "succeeded", "refused"]
 DEFECTS = [(Budget, name) for name in BUDGET] + [(AdaptiveRule, name) for name in RULE]
 

@@ -241,11 +241,6 @@ class Budget(Stretched):
         if self.tokens is not None:
             self.tokens.correct(spend, tokens)
 
-    def know(self, spend: Spend) -> None:
-        """Take what a request booked for what it costs, as nothing more will be known of it."""
-        if self.tokens is not None:
-            self.tokens.know(spend)
-
     def refused(self, stamp: float, spend: Spend | None) -> None:
         """Remember that a server refused the call of a stamp: the call counts here for what it was, but not at most servers."""
         while self._refused and self._refused[0] + self.seconds <= stamp:

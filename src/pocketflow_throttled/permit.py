@@ -34,7 +34,7 @@ class Permit:
         "_place",
         "_spend",
         "_stamp",
-        "_unserved",
+        "_untold",
         "_waiter",
         "held",
         "limiter",
@@ -53,7 +53,7 @@ class Permit:
         self._stamp: float | None = None  # when it was granted
         self._place = math.inf  # when it was granted for the first time, if it was refused: whoever waits came later
         self._spend: Spend | None = None
-        self._unserved: tuple[Spend, ...] = ()  # tokens of its requests that were refused
+        self._untold: tuple[Spend, ...] = ()  # tokens of its requests that were refused or failed: what these cost, nobody told
         self._waiter: Waiter | None = None  # who waits for it in the queue
 
     async def __aenter__(self) -> Self:
@@ -129,8 +129,9 @@ class Permit:
             self.held = False
             limiter._active -= 1
             try:
-                if self._spend is not None:
-                    limiter._budget.know(self._spend)
+                if self._spend is not None and isinstance(self.tokens, Estimate):
+                    self._untold = (*(spend for spend in self._untold if spend.in_window), self._spend)
+                    self.estimate_again()
             finally:
                 if limiter._queue:
                     limiter._wake()
@@ -162,7 +163,7 @@ class Permit:
             self.tokens = tokens
             if self._stamp is not None:
                 self._spend = limiter._budget.settle(self._stamp, self._spend, tokens)
-                self._correct_unserved()
+                self._correct_untold()
                 limiter._wake()
 
     def held_for(self) -> float:
@@ -172,14 +173,14 @@ class Permit:
             return 0.0 if self._stamp is None else limiter._now() - self._stamp
 
     def estimate_again(self) -> None:
-        """Cost what is known by now, where the tokens are an estimate that has not been booked."""
+        """Cost what is known by now, where the tokens are an estimate of a request that is not under way."""
         if isinstance(self.tokens, Estimate):
             self.tokens = self.tokens.again()
-            self._correct_unserved()
+            self._correct_untold()
 
-    def _correct_unserved(self) -> None:
-        """Book requests that were refused at what is known by now: they were estimated when less was."""
-        for spend in self._unserved:
+    def _correct_untold(self) -> None:
+        """Book requests that told no cost at what is known by now, or at what that of their item cost which was served."""
+        for spend in self._untold:
             self.limiter._budget.correct(spend, self.tokens)
 
     def took(self) -> None:
@@ -201,8 +202,6 @@ class Permit:
             with limiter._lock:
                 now = limiter._now()
                 limiter._budget.refused(self._stamp, self._spend)
-                if self._spend is not None:
-                    self._unserved = (*(spend for spend in self._unserved if spend.in_window), self._spend)
                 limiter._doubt_length(now, self._stamp)
                 if limiter._rule is None and not is_down:  # else the rule finds the pace
                     limiter._budget.space(now, self._stamp)
