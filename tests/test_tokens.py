@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from pocketflow_throttled import Presets, RateLimitHit, SimulatedAPI, ThrottledParallelBatchNode, run_virtual
 from pocketflow_throttled.budget import Budget
+from pocketflow_throttled.token_window import TokenWindow
 from pocketflow_throttled.tokens import Correction, estimate, used
-from pocketflow_throttled.window import TokenWindow
 
 from .test_nodes import Batch, now, run
 from .test_signals import Raising, RaisingDict

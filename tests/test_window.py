@@ -5,7 +5,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from pocketflow_throttled.budget import Budget
-from pocketflow_throttled.window import SlidingWindow, Spend, TokenWindow
+from pocketflow_throttled.token_window import Spend, TokenWindow
+from pocketflow_throttled.window import SlidingWindow
 
 
 def test_a_full_window_opens_when_its_oldest_start_leaves() -> None:
@@ -72,8 +73,8 @@ def test_for_costs_that_are_not_known_room_is_kept_that_grows_with_the_root_of_t
     assert not window.fits(0.0, 700)
     window.correct(spends[0], 110)
     for spend in spends[1:]:
-        window.know(spend)
-        window.know(spend)
+        window.correct(spend, 100)
+        window.correct(spend, 100)
     assert window.fits(0.0, 690)
     assert not window.fits(0.0, 691)
 
@@ -86,7 +87,7 @@ def test_a_request_over_the_whole_token_window_runs_alone_also_if_its_cost_is_no
     assert window.fits(60.0, 500, variance=10_000)
 
 
-@given(st.lists(st.tuples(st.sampled_from(["add", "correct", "know", "wait"]), st.integers(0, 100)), max_size=50))
+@given(st.lists(st.tuples(st.sampled_from(["add", "correct", "take back", "wait"]), st.integers(0, 100)), max_size=50))
 def test_nothing_of_a_cost_that_was_not_known_stays_behind(steps: list[tuple[str, int]]) -> None:
     window, spends, now = TokenWindow(limit=1000, seconds=10.0), list[Spend](), 0.0
     for step, number in steps:
@@ -98,7 +99,7 @@ def test_nothing_of_a_cost_that_was_not_known_stays_behind(steps: list[tuple[str
         elif spends and step == "correct":
             window.correct(spends[number % len(spends)], number)
         elif spends:
-            window.know(spends[number % len(spends)])
+            window.take_back(spends[number % len(spends)])
     assert window.fits(now + 10, 1000)
     spends.append(window.add(now + 10, 1, variance=5))
     window.clear()

@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING
 from .gate import Gate
 from .margin import Margin
 from .stretched import Stretched
+from .token_window import Spend, TokenWindow
 from .tokens import Estimate
-from .window import SlidingWindow, Spend, TokenWindow
+from .window import SlidingWindow
 
 if TYPE_CHECKING:
     from .gate import Hold
@@ -55,6 +56,7 @@ class Budget(Stretched):
         "_gate",
         "_pace",
         "_refused",
+        "_spread_since",
         "_spread_until",
         "burst",
         "spaced_since",
@@ -67,6 +69,7 @@ class Budget(Stretched):
         self.spaced_since = -math.inf  # when starts were spaced anew, as calls were refused
         self._at_a_time: int | None = None  # fewer than the bursts that were set, since calls were refused
         self._spread_until: float | None = None  # when the tokens of the last call are made up for, where they are spread evenly
+        self._spread_since = math.inf
         self._gate: Gate | None = None  # holds starts back, for others' sake
         self._refused: deque[float] = deque()  # the stamps of calls that were sent and not served, of late
         self.set_requests(requests)
@@ -88,7 +91,7 @@ class Budget(Stretched):
     def set_tokens(self, limit: int | None, seconds: float | None = None) -> None:
         """Set the tokens allowed in any window, or in any `seconds`."""
         if self.tokens is None or self.tokens.limit != limit:
-            self._spread_until = None
+            self._spread_until, self._spread_since = None, math.inf
         if limit is None:
             if self.tokens is not None:
                 self.tokens.clear()  # what is settled or taken back later has nothing to do with the next window
@@ -151,7 +154,7 @@ class Budget(Stretched):
             (self._gate is None or now >= self._gate.next_at)
             and (self.requests is None or self.requests.fits(now))
             and (self._bursts is None or self._bursts.fits(now))
-            and (tokens == 0 or self.tokens is None or self.tokens.fits(now, tokens, _variance(tokens)))
+            and (tokens == 0 or self.tokens is None or self.tokens.fits(now, tokens, *_known_of(tokens)))
             and (tokens == 0 or self._spread_until is None or now >= self._spread_until)
         )
 
@@ -205,12 +208,12 @@ class Budget(Stretched):
             return None
         if self._spread_until is not None:
             self._spread_until = max(self._spread_until, now) + self._spread_of(tokens)
-        return self.tokens.add(now, tokens, _variance(tokens))
+        return self.tokens.add(now, tokens, *_known_of(tokens))
 
     def spread(self, now: float) -> None:
         """Spread tokens evenly from now on, as a server allows them in a shorter time than the window."""
         if self._spread_until is None:
-            self._spread_until = now
+            self._spread_until = self._spread_since = now
 
     def take_back(self, stamp: float, spend: Spend | None) -> None:
         """Take back what a request booked that was never sent."""
@@ -220,7 +223,7 @@ class Budget(Stretched):
         if spend is not None and self.tokens is not None:
             if self._spread_until is not None:
                 self._spread_until -= self._spread_of(spend.cost)
-            self.tokens.correct(spend, 0)
+            self.tokens.take_back(spend)
 
     def _spread_of(self, tokens: int) -> float:
         """Return the seconds after which as many tokens as a request costs are allowed again, where they are spread evenly."""
@@ -248,8 +251,11 @@ class Budget(Stretched):
         insort(self._refused, stamp)
         if self.requests is not None:
             self.requests.refuse(stamp)
-        if self.tokens is not None and spend is not None:
-            self.tokens.refuse(spend)
+        if self.tokens is None or spend is None:
+            return
+        self.tokens.refuse(spend)
+        if (self.tokens.is_full or stamp > self._spread_since) and self.tokens.doubt(spend):
+            self._spread_until, self._spread_since = None, math.inf  # it is not that less is allowed in a shorter time
 
     def refused_since(self, time: float) -> int:
         """Return how many calls were refused that started after `time`, of late."""
@@ -310,7 +316,8 @@ class Budget(Stretched):
 
     def forget_pace(self) -> None:
         """Forget how starts were spaced without a burst that was set."""
-        self._margin, self._pace, self._at_a_time, self._spread_until = Margin(), None, None, None
+        self._margin, self._pace, self._at_a_time = Margin(), None, None
+        self._spread_until, self._spread_since = None, math.inf
         self._gate = None
         self.set_burst(self.burst)
 
@@ -320,7 +327,8 @@ class Budget(Stretched):
         if window is None:
             return 0
         window.forget(now)
-        return max(0, window.own(now) - window.unserved(now))
+        more = window.more if isinstance(window, TokenWindow) else 0
+        return max(0, window.own(now) - window.unserved(now) + more)
 
     def forget_requests(self, until: float, used: int) -> None:
         """Forget the oldest starts made until then, so that `used` are counted: as many as the server does."""
@@ -340,5 +348,5 @@ class Budget(Stretched):
         self.forget_pace()
 
 
-def _variance(tokens: int) -> int:
-    return tokens.variance if isinstance(tokens, Estimate) else 0
+def _known_of(tokens: int) -> tuple[int, int]:
+    return (tokens.variance, tokens.estimated) if isinstance(tokens, Estimate) else (0, 0)

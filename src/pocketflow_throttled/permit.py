@@ -11,8 +11,8 @@ from .validation import check_count
 
 if TYPE_CHECKING:
     from .rate_limiter import RateLimiter
+    from .token_window import Spend
     from .waiting import Waiter
-    from .window import Spend
 
 
 class Permit:

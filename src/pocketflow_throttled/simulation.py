@@ -7,8 +7,8 @@ import math
 from collections import deque
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
+from .token_window import TokenWindow
 from .validation import check_count, check_optional_count, check_seconds
-from .window import TokenWindow
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine

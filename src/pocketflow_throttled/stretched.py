@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING
 from .margin import Margin
 
 if TYPE_CHECKING:
-    from .window import SlidingWindow, TokenWindow
+    from .token_window import TokenWindow
+    from .window import SlidingWindow
 
 _SOME = 5  # calls whose seconds tell by how much they differ
 # Calls whose seconds differ by less take the same time. Else every third of a batch of instant calls would set a record.

@@ -1,4 +1,4 @@
-"""Sliding windows: what was granted lately, and when more will fit.
+"""Sliding windows: what was granted lately, and when more will fit; here what all have, and that of starts.
 
 Pure: `now` is an argument, in seconds of whatever clock the caller uses. No asyncio, no waiting.
 
@@ -17,13 +17,10 @@ from contextlib import suppress
 # window is stretched by what calls differ in time, within bounds: it costs a thirtieth at most, but for the first calls of a
 # client, which open connections.
 _MOST_STRETCH, _MOST_STRETCH_COLD = (0.6, 0.03), (1.0, 0.25)  # in seconds, and as a part of the window
-# Calls under way cost what nobody knows yet. Together they are off by as much as their variances tell, and hardly ever by more
-# than so many standard deviations: single calls that cost more are made up for by others that cost less.
-_DEVIATIONS = 2
 _STEPS = 50  # in which the share of others comes back: a waiter is woken for each, not for every token
 
 
-class _Window:
+class Window:
     """What both windows have: a limit, of which others may have taken a share for a while, and a length.
 
     Attributes:
@@ -93,7 +90,7 @@ class _Window:
                 self._taken = 0
 
 
-class SlidingWindow(_Window):
+class SlidingWindow(Window):
     """At most `limit` starts in any `seconds`.
 
     Args:
@@ -181,134 +178,3 @@ class SlidingWindow(_Window):
         self.times.clear()
         self._refused.clear()
         self.take_away(0, -math.inf, -math.inf)
-
-
-class Spend:
-    """Tokens booked at a time; the cost may be corrected while it is in its window. Until then it may be off by its variance."""
-
-    __slots__ = ("cost", "in_window", "is_refused", "time", "variance")
-
-    def __init__(self, time: float, cost: int, variance: int = 0) -> None:
-        self.time = time
-        self.cost = cost
-        self.variance = variance
-        self.in_window = True
-        self.is_refused = False
-
-
-class TokenWindow(_Window):
-    """At most `limit` tokens in any `seconds`; one request larger than that runs alone.
-
-    Spending more than was booked is debt: `used` then exceeds `limit`, and nothing fits until enough has expired.
-
-    Args:
-        limit: tokens allowed in any one window.
-        seconds: length of the window.
-
-    Example:
-        >>> window = TokenWindow(limit=100, seconds=60.0)
-        >>> spend = window.add(now=0.0, cost=80)
-        >>> window.fits(now=1.0, cost=30)
-        False
-        >>> window.correct(spend, cost=70)
-        >>> window.fits(now=1.0, cost=30)
-        True
-    """
-
-    __slots__ = ("_total", "_unserved", "_variance", "spends")
-
-    def __init__(self, limit: int, seconds: float) -> None:
-        super().__init__(limit, seconds)
-        self.spends: deque[Spend] = deque()
-        self._total = 0
-        self._unserved = 0  # what calls cost that a server refused
-        self._variance = 0  # of all costs that are estimates
-
-    def fits(self, now: float, cost: int, variance: int = 0) -> bool:
-        """Return whether `cost` more tokens, give or take, are allowed at `now`; forgets what has left the window."""
-        self.forget(now)
-        if cost == 0:
-            return True
-        if self._variance or variance:
-            cost += math.isqrt(_DEVIATIONS**2 * (self._variance + variance))
-        return self._total + min(cost, self._limit) <= self.allowed
-
-    def forget(self, now: float) -> None:
-        """Forget what has left the window, and the share of others that has come back."""
-        spends = self.spends
-        while spends and spends[0].time + self.span <= now:
-            spend = spends.popleft()
-            self.correct(spend, 0)
-            spend.in_window = False
-        self._give_back(now)
-
-    def opens_at(self, now: float) -> float:
-        """Return when the oldest spend leaves, or others' share: the next moment at which anything changes by itself."""
-        own = self.spends[0].time + self.span if self.spends else math.inf
-        return min(own, self._others_back_at(now)) if self._taken else own
-
-    def add(self, now: float, cost: int, variance: int = 0) -> Spend:
-        """Book `cost` tokens, give or take, and return the entry, to be corrected."""
-        spend = Spend(now, cost, variance)
-        self.spends.append(spend)
-        self._total += cost
-        self._variance += variance
-        return spend
-
-    def insert(self, time: float, cost: int) -> Spend:
-        """Book tokens at a time that may lie before the last entry, and return the entry."""
-        spends = self.spends
-        place = len(spends)
-        while place and spends[place - 1].time > time:
-            place -= 1
-        spend = Spend(time, cost)
-        spends.insert(place, spend)
-        self._total += cost
-        return spend
-
-    def correct(self, spend: Spend, cost: int) -> None:
-        """Set what a booked request really cost; without effect once it has left the window."""
-        if spend.in_window:
-            self._total += cost - spend.cost
-            if spend.is_refused:
-                self._unserved += cost - spend.cost
-            spend.cost = cost
-            self.know(spend)
-
-    def know(self, spend: Spend) -> None:
-        """Take what was booked for what it costs."""
-        if spend.in_window:
-            self._variance -= spend.variance
-            spend.variance = 0
-
-    def refuse(self, spend: Spend) -> None:
-        """Remember that a server refused a call: it counts here for what it was, but not at most servers."""
-        if spend.in_window and not spend.is_refused:
-            spend.is_refused = True
-            self._unserved += spend.cost
-
-    def unserved(self, now: float) -> int:
-        """Return what of the window at `now` was refused; forgets what has left it."""
-        self.forget(now)
-        return self._unserved
-
-    def clear(self) -> None:
-        """Forget every spend, and what others have taken."""
-        for spend in self.spends:
-            spend.in_window = False
-        self.spends.clear()
-        self._total = self._unserved = self._variance = 0
-        self.take_away(0, -math.inf, -math.inf)
-
-    def used(self, now: float) -> int:
-        """Return how many tokens are in the window at `now`, others' included. Reading forgets nothing."""
-        return self.own(now) + self.others(now)
-
-    def own(self, now: float) -> int:
-        """Return how many tokens are in the window at `now` without those of others."""
-        used = self._total
-        for spend in self.spends:
-            if spend.time + self.span > now:
-                break
-            used -= spend.cost
-        return used
