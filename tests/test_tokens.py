@@ -65,6 +65,21 @@ def test_an_item_that_holds_itself_is_estimated_without_itself() -> None:
     assert estimate([message]) == 14
 
 
+def test_an_item_is_estimated_once_as_it_was_before_its_call_changed_it() -> None:
+    class Chats(Batch):
+        max_tokens_per_minute = 10_000
+
+        def estimate_tokens(self, item: Any) -> int:
+            return len(item["text"])
+
+    async def call(item: dict[str, str]) -> str:
+        return item.pop("text")
+
+    node = Chats(call)
+    assert run(node, [{"text": "x" * 10}, {"text": "y" * 20}]) == ["x" * 10, "y" * 20]
+    assert node.stats["tokens_estimated"] == 30
+
+
 def test_no_item_makes_estimating_it_raise() -> None:
     for item in (nested(10**5), Raising(), [Raising()], {"content": Raising()}, RaisingDict(a=1)):
         assert estimate(item) == 0

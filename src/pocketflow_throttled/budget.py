@@ -11,15 +11,12 @@ from collections import deque
 from itertools import takewhile
 from typing import TYPE_CHECKING
 
-from .gate import Gate
-from .margin import Margin
-from .stretched import Stretched
+from .spaced import Spaced
 from .token_window import Spend, TokenWindow
 from .tokens import Estimate
 from .window import SlidingWindow
 
 if TYPE_CHECKING:
-    from .gate import Hold
     from .headers import Kind
 
 # So many refusals, if they are an eighth of the calls since the first of them, are no chance: fewer may be, or have another
@@ -28,13 +25,10 @@ _SOME: dict[Kind, int] = {"requests": 5, "tokens": 3}
 _SHARE = 1 / 8
 # Of a window: with so much of it served, a refusal says nothing of bursts. Less of tokens, as estimates may have been too low.
 _ROOM: dict[Kind, float] = {"requests": 0.9, "tokens": 0.8}
-_TINY = 3  # calls at a time, of which a few that arrive late are all
-_CLOSEST = 0.02  # seconds between starts that refusals space: closer together, it is timers that tell
 _SPREAD = 1.03  # times slower than the limit, are tokens spread: not all calls are as long on their way
-_SAME_PACE = 0.01  # as a part, how far off the same pace may be
 
 
-class Budget(Stretched):
+class Budget(Spaced):
     """The windows of one limiter; each may be absent, and each limit may change while it is in use.
 
     Args:
@@ -51,26 +45,12 @@ class Budget(Stretched):
         (False, 60.0)
     """
 
-    __slots__ = (
-        "_at_a_time",
-        "_gate",
-        "_pace",
-        "_refused",
-        "_spread_since",
-        "_spread_until",
-        "burst",
-        "spaced_since",
-    )
+    __slots__ = ("_refused", "_spread_since", "_spread_until")
 
     def __init__(self, requests: int | None, tokens: int | None, burst: int | None, seconds: float) -> None:
-        super().__init__(seconds)
-        self.burst = burst
-        self._pace: tuple[int, float] | None = None
-        self.spaced_since = -math.inf  # when starts were spaced anew, as calls were refused
-        self._at_a_time: int | None = None  # fewer than the bursts that were set, since calls were refused
+        super().__init__(burst, seconds)
         self._spread_until: float | None = None  # when the tokens of the last call are made up for, where they are spread evenly
         self._spread_since = math.inf
-        self._gate: Gate | None = None  # holds starts back, for others' sake
         self._refused: deque[float] = deque()  # the stamps of calls that were sent and not served, of late
         self.set_requests(requests)
         self.set_tokens(tokens)
@@ -99,50 +79,6 @@ class Budget(Stretched):
         else:
             self.tokens = self.tokens or TokenWindow(limit, self.seconds)
             self._resize(self.tokens, limit, seconds)
-
-    def set_burst(self, burst: int | None) -> None:
-        """Set the starts allowed in any `burst / requests` share of the window."""
-        self.burst = burst
-        if self.requests is None or (burst is None and self._pace is None):
-            self._bursts = None
-            return
-        limit, seconds = self._pace or (0, 0.0)
-        if burst is not None:  # what the user asked for is what counts, or fewer at a time, as often
-            limit = min(burst, self._at_a_time or burst)
-            seconds = self.requests.seconds * limit / self.requests.limit
-        bursts = self._bursts or SlidingWindow(limit, 0.0)
-        if seconds > bursts.seconds:  # what has left the shorter share may be in the longer one
-            times = self.requests.times
-            older = takewhile(lambda stamp: not times or stamp < times[0], bursts.times)
-            bursts.times = deque([*older, *times])
-        self._bursts = bursts
-        self._resize(bursts, limit, seconds)
-
-    @property
-    def at_once(self) -> int | None:
-        """How many may start at once, where starts are spaced, as the user or the server asked for it; None: they are not."""
-        return None if self._bursts is None else self._bursts.limit
-
-    def set_pace(self, limit: int, seconds: float, now: float) -> None:
-        """Set the starts that a server allows in `seconds`, a shorter time than the window, where no burst is set."""
-        if self._pace is not None:
-            each, share = self._pace
-            if each <= limit and each * seconds <= (1 + _SAME_PACE) * limit * share:
-                return  # they are spaced by more already, since calls were refused
-        self._margin = Margin(now)
-        self._pace = limit, seconds
-        self.set_burst(self.burst)
-
-    def hold(self, hold: Hold | None, now: float) -> None:
-        """Hold starts back from now on, for a window at most: others take of a small bucket; None: not any more."""
-        if hold is None:
-            self._gate = None
-        elif self._gate is not None:
-            self._gate.set(hold, now, now + self.seconds)
-        else:
-            self._gate = Gate(hold, now, now + self.seconds)
-            self._margin = Margin(now)  # no margin makes up for what others take
-            self._stretch_all()
 
     def fits(self, now: float, tokens: int) -> bool:
         """Return whether a request that costs `tokens` may start at `now`."""
@@ -262,11 +198,7 @@ class Budget(Stretched):
         return sum(1 for _ in takewhile(lambda stamp: stamp > time, reversed(self._refused)))
 
     def space(self, now: float, stamp: float) -> None:
-        """Space the starts, or more than before, as a server with room in the window refuses the call that started at `stamp`.
-
-        Some enforce a limit a minute as so many a second, or as fewer in less. Spaced starts are as many in the window,
-        and so are tokens that are spread.
-        """
+        """Space the starts, or more than before, as a server with room in the window refuses the call that started at `stamp`."""
         if self._spread_until is None and self.tokens is not None and self._refuses_what_has_room(now, _SOME["tokens"]):
             self.spread(now)
         requests, bursts = self.requests, self._bursts
@@ -277,22 +209,7 @@ class Budget(Stretched):
         if bursts is not None and self._calls_since(self._margin.since) <= self.refused_since(self._margin.since):
             self._margin.since = now  # none was served yet: what was sent before is still counted
             return
-        apart = requests.seconds / requests.limit
-        if bursts is not None:
-            apart = max(apart, bursts.seconds / bursts.limit)
-        each = math.ceil(_CLOSEST / apart)
-        if self.burst is None and (bursts is None or each < bursts.limit or each * apart > (1 + _SAME_PACE) * bursts.seconds):
-            self._space_by(each, each * apart, now)
-        elif self.burst is not None and bursts is not None and each < bursts.limit <= _TINY:
-            self._at_a_time = each
-            self.spaced_since = now
-            self._margin.since = now
-            ends = bursts.times[-1] + bursts.span if bursts.times else now
-            self.set_burst(self.burst)
-            bursts.take_away(each, ends, ends)  # nothing until those of the last burst are none any more
-        else:
-            self._margin.grow(now, 1 / apart, self._calls_since(self._margin.looked_at))
-            self._stretch_all()
+        self._space_more(now)
 
     def _refuses_what_has_room(self, now: float, some: int) -> bool:
         if len(self._refused) < some or not (self._has_room("requests", now) and self._has_room("tokens", now)):
@@ -304,22 +221,10 @@ class Budget(Stretched):
         window = self.window(kind)
         return window is None or self.served(kind, now) <= _ROOM[kind] * window.limit
 
-    def _space_by(self, each: int, seconds: float, now: float) -> None:
-        self._margin = Margin(now)
-        self._pace = each, seconds
-        self.spaced_since = now
-        self.set_burst(None)
-
-    def disregard_until(self, now: float) -> None:
-        """Take no refusal of a call that started by now for a reason to space the starts: it was sent by another limit."""
-        self._margin.since = max(self._margin.since, now)
-
     def forget_pace(self) -> None:
-        """Forget how starts were spaced without a burst that was set."""
-        self._margin, self._pace, self._at_a_time = Margin(), None, None
+        """Forget how starts were spaced without a burst that was set, and that tokens were spread."""
         self._spread_until, self._spread_since = None, math.inf
-        self._gate = None
-        self.set_burst(self.burst)
+        super().forget_pace()
 
     def served(self, kind: Kind, now: float) -> int:
         """Return what is counted of one kind that a server counts too, others' share aside; forget what has left the window."""

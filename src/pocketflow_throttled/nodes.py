@@ -149,7 +149,8 @@ class ThrottledParallelBatchNode(Throttled, AsyncParallelBatchNode):
         return self._throttled_state.correction.apply(estimated)
 
     def _settle_tokens(self, item: Any, result: Any, permit: Permit) -> None:
-        estimated = self.estimate_tokens(item)
+        booked = permit.tokens  # the call may have changed the item
+        estimated = booked.estimated if isinstance(booked, tokens.Estimate) else self.estimate_tokens(item)
         counted = self.count_tokens(item, result)
         counted = estimated if counted is None else check_count("count_tokens", counted, least=0)
         self._throttled_state.learn_tokens(estimated, counted)

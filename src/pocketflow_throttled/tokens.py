@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import math
+from threading import RLock
 from typing import Any
+
+from .carried import told_by
 
 _CHARACTERS = 4  # to a token, in English: help.openai.com/en/articles/4936856; other scripts need more tokens
 _PER_MESSAGE = 4  # tokens around the content of a chat message, by OpenAI's cookbook
@@ -72,17 +75,17 @@ def used(result: Any) -> int | None:
         >>> used({"usage": {"input_tokens": 10, "output_tokens": 5, "cache_read_input_tokens": 90}})
         10
     """
-    usage = _get(result, "usage")
+    usage = told_by(result, "usage")
     if usage is None:
-        return _count(_get(_get(result, "usage_metadata"), "prompt_token_count"))
-    total = _count(_get(usage, "total_tokens"))
+        return _count(told_by(told_by(result, "usage_metadata"), "prompt_token_count"))
+    total = _count(told_by(usage, "total_tokens"))
     if total is not None:
         return total
-    prompt = _count(_get(usage, "prompt_tokens"))
+    prompt = _count(told_by(usage, "prompt_tokens"))
     if prompt is not None:
-        return prompt + (_count(_get(usage, "completion_tokens")) or 0)
-    read = _count(_get(usage, "input_tokens"))
-    return None if read is None else read + (_count(_get(usage, "cache_creation_input_tokens")) or 0)
+        return prompt + (_count(told_by(usage, "completion_tokens")) or 0)
+    read = _count(told_by(usage, "input_tokens"))
+    return None if read is None else read + (_count(told_by(usage, "cache_creation_input_tokens")) or 0)
 
 
 class Estimate(int):
@@ -128,6 +131,7 @@ class Correction:
         "_is_wrong",
         "_largest",
         "_least",
+        "_lock",
         "_product",
         "_slope",
         "_spread",
@@ -138,6 +142,7 @@ class Correction:
     )
 
     def __init__(self) -> None:
+        self._lock = RLock()  # a node may run in several threads; re-entrant, as garbage collection can run anything within it
         self._start()
 
     def _start(self) -> None:
@@ -152,7 +157,10 @@ class Correction:
         """Learn what a call has cost, beside what was estimated. An estimate of nothing tells nothing of others."""
         if not estimated:
             return
-        estimated, used = min(estimated, _MOST), min(used, _MOST)
+        with self._lock:
+            self._learn(min(estimated, _MOST), min(used, _MOST))
+
+    def _learn(self, estimated: int, used: int) -> None:
         told = self._on_average(estimated) if self._estimated else math.inf
         is_wrong = used > _DOUBT * told
         if is_wrong and self._is_wrong:
@@ -178,17 +186,18 @@ class Correction:
     def apply(self, estimated: int) -> Estimate:
         """Return what a call that is estimated at so much will cost on average, or rather more while few have told."""
         estimated = min(estimated, _MOST)
-        if self._estimated:
-            told = self._on_average(estimated)
-            if estimated < _UNHEARD * self._least and self._calls > _SOME:
-                told = max(told, min(_DOUBT * estimated, self._used / self._calls))
-            cost = Estimate(round(told + self._unsure * estimated / self._estimated) or int(told > 0))
-            cost.variance = round(self._spread * told * told)
-        else:
-            cost = Estimate(math.ceil(_DOUBT * estimated))
-            cost.variance = 0
-        cost.correction, cost.estimated = self, estimated
-        return cost
+        with self._lock:
+            cost, variance = self._told(estimated) if self._estimated else (math.ceil(_DOUBT * estimated), 0)
+        told = Estimate(cost)
+        told.correction, told.estimated, told.variance = self, estimated, variance
+        return told
+
+    def _told(self, estimated: int) -> tuple[int, int]:
+        told = self._on_average(estimated)
+        if estimated < _UNHEARD * self._least and self._calls > _SOME:
+            told = max(told, min(_DOUBT * estimated, self._used / self._calls))
+        cost = round(told + self._unsure * estimated / self._estimated) or int(told > 0)
+        return cost, round(self._spread * told * told)
 
     def _draw(self) -> None:
         """Draw the line, and find out how far off it calls are.
@@ -219,15 +228,6 @@ class Correction:
         known = min(estimated, self._largest)
         told = factor * mean + slope * (known - mean) + factor * (estimated - known)  # a line tells nothing of what is beyond it
         return max(told, _FLATTEST * factor * estimated)
-
-
-def _get(thing: Any, name: str) -> Any:
-    try:
-        value = thing.get(name) if isinstance(thing, dict) else getattr(thing, name, None)
-        isinstance(value, int)  # raises for a class that raises when it is asked what it is
-        return value
-    except Exception:  # noqa: BLE001  (an answer that cannot be read says nothing)
-        return None
 
 
 def _count(value: Any) -> int | None:
