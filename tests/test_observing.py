@@ -1,6 +1,7 @@
 """What a limiter makes of headers: pauses, limits, others' share, and windows whose length nobody tells; in virtual time."""
 
 import asyncio
+import math
 import random
 from datetime import UTC, datetime, timedelta
 from typing import Any, Literal, get_args
@@ -671,6 +672,15 @@ def test_a_reset_by_a_clock_that_is_wrong_is_no_further_than_the_window_is_long(
         ([Quota("requests", 20, 0, 0.3), Quota("requests", 20, 19, 59.0)], 59.0),  # it was the end of a minute
         ([Quota("requests", 20, 0, 0.3), Quota("requests", 40, 39, 59.0)], 60.0),  # another limit
         ([Quota("requests", 20, 0, 300.0)], 60.0),
+        ([Quota("requests", 100, 100 - used, used / 5) for used in (10, 18, 25, 12, 40)], 20.4),  # a bucket, five a second
+        (
+            [Quota("requests", 100, 100 - used, float(math.ceil(used / 5))) for used in (12, 22, 48, 33, 57)],
+            1300 / 57,
+        ),  # to the second
+        ([Quota("requests", 100, 100 - used, used / 5) for used in (10, 18, 25, 12)], 60.0),  # few have told so
+        ([Quota("requests", 100, 100 - used, used / 5) for used in (20, 21, 22, 23, 24)], 60.0),  # all of them alike
+        ([Quota("requests", 100, 100 - used, 60 - used / 2) for used in (10, 18, 25, 33, 40)], 60.0),  # it counts down
+        ([Quota("requests", 100, 100 - used, 20.0) for used in (10, 18, 25, 33, 40)], 60.0),  # the newest is the last to leave
     ],
     ids=str,
 )

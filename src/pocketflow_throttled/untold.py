@@ -16,6 +16,8 @@ FULL_SECOND = 1.0  # a reset that is told to the second and is now may be almost
 ALIKE = 0.8  # what differs by less than that is the same, as told by a clock or a full second
 _SHORTEST_WINDOW = 1e-3
 _SMALL = 0.25  # of a limit
+# So many answers, between which so many times as much was used, tell how fast it comes back. A reset may be off by such a part.
+_TOLD, _APART, _OFF = 5, 2, 0.02
 _KEPT = 0.95  # of what is known, after each answer: the last twenty or so count
 _TELLING = 5.0  # calls that one of the moments must be off, to tell them apart
 _CLEARLY = 0.5  # as a part, how much less the right one is off
@@ -24,15 +26,27 @@ _CLEARLY = 0.5  # as a part, how much less the right one is off
 class Span:
     """How long a window is of which the server tells no length.
 
-    If the limit comes back bit by bit, `reset` is the part of the window that is used: so its length follows from any answer. If
-    it comes back at once, `reset` counts down from it. Either way no reset is longer than the window, and none with little left
-    makes it longer than `reset * limit / used`. Until little is left it does not matter, and the default will do.
+    If the limit comes back bit by bit, `reset` is the part of the window that is used: so its length follows from any answer, and
+    some that tell the same length by different parts give that away. If it comes back at once, `reset` counts down from it.
+    Either way no reset is longer than the window, and none with little left makes it longer than `reset * limit / used`. Until
+    more is known, the default will do.
 
     Some servers tell in `reset` when the next single call fits. By what they say, that looks like a window which is much shorter:
     only that they refuse what would fit it gives them away.
     """
 
-    __slots__ = ("_least", "_limit", "_most", "_most_left", "is_of_one")
+    __slots__ = (
+        "_answers",
+        "_fastest",
+        "_least",
+        "_least_used",
+        "_limit",
+        "_most",
+        "_most_left",
+        "_most_used",
+        "_slowest",
+        "is_of_one",
+    )
 
     def __init__(self) -> None:
         self._forget(0)
@@ -40,6 +54,11 @@ class Span:
     def _forget(self, limit: int) -> None:
         self._limit = limit
         self._least, self._most = 0.0, math.inf
+        self._answers = (
+            0  # that tell how fast it comes back, if it does so bit by bit: between two bounds, in seconds for all of it
+        )
+        self._fastest, self._slowest = 0.0, math.inf
+        self._least_used, self._most_used = math.inf, 0
         self.is_of_one = False  # whether resets tell of the next single call
         self._most_left: int | None = None  # that was told of this limit when a call was served
 
@@ -75,8 +94,24 @@ class Span:
             self._least = max(self._least, reset)
             if remaining is not None and remaining <= limit / 4:
                 self._most = min(self._most, (reset or FULL_SECOND) * limit / (limit - remaining))
+            if remaining is not None and remaining < limit and not quota.is_date:
+                self._learn_speed(reset, limit - remaining)
+        if self._comes_back_evenly and not self.is_of_one:
+            return min(default, max(self._least, self._slowest))
         seconds = (self._least or FULL_SECOND) * limit if self.is_of_one else max(self._least, self._most)
         return min(default, max(_SHORTEST_WINDOW, seconds))
+
+    def _learn_speed(self, reset: float, used: int) -> None:
+        off = FULL_SECOND if reset.is_integer() else _OFF * reset
+        self._answers += 1
+        self._fastest = max(self._fastest, (reset - off) * self._limit / used)
+        self._slowest = min(self._slowest, (reset + off) * self._limit / used)
+        self._least_used, self._most_used = min(self._least_used, used), max(self._most_used, used)
+
+    @property
+    def _comes_back_evenly(self) -> bool:
+        is_known = self._answers >= _TOLD and self._most_used >= _APART * self._least_used
+        return is_known and self._fastest <= self._slowest <= self._fastest / ALIKE
 
     def tells_of_one(self, quota: Quota, rate: float) -> bool:
         """Whether the reset tells of the next single call, since what is back by then, at `rate` a second, is far from all."""
