@@ -6,7 +6,7 @@ from functools import partial
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from pocketflow_throttled import Adaptive
@@ -393,6 +393,7 @@ def test_the_next_try_is_neither_at_once_nor_never(
 
 @settings(deadline=None)
 @given(st.integers(0, 2**32), st.sampled_from([None, 0.0, 0.001, 1.0, 30.0]), st.floats(0.0, 0.5))
+@example(165, 30.0, 2.3e-308)  # calls that take no time, but for one, take less and less of it on average
 def test_time_moves_on_with_every_refusal(seed: int, hint: float | None, refusal: float) -> None:
     """An API whose refusals take no time must not be asked again and again at the same moment."""
     chance = random.Random(seed)

@@ -65,7 +65,7 @@ class Timing:
 
     def cost(self, hint: float | None, limit: int) -> float:
         """Return as how many calls a refusal costs: if the API asks for a pause, all those of that time."""
-        return 1 + (hint or 0.0) * limit / (self.latency or 1.0)
+        return 1 + (hint or 0.0) * limit / max(self.latency or 1.0, _TICK)
 
     def refill(self, limit: int, *, is_dear: bool = False) -> float:
         """Return the seconds from a start to the next where a limit is known, and whether one too many is dear.
