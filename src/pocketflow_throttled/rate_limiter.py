@@ -87,10 +87,11 @@ class RateLimiter(Observing):
                     and (budget.requests is None or budget.admit(now))
                 ):
                     if rule is not None:
-                        rule.started(now, self._active + 1)
+                        level = self._active + 1
+                        if level >= self._max_concurrent:
+                            self._last_full = now
+                        rule.started(now, level)
                     self._active += 1
-                    if self._active >= self._max_concurrent:
-                        self._last_full = now
                     return self
             if loop is None:
                 raise RuntimeError("waiting needs a running event loop")
