@@ -3,6 +3,7 @@
 import asyncio
 import math
 import random
+import threading
 from types import SimpleNamespace
 from typing import Any
 
@@ -78,6 +79,25 @@ def test_an_item_is_estimated_once_as_it_was_before_its_call_changed_it() -> Non
     node = Chats(call)
     assert run(node, [{"text": "x" * 10}, {"text": "y" * 20}]) == ["x" * 10, "y" * 20]
     assert node.stats["tokens_estimated"] == 30
+
+
+def test_nobody_reads_what_estimates_are_corrected_by_while_it_is_learned_anew() -> None:
+    free: list[bool] = []
+
+    class Watched(Correction):
+        def _start(self) -> None:
+            super()._start()
+            thread = threading.Thread(target=lambda: free.append(self._lock.acquire(blocking=False)))
+            thread.start()
+            thread.join()
+
+    correction = Watched()
+    assert free.pop()  # which nothing else has a hold of
+    correction._lock = threading.RLock()
+    for cost in (*[100] * 20, 9000, 9000):
+        correction.learn(100, cost)
+    assert free == [False]
+    assert correction.apply(100) >= 9000
 
 
 def test_no_item_makes_estimating_it_raise() -> None:

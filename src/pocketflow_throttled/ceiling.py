@@ -29,7 +29,7 @@ class Ceiling:
     """The calls at once that were refused beyond.
 
     Args:
-        timing: how long a refusal takes.
+        timing: how long calls and refusals take.
         rare: successes before it is probed, where nothing makes it doubtful.
 
     Attributes:
