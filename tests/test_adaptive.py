@@ -109,6 +109,13 @@ def test_only_a_limit_that_is_in_use_grows() -> None:
     assert rule.streak == 100
 
 
+def test_every_call_that_ran_while_the_limit_was_full_counts_before_the_first_refusal() -> None:
+    node = Adapting(lambda _: asyncio.sleep(1.0), initial_concurrent=10, max_concurrent=100)
+    seconds_for(node, 10 + 12 + 14 + 16)  # each as many as the limit, all of which end together
+    assert node.current_concurrent == 22  # 10, 12, 14, 16, 19, 22: one for each ten
+    assert node.stats["consecutive_successes"] == 52
+
+
 def test_a_success_that_took_a_retry_is_no_evidence_of_room() -> None:
     rule = AdaptiveRule(Adaptive(initial_concurrent=10))
     serve(rule, 100, clean=False)

@@ -152,8 +152,8 @@ class Waiting(Clock):
                 new = rule.limit
                 if new != old:
                     self._max_concurrent = new
-                    if new > old:
-                        self._last_full = -math.inf  # it is in use only when filled again
+                    if new > old and rule.refusals:
+                        self._last_full = -math.inf  # near what was refused, it is in use only when filled again
             finally:
                 if self._queue:
                     self._wake(now)
