@@ -32,7 +32,6 @@ if TYPE_CHECKING:
 
 _HISTORY = 1000
 _SURELY_A_RATE = 4  # refusals in a row, each of a call that tried alone
-_SHUT_AGAIN, _LONGEST_FIRST_GAP = 0.4, 10.0  # of the time that it was closed before, and seconds, before the next first try
 _MOST_AT_ONCE = 15  # starts beyond proven ground in the time of one refusal, once as many went well
 
 
@@ -84,7 +83,6 @@ class AdaptiveRule:
         self._trial_due = 0.0  # when it was allowed; it may have waited for a slot since
         self._has_climbed = False  # whether a probe went well since bursts are held back
         self._is_cap = False  # whether it was refused beyond the ceiling without a burst too
-        self._shut_for = 0.0  # seconds, the last time
         self._asked = Asked(self._timing)
 
     def forget_times(self) -> None:
@@ -153,7 +151,7 @@ class AdaptiveRule:
             self._unproven_starts = min(self._unproven_starts + 1, _MOST_AT_ONCE)
         if self._ceiling.level is not None:
             self._ceiling.started(now, level)
-            self.opens_at = max(self.opens_at, now + self._timing.refill(self.limit, is_dear=self._asked.is_dear))
+            self.opens_at = max(self.opens_at, now + self._timing.refill(self.limit))
 
     def unsent(self, stamp: float) -> None:
         """Take back a start whose call was never sent."""
@@ -189,8 +187,6 @@ class AdaptiveRule:
                 return
             self._reopen(now, self.trial)
             self.opens_at = self.rate.opens_at(now)
-        if self.beyond_at > now and rate.held is None:  # spaced by a guess, before any call had told how long one takes
-            self.beyond_at = min(self.beyond_at, now + self._timing.spacing)
         if not clean:
             return
         self.streak += 1
@@ -276,8 +272,7 @@ class AdaptiveRule:
         if self._asked.is_news(hint):
             return False
         absorbs = self.rate.absorbs
-        is_rate = self._has_climbed or self.rate.is_full(started)
-        return (is_rate and absorbs(started, cost)) or self._ends_probe(now, level, cost) or absorbs(started, cost)
+        return (self._has_climbed and absorbs(started)) or self._ends_probe(now, level, cost) or absorbs(started)
 
     def _ends_probe(self, now: float, level: int, cost: float) -> bool:
         """Return whether a refusal only ends a probe beyond the ceiling; it is taken back then."""
@@ -318,10 +313,7 @@ class AdaptiveRule:
         self.trial = None
         self._last_cut = now
         self._change(now, new, "refused")
-        least = self.rate.gap
-        if others == 0 and self.rate.held is None:
-            least = max(least, min(_SHUT_AGAIN * self._shut_for, _LONGEST_FIRST_GAP))
-        self.opens_at = now + closing.wait(now, self._timing, least, hint, at_most)
+        self.opens_at = now + closing.wait(now, self._timing, self.rate.gap, hint, at_most)
 
     def _limit_at(self, started: float) -> int:
         """Return the limit that let a call start: what others raised since was no part of what was refused."""
@@ -336,7 +328,6 @@ class AdaptiveRule:
         """Blame what explains the refusals, now that calls are admitted again since the one that started at `at`."""
         assert self._closing is not None
         closing, self._closing, self.trial = self._closing, None, None
-        self._shut_for = at - closing.since
         closing.is_rate = closing.is_rate or self._trial_level >= closing.level
         ceiling = self._ceiling
         if closing.is_asked and self._asked.means_cap(closing, self.rate.evidence, self._trial_due, at):

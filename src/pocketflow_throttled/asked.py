@@ -55,11 +55,6 @@ class Asked:
         self._in_vain = 0
         self._patience = _PATIENCE
 
-    @property
-    def is_dear(self) -> bool:
-        """Whether one call too many at once costs a long wait."""
-        return tells_window(self.seconds, self._timing.latency)
-
     def is_news(self, hint: float | None) -> bool:
         """Return whether a wait is too long to be asked for where only too many calls are under way."""
         return hint is not None and hint > _NEWS * self.seconds and tells_window(hint, self._timing.latency)

@@ -29,7 +29,7 @@ _DENIED = 5  # starts, at the level of a refusal or beyond, that were admitted: 
 _BLUR = 0.01  # of the starts: so many more in a second may have been admitted, as not all are as long on their way
 _LOGGED = 10_000  # starts
 _BARELY = 1.001
-LONGEST_SURE, _LONGEST_ODD = 120.0, 3600.0  # seconds
+_LONGEST_SURE, _LONGEST_ODD = 120.0, 3600.0  # seconds
 _MANY = 10  # starts since it opened: fewer may be all that a bucket has
 _LONG = 0.1  # of the time that it was open: closed for longer, a window has ended, and no single place in it become free
 
@@ -169,11 +169,8 @@ class Evidence:
         if was_closed <= 0 or was_closed < _LONG * was_open:
             return None
         # The length lies between the last refusal and the first admission, counted from the first call since it opened.
-        # What was still refused long after the last start needs a window longer than that.
-        last = bisect_right(self.starts, shut)
-        newest = self.starts[last - 1] if last else 0.0
         longest = now - opened
-        lengths = [*(length for length in USUAL_WINDOWS if shut - newest < length <= longest * _BARELY), longest]
+        lengths = [*(length for length in USUAL_WINDOWS if length <= longest * _BARELY), longest]
         # Not the first refusal: calls that started just after it were admitted, if they were faster on their way.
         refusals = [*(refusal for refusal in self._refusals if refusal > closing.since), shut - 1e-6]
         found = self._best(lengths, refusals, _NEARLY)
@@ -185,7 +182,7 @@ class Evidence:
         if found is None or not USUAL_WINDOWS[-1] <= found[0] <= _LONGEST_ODD:
             return None
         # Closed for longer than it was open, so all of what was open lies in one window. Or the API was down for so long.
-        is_sure = was_closed >= was_open and found[0] <= LONGEST_SURE
+        is_sure = was_closed >= was_open and found[0] <= _LONGEST_SURE
         return Window(*found, shut - opened, is_sure)
 
     def _best(

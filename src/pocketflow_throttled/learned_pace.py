@@ -20,10 +20,9 @@ if TYPE_CHECKING:
     from .timing import Timing
 
 _FIRST_STEP, _LARGEST_STEP = 0.1, 0.15
-_STARTS = 12  # held back before the next step
+_STARTS = 14  # held back before the next step
 _MOST_CERTAIN = 3  # times that a pace was found again: each halves the steps, and doubles the starts before them
 _RAREST = 5  # the same, of the starts after a refused step
-_DEAREST = 4  # times as rare, at the most, where a refusal costs more than its call
 _SHORTEST_WINDOW, _LONGEST_PATIENCE = 1.0, 5.0  # seconds: for so long may go well what is too fast
 _SAME = 0.85  # paces that differ by less than that are the same
 _ENOUGH = 10  # starts to measure a pace by: a single one more or less must not make it
@@ -35,9 +34,9 @@ _SLOWER_BY_FEW, _MOST_BY_FEW = 1.1, 1.5  # and after few
 _BY_THE_SECOND = 1.03  # times slower than what is counted by the second: not all calls are as long on their way
 _ALMOST = 16  # a part of what is allowed in a second, without which it is full as well
 _MANY = 30  # starts, by which it is known what is admitted
-# A pace so many times slower than what was admitted for some seconds, not long ago, is probed by doubling it, after few starts,
-# until that was refused so often. An API that was down for a while is used again soon.
-_FAR, _FEW, _GIVEN_UP = 2.0, 5, 3
+# A pace so many times slower than what was admitted for some seconds, not long ago, is probed by doubling it, after few starts.
+# An API that was down for a while is used again soon.
+_FAR, _FEW = 2.0, 5
 _IN_VAIN = 1.15  # times slower than where it was refused as rarely
 _FAST_ENOUGH = 1.25  # times slower than that: it is no pace that a refusal now and then would be explained by
 _SUSTAINED, _REMEMBERED = 10.0, 300.0  # seconds
@@ -62,12 +61,8 @@ class LearnedPace(Probing):
         self._found_before = 0.0
         self._times_found = self._times_returned = 0
         self._slowed_from: deque[float] = deque(maxlen=8)  # paces that were refused now and then
-        self._is_guess = False  # from a few starts only
-        self._is_returned = False  # to a pace that was admitted before a probe
-        self._saves = False  # whether it is a bucket that was emptied
         self._best = self._ever = math.inf  # seconds between starts, that were admitted of late, and ever
         self._far_refused = 0  # probes in a row, of a pace far from that
-        self._given_up = 0.0  # a best that is believed no more
         self._first_end = math.inf
         self._fast_since: float | None = None  # when it was first made faster than it was found
         self._patience = _SHORTEST_WINDOW
@@ -103,13 +98,12 @@ class LearnedPace(Probing):
         elif is_held_back and not self.is_probing:
             self._held_back += 1
             if self._held_back >= self._after:
-                self._is_returned = False
                 self._fast_since = now if self._fast_since is None else self._fast_since
                 self._probe()
 
     def _probe(self) -> None:
         self._good = (self.count, self.seconds)
-        self._step = 1.0 if self._is_far or self._is_guess else min(self._step, _LARGEST_STEP)
+        self._step = 1.0 if self._is_far else min(self._step, _LARGEST_STEP)
         self.seconds /= 1 + self._step
         self._end_step()
 
@@ -131,19 +125,16 @@ class LearnedPace(Probing):
         count = self._a_second
         return count is not None and self._evidence.between(started - SECOND, started) >= count - max(1, count // _ALMOST)
 
-    def correct(self, started: float, cost: float) -> None:
-        """Slow down after the refusal of a call, which costs as much as `cost` calls."""
+    def correct(self, started: float) -> None:
+        """Slow down after the refusal of a call."""
         if self.is_probing and self._is_far:
             self._far_refused += 1
-            if self._far_refused >= _GIVEN_UP:
-                self._given_up, self._far_refused = self._good[1], 0
             self.hold(self._good[1])
             return
-        if self.is_probing and not self._saves:
+        if self.is_probing:
             self._times_returned += 1
-            self.hold(_SLOWER * self._good[1], 2 ** min(self._times_returned, _MOST_CERTAIN))
-            self._after = int(_STARTS * 2 ** min(self._times_returned, _RAREST) * min(cost, _DEAREST))
-            self._is_returned = True
+            self.hold(self._good[1], 2 ** min(self._times_returned, _MOST_CERTAIN))
+            self._after = _STARTS * 2 ** min(self._times_returned, _RAREST)
             return
         if self.is_full(started):
             self.hold(_SLOWER * self._good[1], 2**_MOST_CERTAIN)
@@ -153,7 +144,6 @@ class LearnedPace(Probing):
         if other is not None:
             self.hold(other)
             return
-        self._saves = self._saves or self._is_returned
         self.seconds = self._good[1]
         self.find(started, before=self)
         self.ended(started)
@@ -187,7 +177,7 @@ class LearnedPace(Probing):
         self._step, self._after = _FIRST_STEP / certainty, _STARTS * certainty
         if self._is_far:
             self._step, self._after = 1.0, _FEW * 2**self._far_refused
-        self.is_smoothing = self._is_returned = self._is_guess = False
+        self.is_smoothing = False
         self._end_step()
 
     def hold_by_the_second(self, count: int) -> None:
@@ -201,7 +191,7 @@ class LearnedPace(Probing):
         if not starts:
             return
         since = max(starts[-1] - _REMEMBERED, self._first_end)
-        self._best = max(_SUSTAINED / max(1, self._evidence.most(_SUSTAINED, since)), self._given_up)
+        self._best = _SUSTAINED / max(1, self._evidence.most(_SUSTAINED, since))
         if self._evidence.between(since, starts[-1]) >= _MANY:
             self._ever = min(self._ever, self._best)
 
@@ -217,8 +207,7 @@ class LearnedPace(Probing):
         starts, between, ends = self._evidence.starts, self._evidence.between, self.ends
         self._be_more_patient(until)
         since = next((end for end in reversed(ends) if between(end, until) >= _ENOUGH), None)
-        was_guessed = before is self and self._is_guess and reopened is not None
-        if since is None and before is not None and not was_guessed:
+        if since is None and before is not None:
             self._slow_down(until, before.seconds / before.count, cycle)
             return True
         if since is None and ends and reopened is not None and between(ends[0], until) >= 1:
@@ -228,7 +217,7 @@ class LearnedPace(Probing):
         if since is None:
             since = starts[0] if starts else until
             if between(since, until) < _ENOUGH:
-                return reopened is not None and self._guess(since, until, reopened)
+                return False
         if until <= since:
             return before is self
         overall = (between(since, until) + 1) / (until - since)
@@ -238,20 +227,11 @@ class LearnedPace(Probing):
         seconds = 1 / (_AT_FIRST * recent if is_first else (overall * recent) ** 0.5)
         if before is self:
             seconds = max(seconds, _SLOWER * self.seconds)
-            if self._saves and ends:  # a bucket that was empty then is empty again
-                seconds = max(seconds, min((until - ends[-1]) / (between(ends[-1], until) + 1), _MOST_BY_FEW * seconds))
         was_found = _SAME * self._found_before < seconds < self._found_before / _SAME
         self._times_found = min(self._times_found + 1, _MOST_CERTAIN) if was_found else 0
         self._found_before = seconds
         self.hold(seconds, 2**self._times_found)
         return True
-
-    def _guess(self, since: float, until: float, reopened: float) -> bool:
-        """Hold what was admitted until it closed, in all the time until that was tried, which may be too slow by far."""
-        if reopened > since:
-            self.hold((reopened - since) / (self._evidence.between(since, until) + 1))
-            self._is_guess, self._step, self._after = True, 1.0, _FEW
-        return reopened > since
 
     def _slow_down(self, until: float, known: float, cycle: float) -> None:
         """Correct a pace by a few starts: they are too few to measure one, and what was sent before them may still count."""

@@ -57,7 +57,6 @@ class LearnedRate:
         self.is_unexplained = False
         self._unexplained = 0
         self._absorbed = 0
-        self._is_in_vain = False  # whether a pace was corrected, and all was closed nevertheless
         self._absorbed_at = 0.0
 
     @property
@@ -93,13 +92,8 @@ class LearnedRate:
         if isinstance(self.held, LearnedWindow):
             self.held.succeeded(started)
 
-    def absorbs(self, started: float, cost: float = 1.0) -> bool:
-        """Return whether a refusal only corrects this rate, which is done then; else it is news.
-
-        Args:
-            started: when the refused call started, in seconds.
-            cost: as how many calls the refusal costs, if the API asks for a pause.
-        """
+    def absorbs(self, started: float) -> bool:
+        """Return whether the refusal of a call only corrects this rate, which is done then; else it is news."""
         held = self.held
         if held is None or self.is_smoothing:
             return False
@@ -112,13 +106,12 @@ class LearnedRate:
         if isinstance(held, LearnedWindow):
             held.end_probe()
         else:
-            held.correct(started, cost)
+            held.correct(started)
         return True
 
     def refused(self, started: float) -> None:
         """Take note of a refusal that any rate must explain."""
         self.evidence.refused(started)
-        self._is_in_vain = self._absorbed >= _MOST_ABSORBED
         self._absorbed = 0
 
     def tells_a_second(self) -> bool:
@@ -130,10 +123,6 @@ class LearnedRate:
         self._pace.hold_by_the_second(count)
         self.held = self._pace
         return True
-
-    def is_full(self, started: float) -> bool:
-        """Return whether all that is allowed in a second, if it is counted so, was used when a call started."""
-        return self.held is self._pace and self._pace.is_full(started)
 
     # --- what is learned when calls are admitted again
 
@@ -147,14 +136,14 @@ class LearnedRate:
         """
         pace, held, since = self._pace, self.held, closing.since
         self.is_unexplained = False
-        if isinstance(held, LearnedWindow):
-            held.look_at(closing)
+        if isinstance(held, LearnedWindow) and held.was_used_up(closing.opened, since):
+            closing.is_rate = True
         window = self.evidence.window(closing, now) or (doubted if closing.is_rate else None)
         if window is not None:
             self.held = LearnedWindow(self.evidence, self._timing, window)
         elif (
             closing.is_rate
-            or (self.is_pace and pace.is_in_use(since) and not self._is_in_vain)
+            or (self.is_pace and pace.is_in_use(since))
             or (self._unexplained >= 2 and pace.can_be_measured(since))
         ):
             admitted = self.evidence.between(math.nextafter(closing.opened, -math.inf), since)
@@ -163,11 +152,9 @@ class LearnedRate:
                 self.held = pace
         else:
             if self.is_pace:
-                self.held = None  # it was not in use, or slowing down was in vain
+                self.held = None  # it was not in use
             self._unexplained += 1
             self.is_unexplained = True
-            if isinstance(held, LearnedWindow) and held.is_probing:
-                held.end_probe()
             if self._unexplained >= _SMOOTHED_AFTER:
                 self.smooth(since)
         is_rate = window is not None or closing.is_rate

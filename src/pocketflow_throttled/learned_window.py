@@ -7,16 +7,13 @@ and the first that was admitted, and the first call of a cycle narrows that down
 
 from __future__ import annotations
 
-import math
-from bisect import bisect_right
 from itertools import islice, pairwise
 from typing import TYPE_CHECKING
 
-from .evidence import LONGEST_SURE, USUAL_WINDOWS, Evidence, Window
+from .evidence import USUAL_WINDOWS, Evidence, Window
 from .probing import Probing
 
 if TYPE_CHECKING:
-    from .closing import Closing
     from .timing import Timing
 
 # The server's window opens by its own clock, and calls do not all take the same time to reach it.
@@ -48,8 +45,6 @@ class LearnedWindow(Probing):
         self._tried: float | None = None  # ... since a call started that only it allows
         self._longer: float | None = None  # what it was before it was found to be shorter
         self._step, self._after = 1, max(_FEWEST_STARTS, window.count) if window.is_sure else 1
-        if window.seconds > LONGEST_SURE:  # the API may have been down: who waits for the window to pass would find out too late
-            self._probe()
 
     gap = 0.0  # seconds in which no call can be admitted again: none
 
@@ -137,6 +132,10 @@ class LearnedWindow(Probing):
         # Where it grew without being sure, it was another window than was thought.
         return self._is_beyond(started) and (self._is_sure or self._good[0] <= self._base)
 
+    def was_used_up(self, since: float, until: float) -> bool:
+        """Return whether all that was thought to fit was used between two times."""
+        return self._evidence.between(since, until) >= self._base - 1
+
     # --- upward probes
 
     def _probe(self) -> None:
@@ -167,20 +166,3 @@ class LearnedWindow(Probing):
         self.count, self._step = self._base, 1
         self._good = (self.count, self.seconds)
         self._end_step()
-
-    # --- cycles
-
-    def look_at(self, closing: Closing) -> None:
-        """Correct what is thought of a time of refusals by what is known of cycles."""
-        if closing.since - closing.opened > self.seconds:
-            closing.opened = max(closing.opened, self._cycle_before(closing.since))
-        if self._evidence.between(closing.opened, closing.since) >= self._base - 1:
-            closing.is_rate = True  # all that was thought to fit was used
-
-    def _cycle_before(self, now: float) -> float:
-        """Return when the last cycle began: with the start before which there was none for the longest."""
-        starts = self._evidence.starts
-        at = bisect_right(starts, now)
-        recent = list(islice(starts, max(0, at - self.count - 1), at))
-        pause, start = max(((after - before, after) for before, after in pairwise(recent)), default=(0.0, -math.inf))
-        return start if pause > _PAUSE * self.seconds else -math.inf

@@ -17,7 +17,7 @@ _GAP_OF_CYCLE = 0.35  # a closed window is tried again after this share of the t
 _LONGEST_GAP = 60.0
 _SURELY = 1.5  # times as long as a refusal takes: who was not refused by then was admitted
 _JITTER = 0.1
-_REFILL, _REFILL_DEAR = 8.0, 2.0  # times as fast as calls end, are slots filled once a limit is known
+_REFILL = 8.0  # times as fast as calls end, are slots filled once a limit is known
 _TICK = 1e-3  # what is closer together than that is not worth a timer
 
 
@@ -67,12 +67,12 @@ class Timing:
         """Return as how many calls a refusal costs: if the API asks for a pause, all those of that time."""
         return 1 + (hint or 0.0) * limit / max(self.latency or 1.0, _TICK)
 
-    def refill(self, limit: int, *, is_dear: bool = False) -> float:
-        """Return the seconds from a start to the next where a limit is known, and whether one too many is dear.
+    def refill(self, limit: int) -> float:
+        """Return the seconds from a start to the next where a limit is known.
 
         Not all at once: who arrives when is up to the network, and a burst is refused at any level.
         """
-        seconds = 0.0 if self.latency is None else self.latency / ((_REFILL_DEAR if is_dear else _REFILL) * limit)
+        seconds = 0.0 if self.latency is None else self.latency / (_REFILL * limit)
         return seconds if seconds > _TICK else 0.0
 
     @property
