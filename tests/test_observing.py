@@ -18,6 +18,7 @@ from pocketflow_throttled.observing import UNMARKED, sent
 from pocketflow_throttled.simulation import SimulatedRateLimitError
 from pocketflow_throttled.untold import Moment, Span
 
+from .providers.counting import Count
 from .test_nodes import Batch, now, run
 from .test_signals import NAMES, TEXT, HostileError, Raising, SDKError
 
@@ -466,6 +467,41 @@ def test_others_who_take_a_third_of_a_small_bucket_cost_few_refusals(told_when: 
     seconds = run_virtual(main())
     assert len(refused) < 20
     assert seconds < 1000 / 3.4 * 1.1
+
+
+@pytest.mark.parametrize("share", [0.2, 0.5])
+def test_others_who_take_at_random_of_a_whole_window_cost_few_refusals(share: float) -> None:
+    """While it is used up, no answer tells what they take meanwhile; and it is not by the second that it refuses."""
+
+    async def others() -> None:
+        while True:
+            await asyncio.sleep(chance.expovariate(5 * share))
+            log.add(now(), 1)
+
+    async def call(item: int) -> None:
+        await asyncio.sleep(0.02)
+        if wait := log.wait(now(), 1):
+            refused.append(now())
+            raise SDKError("slow down", 429, told(300, 0, f"{log.reset(now())}s", retry_after_ms=1000 * wait))
+        log.add(now(), 1)
+        answer = told(300, log.left(now()), f"{log.reset(now())}s")
+        await asyncio.sleep(chance.uniform(0.5, 1.5))
+        node.limiter.observe(answer)
+
+    async def main() -> float:
+        competing = asyncio.create_task(others())
+        await asyncio.sleep(60)
+        await node.run_async({"items": range(calls)})
+        competing.cancel()
+        return now() - 60
+
+    chance, log = random.Random(3), Count(300, 60.0)
+    calls = int(300 * (1 - share) * 12)
+    refused: list[float] = []
+    node = Batch(call, max_concurrent=20, max_per_minute=300)
+    seconds = run_virtual(main())
+    assert len(refused) <= 0.01 * calls
+    assert seconds <= 12 * 60 * 1.05
 
 
 @pytest.mark.parametrize("told_when", ["start", "end"])

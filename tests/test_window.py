@@ -1,5 +1,7 @@
 """What the windows promise, with `now` given."""
 
+from collections.abc import Callable
+
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
@@ -254,3 +256,59 @@ def test_what_a_server_counts_is_what_has_started_in_the_window_and_was_not_refu
         inside = [0 if spend is None else spend.cost for start, spend in calls if start + 10.0 > now]
         assert budget.served("requests", now) == len(inside)
         assert budget.served("tokens", now) == sum(inside)
+
+
+def test_others_are_expected_to_go_on_while_nothing_is_told() -> None:
+    window = SlidingWindow(100, 60.0)
+    for second in range(10):
+        window.take_away(50, 60.0 + second, 60.0 + second, told_at=float(second))
+    for _ in range(45):
+        window.add(9.0)
+    assert window.fits(9.1)
+    window.take_away(50, 69.0, 69.0, told_at=9.0)
+    assert not window.fits(40.0)
+    assert window.used(40.0) == 95  # what was told
+
+
+def test_one_start_tells_what_is_left_where_others_may_but_need_not_have_taken_all() -> None:
+    window = SlidingWindow(10, 60.0)
+    window.take_away(9, 60.0, 60.0, told_at=0.0)
+    assert window.fits(50.0)
+    window.add(50.0)
+    assert not window.fits(50.0)
+
+
+@given(
+    st.lists(st.tuples(st.floats(0, 30), st.integers(0, 100), st.floats(0, 120), st.floats(0, 120)), min_size=1, max_size=5),
+    st.lists(st.tuples(st.floats(0, 30), st.integers(1, 100)), max_size=10),
+    st.integers(1, 100),
+)
+def test_whatever_others_are_told_to_have_taken_there_is_room_in_time(
+    told: list[tuple[float, int, float, float]], own: list[tuple[float, int]], cost: int
+) -> None:
+    requests, tokens = SlidingWindow(10, 60.0), TokenWindow(100, 60.0)
+    for window in (requests, tokens):
+        for when, count, first, more in sorted(told):
+            window.take_away(min(count, window.limit), when + first, when + first + more, told_at=when)
+    for when, spent in sorted(own):
+        requests.add(when)
+        tokens.add(when, spent)
+
+    def wait(fits: Callable[[float], bool], opens_at: Callable[[float], float]) -> float:
+        now = 30.0
+        while not fits(now):
+            assert now < opens_at(now) <= 30 + 240 + 60
+            now = opens_at(now)
+        return now
+
+    wait(requests.fits, requests.opens_at)
+    wait(lambda now: tokens.fits(now, cost), tokens.opens_at)
+
+
+def test_others_who_are_gone_are_expected_no_more() -> None:
+    window = SlidingWindow(100, 60.0)
+    window.take_away(50, 60.0, 60.0, told_at=0.0)
+    window.take_away(0, 50.0, 50.0)
+    for _ in range(99):
+        window.add(50.0)
+    assert window.fits(59.0)

@@ -266,7 +266,10 @@ class Observing(Waiting):
         is_newer = call is None or call.time >= self._told_at[quota.kind]
         if is_newer or others >= window.others(now):
             at_most = longest_pause.get() if is_refused else max(_LONGEST_PAUSE, longest_pause.get())
-            window.take_away(others, now + min(first, at_most), now + min(reset, at_most))
+            moment, told_at = self._moment, None
+            if not is_refused and call is not None and (moment.is_start or moment.is_end or quota.kind == "tokens"):
+                told_at = call.time if moment.is_start else now
+            window.take_away(others, now + min(first, at_most), now + min(reset, at_most), told_at)
             self._told_at[quota.kind] = now
         if call is not None and quota.kind == "requests" and self._asked["requests"] is None:
             self._budget.forget_requests(call.time, used)

@@ -116,6 +116,11 @@ class Spaced(Stretched):
         self.spaced_since = now
         self.set_burst(None)
 
+    def is_filled_by_others(self, now: float) -> bool:
+        """Whether a window may be full as others use it too: then a server that refuses does not ask for spaced starts."""
+        windows = (window for window in (self.requests, self.tokens) if window is not None)
+        return any(window.is_filled(window.own(now) - window.unserved(now)) for window in windows)
+
     def disregard_until(self, now: float) -> None:
         """Take no refusal of a call that started by now for a reason to space the starts: it was sent by another limit."""
         self._margin.since = max(self._margin.since, now)

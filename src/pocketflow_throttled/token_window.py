@@ -75,6 +75,14 @@ class TokenWindow(Window):
         """What a server counts beyond the total."""
         return max(0, self._more[self.counting.way])
 
+    @property
+    def _each(self) -> float:
+        return self._total / len(self.spends) if self.spends else 1.0  # as much as its own calls
+
+    @property
+    def _tells(self) -> int:
+        return 0 if self.spends else self._limit  # any call, when none is left to tell
+
     def fits(self, now: float, cost: int, variance: int = 0, estimated: int = 0) -> bool:
         """Return whether `cost` more tokens, give or take, are allowed at `now`; forgets what has left the window."""
         self.forget(now)

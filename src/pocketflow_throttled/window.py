@@ -13,10 +13,13 @@ from bisect import bisect_right, insort
 from collections import deque
 from contextlib import suppress
 
+from .growth import Growth
+
 # A server counts what arrives, not what is sent, and a request may take longer to arrive than the one a window after it. So a
 # window is stretched by what calls differ in time, within bounds: it costs a thirtieth at most, but for the first calls of a
 # client, which open connections.
 _MOST_STRETCH, _MOST_STRETCH_COLD = (0.6, 0.03), (1.0, 0.25)  # in seconds, and as a part of the window
+_NEARLY = 0.8  # of a limit: by as much others' share and one's own may be off
 _STEPS = 50  # in which the share of others comes back: a waiter is woken for each, not for every token
 
 
@@ -29,13 +32,14 @@ class Window:
         allowed: how many are allowed now: the limit without the share of others.
     """
 
-    __slots__ = ("_back_from", "_back_until", "_limit", "_taken", "allowed", "seconds", "span")
+    __slots__ = ("_back_from", "_back_until", "_growth", "_limit", "_taken", "allowed", "seconds", "span")
 
     def __init__(self, limit: int, seconds: float) -> None:
         self._limit = self.allowed = limit
         self.seconds = self.span = seconds
         self._taken = 0
         self._back_from = self._back_until = -math.inf
+        self._growth = Growth()
 
     @property
     def limit(self) -> int:
@@ -55,13 +59,24 @@ class Window:
         seconds, part = _MOST_STRETCH_COLD if cold else _MOST_STRETCH
         self.span = self.seconds + max(least, min(spread, seconds, part * self.seconds))
 
-    def take_away(self, count: int, back_from: float, back_until: float) -> None:
+    def take_away(self, count: int, back_from: float, back_until: float, told_at: float | None = None) -> None:
         """Count `count` of others, in place of what was counted of them before.
 
-        They come back evenly between two moments, or all at once if these are one.
+        They come back evenly between two moments, or all at once if these are one. They are expected to take as much later on, if
+        it is known which moment a server told of as it served a call.
         """
         self._taken, self._back_from, self._back_until = count, back_from, back_until
         self.allowed = max(0, self._limit - count)
+        if told_at is not None:
+            self._growth.learn(count, told_at, limit=self._limit, seconds=self.seconds)
+        elif not count:
+            self._growth = Growth()
+        if self._growth.rate:
+            self.allowed = 0  # until it is looked at: that depends on the time
+
+    def is_filled(self, own: int) -> bool:
+        """Whether what others usually have and `own` may be all of the limit."""
+        return self._growth.rate > 0 and own + self._growth.rate * self.seconds >= _NEARLY * self._limit
 
     def others(self, now: float) -> int:
         """Return how much others have taken that is not back at `now`."""
@@ -82,10 +97,23 @@ class Window:
         back_at = self._back_from + steps * step / self._taken * (self._back_until - self._back_from)
         return min(self._back_until, max(back_at, math.nextafter(now, math.inf)))  # later, whatever rounding makes of it
 
+    @property
+    def _each(self) -> float:
+        """How much others take at a time, as far as that is known."""
+        return 1.0
+
+    @property
+    def _tells(self) -> int:
+        """How much is allowed whatever others may have taken since they were told of, so that an answer tells it."""
+        return 1
+
     def _give_back(self, now: float) -> None:
-        if self._taken:
+        if self._taken or self._growth.rate:
             others = self.others(now)
             self.allowed = max(0, self._limit - others)
+            if self._growth.rate and self.allowed:
+                more = self._growth.by(now, told=self._taken, back_until=self._back_until, seconds=self.seconds, each=self._each)
+                self.allowed = max(min(self.allowed, self._tells), self.allowed - more)
             if not others:
                 self._taken = 0
 
