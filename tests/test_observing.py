@@ -1056,6 +1056,38 @@ def test_refusals_where_the_window_is_full_are_no_reason_to_space_the_starts() -
     run_virtual(main())
 
 
+@pytest.mark.parametrize(("own", "at_once"), [(28, 20), (5, 1)])
+def test_refusals_that_others_share_explains_are_no_reason_to_space_the_starts(own: int, at_once: int) -> None:
+    """Others take 25 of 60 as a rule: then 28 may have been all that was left, and 5 not."""
+
+    async def main() -> None:
+        limiter = RateLimiter(60, 60)
+        await take(limiter, own)
+        assert limiter._budget.requests is not None
+        limiter._budget.requests.take_away(25, 60.0, 60.0, told_at=0.0)
+        await asyncio.sleep(1)
+        refused(limiter, 5)
+        await asyncio.sleep(62)
+        assert [limiter.try_acquire() for _ in range(20)].count(True) == at_once
+
+    run_virtual(main())
+
+
+def test_what_is_missing_of_a_small_bucket_of_tokens_is_not_taken_for_others_who_go_on() -> None:
+    async def main(left: int) -> bool:
+        limiter = RateLimiter(10, max_tokens_per_window=100_000)
+        for _ in range(20):
+            limiter._mark()
+            async with limiter.reserve(tokens=1000):
+                await asyncio.sleep(1)
+            limiter.observe({"x-ratelimit-limit-tokens": "100000", "x-ratelimit-remaining-tokens": str(left)})
+        assert limiter._budget.tokens is not None
+        return limiter._budget.tokens.is_filled(own=50_000)
+
+    assert not run_virtual(main(left=20_000))
+    assert run_virtual(main(left=26_000))
+
+
 def test_refusals_of_calls_that_started_before_a_pace_was_told_space_the_starts_no_more() -> None:
     async def main() -> list[float]:
         limiter = RateLimiter(50, 600)

@@ -266,10 +266,8 @@ class Observing(Waiting):
         is_newer = call is None or call.time >= self._told_at[quota.kind]
         if is_newer or others >= window.others(now):
             at_most = longest_pause.get() if is_refused else max(_LONGEST_PAUSE, longest_pause.get())
-            moment, told_at = self._moment, None
-            if not is_refused and call is not None and (moment.is_start or moment.is_end or quota.kind == "tokens"):
-                told_at = call.time if moment.is_start else now
-            window.take_away(others, now + min(first, at_most), now + min(reset, at_most), told_at)
+            told_of = None if is_refused else self._told_of(quota, call, now)
+            window.take_away(others, now + min(first, at_most), now + min(reset, at_most), told_of)
             self._told_at[quota.kind] = now
         if call is not None and quota.kind == "requests" and self._asked["requests"] is None:
             self._budget.forget_requests(call.time, used)
@@ -277,6 +275,15 @@ class Observing(Waiting):
         is_rolling = own > 0 and reset + age >= _ROLLING * window.seconds
         longest = max(reset, 0.0 if quota.window is None else quota.window)  # of which its own log may be too short to tell
         return 0.0 if (is_counted or is_rolling) and longest <= 1.05 * window.seconds else wait
+
+    def _told_of(self, quota: Quota, call: Mark | None, now: float) -> float | None:
+        """Return the moment that an answer tells of, if that is known, and if others have taken what it says is missing."""
+        moment = self._moment
+        if call is None or self._spans[quota.kind].is_small:
+            return None
+        if moment.is_start:
+            return call.time
+        return now if moment.is_end or quota.kind == "tokens" else None
 
     def _back_after(
         self, quota: Quota, reset: float, hint: float | None, *, others: int, missing: int, age: float

@@ -200,11 +200,11 @@ class Permit:
         limiter = self.limiter
         if self._stamp is not None:
             with limiter._lock:
-                now = limiter._now()
-                limiter._budget.refused(self._stamp, self._spend)
+                now, budget = limiter._now(), limiter._budget
+                budget.refused(self._stamp, self._spend)
                 limiter._doubt_length(now, self._stamp)
-                if limiter._rule is None and not is_down:  # else the rule finds the pace
-                    limiter._budget.space(now, self._stamp)
+                if limiter._rule is None and not is_down and not budget.is_filled_by_others(now):  # else the rule finds the pace
+                    budget.space(now, self._stamp)
 
     def refused(self, pause: float, *, hinted: bool = True, at_most: float = math.inf) -> None:
         """Tell the limiter that the API refused the request, which is still to be released.
