@@ -5,7 +5,7 @@ import copy
 import math
 import random
 from collections.abc import AsyncIterator, Callable, Iterator
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 from hypothesis import given, settings
@@ -650,6 +650,7 @@ def test_a_refused_item_is_given_up_whatever_floats_make_of_the_time_that_is_lef
     run_virtual(main())
 
 
+@pytest.mark.parametrize("is_hooked", [False, True])
 @pytest.mark.parametrize(
     ("status", "body"),
     [
@@ -657,7 +658,7 @@ def test_a_refused_item_is_given_up_whatever_floats_make_of_the_time_that_is_lef
         (413, {"error": {"code": "rate_limit_exceeded", "message": "Request too large"}}),
     ],
 )
-def test_a_final_refusal_holds_nobody_else_back_whatever_its_headers_ask_for(status: int, body: object) -> None:
+def test_a_final_refusal_holds_nobody_else_back_whatever_its_headers_ask_for(status: int, body: object, is_hooked: bool) -> None:
     class RefusedError(Exception):
         def __init__(self) -> None:
             super().__init__("no")
@@ -673,6 +674,8 @@ def test_a_final_refusal_holds_nobody_else_back_whatever_its_headers_ask_for(sta
 
         async def exec_async(self, item: int) -> int:
             if item == 1:
+                if is_hooked:
+                    await self.limiter.observe_response(RefusedError())
                 raise RefusedError
             await asyncio.sleep(1)
             return item
@@ -682,3 +685,22 @@ def test_a_final_refusal_holds_nobody_else_back_whatever_its_headers_ask_for(sta
         return asyncio.get_running_loop().time()
 
     assert run_virtual(timed()) <= 5
+
+
+def test_a_final_refusal_does_not_end_a_pause_that_was_asked_for_otherwise() -> None:
+    class NoCreditError(Exception):
+        status_code, code = 429, "insufficient_quota"
+        headers: ClassVar = {"retry-after": "600"}
+
+    started: list[float] = []
+
+    async def call(item: int) -> None:
+        started.append(now())
+        if item == 0:
+            node.limiter.pause(30)
+            await node.limiter.observe_response(NoCreditError())
+            raise NoCreditError
+
+    node = Batch(call, max_concurrent=1, on_error="collect")
+    run(node, range(2))
+    assert started == [0, 30]

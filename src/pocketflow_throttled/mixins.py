@@ -188,6 +188,7 @@ class Throttled:
         final = refusal if refusal is not None and refusal.final else None  # such a one says nothing of the other items
         knows_better = permit.limiter._observe(signals.headers_of(exc), left if final is None else 0.0, is_refused=True)
         if final is not None:
+            permit.limiter._pause_no_longer_than_sure()
             return _explained(exc, f"not sent again: {final.reason}")
         hint = self._wait_of(exc)
         if knows_better and refusal is not None and refusal.by_reset and hint == refusal.retry_after:

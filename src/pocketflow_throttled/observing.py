@@ -126,7 +126,8 @@ class Observing(Waiting):
                     pause = max(pause, wait)
                 is_used_up |= quota.remaining == 0
             if pause > 0:
-                self._paused_until = max(self._paused_until, now + min(pause, at_most))
+                is_sure = not is_refused or sent.get() is None  # the node whose call it is reads on
+                self._pause_until(now + min(pause, at_most), is_sure=is_sure)
             self._wake()
         return is_used_up and pause == 0
 

@@ -177,8 +177,7 @@ class RateLimiter(Observing):
         seconds = check_seconds("seconds", seconds, positive=False)
         with self._lock:
             self._start_clock()
-            now = self._clock()
-            self._paused_until = max(self._paused_until, now + seconds)
+            self._pause_until(self._clock() + seconds)
 
     def reset(self) -> None:
         """Forget the windows and the pause. Held slots stay held."""
@@ -186,7 +185,7 @@ class RateLimiter(Observing):
             self._budget.clear()
             if self._rule is not None:
                 self._rule.forget_times()
-            self._paused_until = -math.inf
+            self._paused_until = self._surely_paused_until = -math.inf
             self._wake()
 
     # --- settings -----------------------------------------------------------------------------------------------

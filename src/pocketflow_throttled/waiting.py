@@ -63,11 +63,23 @@ class Waiting(Clock):
         self._lock = RLock()  # re-entrant: a collected coroutine may release inside a locked section
         self._active = 0
         self._queue: OrderedDict[Permit, None] = OrderedDict()
-        self._paused_until = -math.inf
+        self._paused_until = self._surely_paused_until = -math.inf
         self._last_full = -math.inf
         self._waking = False
         self._wake_again = False
         self._timer: tuple[asyncio.TimerHandle, asyncio.AbstractEventLoop, float] | None = None
+
+    def _pause_until(self, when: float, *, is_sure: bool = True) -> None:
+        """Grant nothing until then; not surely, where a refusal asks for it of which nobody has read what it refuses."""
+        self._paused_until = max(self._paused_until, when)
+        if is_sure:
+            self._surely_paused_until = max(self._surely_paused_until, when)
+
+    def _pause_no_longer_than_sure(self) -> None:
+        """End the pause that a refusal asked for, as that turned out to say nothing of other calls."""
+        with self._lock:
+            self._paused_until = self._surely_paused_until
+            self._wake()
 
     def _opens_at(self, now: float) -> float | None:
         """When time alone may let the head in, or None if it must wait for a slot."""
