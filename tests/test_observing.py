@@ -898,6 +898,30 @@ def test_a_reset_that_is_hours_away_is_not_believed_for_longer_than_a_pause() ->
     assert run_virtual(main()) == pytest.approx([600], abs=1)
 
 
+@pytest.mark.parametrize(
+    "headers",
+    [
+        told(5, 0, "3"),
+        {
+            "date": "Thu, 26 Nov 2026 06:00:00 GMT",
+            "anthropic-ratelimit-requests-limit": "5",
+            "anthropic-ratelimit-requests-remaining": "0",
+            "anthropic-ratelimit-requests-reset": "2026-11-26T06:00:04Z",
+        },
+    ],
+    ids=["seconds", "dates"],
+)
+def test_a_reset_that_is_a_window_but_for_full_seconds_is_not_waited_for(headers: dict[str, str]) -> None:
+    async def main() -> list[float]:
+        limiter = RateLimiter(10, 5, 2.0)
+        await take(limiter, 5)
+        await asyncio.sleep(0.1)
+        limiter.observe(headers)
+        return await starts(limiter, 5)
+
+    assert run_virtual(main()) == [2.0] * 5
+
+
 def test_a_reset_limiter_forgets_what_others_have_used() -> None:
     limiter = observed(RateLimiter(5, 10), 10, 0, "60s")
     limiter.reset()

@@ -275,7 +275,8 @@ class Observing(Waiting):
         is_counted = others <= _ROUNDED * window.limit
         is_rolling = own > 0 and reset + age >= _ROLLING * window.seconds
         longest = max(reset, 0.0 if quota.window is None else quota.window)  # of which its own log may be too short to tell
-        return 0.0 if (is_counted or is_rolling) and longest <= 1.05 * window.seconds else wait
+        rounded = 2 * FULL_SECOND if quota.is_date else FULL_SECOND if reset.is_integer() else 0.0
+        return 0.0 if (is_counted or is_rolling) and longest <= 1.05 * window.seconds + rounded else wait
 
     def _told_of(self, quota: Quota, call: Mark | None, now: float) -> float | None:
         """Return the moment that an answer tells of, if that is known, and if others have taken what it says is missing."""
