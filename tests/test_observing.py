@@ -30,6 +30,13 @@ def told(limit: int | None = None, remaining: int | None = None, reset: object =
     return found | {name.replace("_", "-"): str(value) for name, value in others.items()}
 
 
+def dated(limit: int, remaining: int, seconds: int) -> dict[str, str]:
+    """Return headers of Anthropic's kind, of requests, whose reset is told as a date."""
+    found = {"limit": str(limit), "remaining": str(remaining), "reset": f"2026-11-26T06:00:{seconds:02}Z"}
+    headers = {f"anthropic-ratelimit-requests-{part}": value for part, value in found.items()}
+    return headers | {"date": "Thu, 26 Nov 2026 06:00:00 GMT"}
+
+
 def observed(limiter: RateLimiter, *args: Any, **kwargs: Any) -> RateLimiter:
     limiter.observe(told(*args, **kwargs))
     return limiter
@@ -898,16 +905,23 @@ def test_a_reset_that_is_hours_away_is_not_believed_for_longer_than_a_pause() ->
     assert run_virtual(main()) == pytest.approx([600], abs=1)
 
 
+def test_a_bucket_whose_reset_is_told_as_a_date_up_to_two_seconds_too_late_is_not_waited_for() -> None:
+    """It holds 10 and is whole again in half a second: by dates of full seconds, in up to two."""
+
+    async def main() -> float:
+        limiter = RateLimiter(20, 1200, max_burst=10)
+        await take(limiter, 20)
+        limiter.observe(dated(1200, 0, 2))
+        return limiter.paused_for
+
+    assert run_virtual(main()) == 0
+
+
 @pytest.mark.parametrize(
     "headers",
     [
         told(5, 0, "3"),
-        {
-            "date": "Thu, 26 Nov 2026 06:00:00 GMT",
-            "anthropic-ratelimit-requests-limit": "5",
-            "anthropic-ratelimit-requests-remaining": "0",
-            "anthropic-ratelimit-requests-reset": "2026-11-26T06:00:04Z",
-        },
+        dated(5, 0, 4),
     ],
     ids=["seconds", "dates"],
 )

@@ -223,7 +223,7 @@ class Observing(Waiting):
         rate = (quota.limit or window.limit) / window.seconds
         if span.tells_of_one(quota, rate):
             return False
-        missing = reset * rate
+        missing = max(0.0, reset - (FULL_SECOND if quota.is_date else 0.0)) * rate
         if self._is_refused_often(now):
             return False
         call = sent.get()
