@@ -936,6 +936,26 @@ def test_a_reset_that_is_a_window_but_for_full_seconds_is_not_waited_for(headers
     assert run_virtual(main()) == [2.0] * 5
 
 
+def test_what_an_adaptive_limiter_waits_for_after_refusals_counts_as_time_in_which_an_item_is_refused() -> None:
+    """The server tells a limit that is seldom reached, and refuses all."""
+    calls: dict[int, list[float]] = {}
+
+    class Adapting(AdaptiveThrottledNode):
+        rate_limit_timeout = 30.0
+        on_error = "collect"
+
+        async def prep_async(self, shared: dict[str, Any]) -> Any:
+            return range(5)
+
+        async def exec_async(self, item: int) -> None:
+            calls.setdefault(item, []).append(now())
+            raise SDKError("slow down", 429, told(3))
+
+    run_virtual(Adapting().run_async({}))
+    assert len(calls) == 5
+    assert max(times[-1] - times[0] for times in calls.values()) <= 30.1
+
+
 def test_a_reset_limiter_forgets_what_others_have_used() -> None:
     limiter = observed(RateLimiter(5, 10), 10, 0, "60s")
     limiter.reset()

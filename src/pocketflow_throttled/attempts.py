@@ -119,7 +119,8 @@ class Trouble:
             so_far = SoFar(self._refusals, self._refused_for, attempts.drought, attempts.given_up)
             final = node._weigh_refusal(permit, error, so_far)
             attempts.given_up += final is not None and node._is_too_long(attempts.drought)
-            self._asked = max(permit.limiter.paused_for, permit.limiter._told_wait(), growing_wait(self._refusals))
+            limiter = permit.limiter
+            self._asked = max(limiter.paused_for, limiter._held_for(), limiter._told_wait(), growing_wait(self._refusals))
             # Only after the limiter paused, or the next call would start into the refusal.
             permit.release()
             return final

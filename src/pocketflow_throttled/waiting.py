@@ -126,6 +126,11 @@ class Waiting(Clock):
             self._last_full = -math.inf
         return may_start and self._active < self._max_concurrent
 
+    def _held_for(self) -> float:
+        """Return for how many seconds the rule lets no call start."""
+        with self._lock:
+            return 0.0 if self._rule is None else max(0.0, self._rule.opens_at - self._now())
+
     def _unstamp(self, permit: Permit) -> None:
         if permit._stamp is None:
             return
