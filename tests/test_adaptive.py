@@ -116,6 +116,11 @@ def test_every_call_that_ran_while_the_limit_was_full_counts_before_the_first_re
     assert node.stats["consecutive_successes"] == 52
 
 
+def test_calls_that_take_no_time_are_not_spaced_by_a_guess() -> None:
+    node = Adapting(lambda _: asyncio.sleep(0), initial_concurrent=10, max_concurrent=100)
+    assert seconds_for(node, 1000) < 0.01
+
+
 def test_a_success_that_took_a_retry_is_no_evidence_of_room() -> None:
     rule = AdaptiveRule(Adaptive(initial_concurrent=10))
     serve(rule, 100, clean=False)

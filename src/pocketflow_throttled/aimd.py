@@ -187,6 +187,8 @@ class AdaptiveRule:
                 return
             self._reopen(now, self.trial)
             self.opens_at = self.rate.opens_at(now)
+        if self.beyond_at > now and rate.held is None:  # spaced by a guess, before any call had told how long one takes
+            self.beyond_at = min(self.beyond_at, now + self._timing.spacing)
         if not clean:
             return
         self.streak += 1
