@@ -160,7 +160,7 @@ def test_refusals_in_a_row_are_no_mere_correction_of_a_pace() -> None:
         begin(rate, now)
     absorbed = []
     for _ in range(4):
-        now = max(now + 0.1, rate.opens_at(now))
+        now = max(now + 0.05, rate.opens_at(now))
         begin(rate, now)
         rate.evidence.forget(now)
         absorbed.append(rate.absorbs(now))

@@ -28,7 +28,6 @@ _SAME = 0.85  # paces that differ by less than that are the same
 _ENOUGH = 10  # starts to measure a pace by: a single one more or less must not make it
 _SMOOTHED = 4  # latencies over which throughput is averaged
 _ROOM = 1.15  # over that average: bursts are held back, the throughput is not
-_AT_FIRST = 0.8  # of what was admitted last, before any other refusal: it was too much
 _SLOWER = 1.03  # a pace that was refused after many starts
 _SLOWER_BY_FEW, _MOST_BY_FEW = 1.1, 1.5  # and after few
 _BY_THE_SECOND = 1.03  # times slower than what is counted by the second: not all calls are as long on their way
@@ -213,7 +212,6 @@ class LearnedPace(Probing):
         if since is None and ends and reopened is not None and between(ends[0], until) >= 1:
             self.hold((reopened - ends[0]) / (between(ends[0], until) + 1))  # each came as soon as it could
             return True
-        is_first = since is None
         if since is None:
             since = starts[0] if starts else until
             if between(since, until) < _ENOUGH:
@@ -224,7 +222,7 @@ class LearnedPace(Probing):
         span = max(2 * (self._timing.latency or 1.0), until - starts[-_ENOUGH] if len(starts) >= _ENOUGH else until - since)
         recent = (between(until - span, until) + 1) / span if span < until - since else overall
         # What was admitted on the whole may be less than is allowed, what was admitted last was more: between the two.
-        seconds = 1 / (_AT_FIRST * recent if is_first else (overall * recent) ** 0.5)
+        seconds = 1 / (overall * recent) ** 0.5
         if before is self:
             seconds = max(seconds, _SLOWER * self.seconds)
         was_found = _SAME * self._found_before < seconds < self._found_before / _SAME
