@@ -12,7 +12,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pocketflow_throttled import Presets, RateLimitHit, SimulatedAPI, ThrottledParallelBatchNode, run_virtual
-from pocketflow_throttled.budget import Budget
 from pocketflow_throttled.token_window import TokenWindow
 from pocketflow_throttled.tokens import Correction, estimate, used
 
@@ -562,52 +561,3 @@ def test_all_that_start_again_after_a_pause_cost_what_was_learned_in_it() -> Non
     run(Tokens(call, max_concurrent=6, max_tokens_per_minute=2000), [100] * 6)
     assert starts[:6] == pytest.approx([0] * 6, abs=0.01)  # at three times the estimate, all that there is room for
     assert starts[6:] == pytest.approx([5] * 5, abs=0.01)
-
-
-@pytest.mark.parametrize("share", [2, 10])
-@pytest.mark.parametrize("hint", [True, False])
-def test_tokens_a_minute_that_are_enforced_in_less_are_spread_over_it(share: int, hint: bool) -> None:
-    """A bucket that holds a part of the minute's tokens: who takes them all at once is refused."""
-    left, filled_at, refused, ended = 300_000 / share, 0.0, 0, 0.0
-
-    async def call(item: int) -> Any:
-        nonlocal left, filled_at, refused, ended
-        await asyncio.sleep(0.1)
-        left, filled_at = min(300_000 / share, left + (now() - filled_at) * 5000), now()
-        if left < item:
-            refused += 1
-            raise RateLimitHit("tokens", retry_after=(item - left) / 5000 if hint else None)
-        left -= item
-        await asyncio.sleep(2)
-        ended = now()
-        return SimpleNamespace(usage=SimpleNamespace(total_tokens=item))
-
-    run(Tokens(call, max_concurrent=60, max_tokens_per_minute=300_000), [1000] * 1500)
-    assert refused <= 0.035 * 1500
-    assert ended <= 1.35 * (300 - 60 / share)
-
-
-def test_an_item_of_more_tokens_than_a_window_runs_though_they_are_spread() -> None:
-    budget = Budget(requests=None, tokens=1000, burst=None, seconds=60.0)
-    for at in range(3):
-        assert budget.fits(float(at), 10)
-        budget.refused(float(at), budget.book(float(at), 10))
-    budget.space(2.5, 2.0)
-    assert budget.fits(3.0, 500)
-    budget.book(3.0, 500)
-    assert not budget.fits(3.1, 10)
-    assert budget.opens_at(3.1) == pytest.approx(3.0 + 1.03 * 60 * 500 / 1000)
-    assert budget.fits(3.0 + 31, 10)
-    assert not budget.fits(3.0 + 31, 5000)
-    assert budget.fits(3.0 + 61, 5000)
-
-
-def test_a_call_that_was_never_sent_gives_its_share_of_spread_tokens_back() -> None:
-    budget = Budget(requests=None, tokens=1000, burst=None, seconds=60.0)
-    for at in range(3):
-        budget.refused(float(at), budget.book(float(at), 10))
-    budget.space(2.5, 2.0)
-    spend = budget.book(3.0, 500)
-    assert not budget.fits(3.1, 10)
-    budget.take_back(3.0, spend)
-    assert budget.fits(3.1, 10)
