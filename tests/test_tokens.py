@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from pocketflow_throttled import Presets, RateLimitHit, SimulatedAPI, ThrottledParallelBatchNode, run_virtual
 from pocketflow_throttled.token_window import TokenWindow
-from pocketflow_throttled.tokens import Correction, estimate, used
+from pocketflow_throttled.tokens import Correction, Estimate, estimate, used
 
 from .test_nodes import Batch, now, run
 from .test_signals import Raising, RaisingDict
@@ -469,6 +469,41 @@ def test_answers_that_differ_at_random_tell_more_than_the_last_two() -> None:
         correction.learn(round(1000 * 3 ** chance.uniform(-1, 1)), round(1000 * 3 ** chance.uniform(-1, 1)))
         costs.append(correction.apply(1000))
     assert all(600 < cost < 2500 for cost in costs[20:])
+
+
+def ended(correction: Correction, calls: list[tuple[int, int]], under_way: int) -> list[Estimate]:
+    """Learn from calls of which so many are under way at a time, and return what they were told to cost as they started."""
+    told: list[Estimate] = []
+    for number in range(len(calls) + under_way):
+        if number < len(calls):
+            told.append(correction.apply(calls[number][0]))
+        if number >= under_way:
+            correction.learn(*calls[number - under_way], told[number - under_way])
+    return told
+
+
+@pytest.mark.parametrize("faster", [1.005, 1 / 1.005])
+def test_calls_that_cost_more_and_more_or_less_and_less_are_told_ahead_of_what_was_learned(faster: float) -> None:
+    calls = [(1000, round(1000 * faster**number)) for number in range(300)]
+    told = ended(Correction(), calls, under_way=20)
+    for (_, cost), cost_told in zip(calls[100:], told[100:], strict=True):
+        assert cost_told == pytest.approx(cost, rel=0.15)  # the mean of the last thirty, of twenty calls ago, is off by a quarter
+    unheard = ended(Correction(), [*calls, (1, 1)], under_way=20)[-1]
+    assert unheard.by_line == 0
+
+
+def test_calls_that_cost_more_or_less_at_random_are_told_no_further_ahead_than_chance_asks_for() -> None:
+    chance = random.Random(1)
+    calls = [(1000, chance.randint(300, 1700)) for _ in range(3000)]
+    told = ended(Correction(), calls, under_way=20)
+    off = [abs(each / each.by_line - 1) for each in told if each.by_line]
+    assert sum(off) / len(off) < 0.02
+    assert max(off) < 0.25
+
+
+def test_what_was_told_before_all_was_learned_anew_tells_nothing_of_what_comes_after() -> None:
+    told = ended(Correction(), [(300, 100)] * 100 + [(300, 2700)] * 60, under_way=30)
+    assert set(told[145:]) == {2700}
 
 
 @pytest.mark.parametrize("fails", [False, True])
