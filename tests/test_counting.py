@@ -81,6 +81,17 @@ def test_calls_that_are_refused_now_and_then_do_not_tell_that_a_server_counts_es
     assert counting.way is Way.COST
 
 
+def test_calls_that_are_refused_all_at_once_do_not_tell_that_estimates_are_counted_for_good_until_others_are_too() -> None:
+    """They would all be refused as well where a shorter window is used up."""
+    counting = Counting()
+    for _ in range(2):
+        for call in range(60):
+            counting.started(call / 1000, Way.ESTIMATE)
+        assert not any(counting.refused(call / 1000) for call in range(60))
+    counting.started(9.0, Way.ESTIMATE)
+    assert counting.refused(9.0)
+
+
 def test_refusals_of_calls_that_would_fit_in_any_way_are_for_another_reason() -> None:
     """As those by a server that allows less in a shorter time."""
     counting = Counting()

@@ -167,22 +167,35 @@ def test_what_is_left_of_a_second_does_not_hold_back_the_minute() -> None:
     assert run_virtual(main()) == pytest.approx([0] * 10 + [1] * 10 + [2] * 5, abs=1e-3)
 
 
-def test_of_a_users_tokens_a_shorter_window_of_the_server_takes_nothing_but_the_pace() -> None:
+@pytest.mark.parametrize("seconds", [10, 20, 30])
+def test_of_a_users_tokens_a_shorter_window_of_the_server_takes_nothing_but_the_pace(seconds: int) -> None:
     async def main() -> list[float]:
         limiter = RateLimiter(50, max_tokens_per_window=6000)
-        headers = {"limit-tokens": "1000", "remaining-tokens": "200", "reset-tokens": "8s"}
-        limiter.observe({f"x-ratelimit-{name}": value for name, value in headers.items()})
+        headers = {"limit-tokens": 100 * seconds, "remaining-tokens": 200, "reset-tokens": f"{seconds - 2}s"}
+        limiter.observe({f"x-ratelimit-{name}": str(value) for name, value in headers.items()})
         assert limiter.max_tokens_per_window == 6000
-        assert limiter.stats["current_window_tokens"] == 800  # of others
+        assert limiter.stats["current_window_tokens"] == 100 * seconds - 200  # of others
         starts = []
-        for _ in range(5):
+        for _ in range(seconds + 3):
             await limiter.acquire(tokens=100)
             limiter.release()
             starts.append(now())
         return starts
 
-    times = run_virtual(main())
-    assert times == pytest.approx([0, 1, 2, 3, 4], rel=0.05)
+    again = [seconds - 2] * (seconds - 2) + [seconds] * 2 + [2 * seconds - 2]
+    assert run_virtual(main()) == pytest.approx([0, 0, *again], abs=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("limit", "reset", "held"), [(2000, "5s", 6000), (2000, "30s", 2000), (4000, "5s", 4000), (2000, None, 2000)]
+)
+def test_tokens_are_told_of_a_shorter_window_if_that_is_the_users_limit_in_half_the_window_or_less(
+    limit: int, reset: str | None, held: int
+) -> None:
+    limiter = RateLimiter(50, max_tokens_per_window=6000)
+    headers = {"limit-tokens": str(limit), "remaining-tokens": str(limit - 500)} | ({"reset-tokens": reset} if reset else {})
+    limiter.observe({f"x-ratelimit-{name}": value for name, value in headers.items()})
+    assert limiter.max_tokens_per_window == held
 
 
 # --- what is left

@@ -12,9 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pocketflow_throttled import Presets, RateLimitHit, SimulatedAPI, ThrottledParallelBatchNode, run_virtual
-from pocketflow_throttled.budget import Budget
 from pocketflow_throttled.token_window import TokenWindow
-from pocketflow_throttled.tokens import Correction, estimate, used
+from pocketflow_throttled.tokens import Correction, Estimate, estimate, used
 
 from .test_nodes import Batch, now, run
 from .test_signals import Raising, RaisingDict
@@ -472,6 +471,41 @@ def test_answers_that_differ_at_random_tell_more_than_the_last_two() -> None:
     assert all(600 < cost < 2500 for cost in costs[20:])
 
 
+def ended(correction: Correction, calls: list[tuple[int, int]], under_way: int) -> list[Estimate]:
+    """Learn from calls of which so many are under way at a time, and return what they were told to cost as they started."""
+    told: list[Estimate] = []
+    for number in range(len(calls) + under_way):
+        if number < len(calls):
+            told.append(correction.apply(calls[number][0]))
+        if number >= under_way:
+            correction.learn(*calls[number - under_way], told[number - under_way])
+    return told
+
+
+@pytest.mark.parametrize("faster", [1.005, 1 / 1.005])
+def test_calls_that_cost_more_and_more_or_less_and_less_are_told_ahead_of_what_was_learned(faster: float) -> None:
+    calls = [(1000, round(1000 * faster**number)) for number in range(300)]
+    told = ended(Correction(), calls, under_way=20)
+    for (_, cost), cost_told in zip(calls[100:], told[100:], strict=True):
+        assert cost_told == pytest.approx(cost, rel=0.15)  # the mean of the last thirty, of twenty calls ago, is off by a quarter
+    unheard = ended(Correction(), [*calls, (1, 1)], under_way=20)[-1]
+    assert unheard.by_line == 0
+
+
+def test_calls_that_cost_more_or_less_at_random_are_told_no_further_ahead_than_chance_asks_for() -> None:
+    chance = random.Random(1)
+    calls = [(1000, chance.randint(300, 1700)) for _ in range(3000)]
+    told = ended(Correction(), calls, under_way=20)
+    off = [abs(each / each.by_line - 1) for each in told if each.by_line]
+    assert sum(off) / len(off) < 0.02
+    assert max(off) < 0.25
+
+
+def test_what_was_told_before_all_was_learned_anew_tells_nothing_of_what_comes_after() -> None:
+    told = ended(Correction(), [(300, 100)] * 100 + [(300, 2700)] * 60, under_way=30)
+    assert set(told[145:]) == {2700}
+
+
 @pytest.mark.parametrize("fails", [False, True])
 def test_room_is_kept_for_calls_that_may_cost_more_only_while_they_are_under_way(fails: bool) -> None:
     started = 0
@@ -562,52 +596,3 @@ def test_all_that_start_again_after_a_pause_cost_what_was_learned_in_it() -> Non
     run(Tokens(call, max_concurrent=6, max_tokens_per_minute=2000), [100] * 6)
     assert starts[:6] == pytest.approx([0] * 6, abs=0.01)  # at three times the estimate, all that there is room for
     assert starts[6:] == pytest.approx([5] * 5, abs=0.01)
-
-
-@pytest.mark.parametrize("share", [2, 10])
-@pytest.mark.parametrize("hint", [True, False])
-def test_tokens_a_minute_that_are_enforced_in_less_are_spread_over_it(share: int, hint: bool) -> None:
-    """A bucket that holds a part of the minute's tokens: who takes them all at once is refused."""
-    left, filled_at, refused, ended = 300_000 / share, 0.0, 0, 0.0
-
-    async def call(item: int) -> Any:
-        nonlocal left, filled_at, refused, ended
-        await asyncio.sleep(0.1)
-        left, filled_at = min(300_000 / share, left + (now() - filled_at) * 5000), now()
-        if left < item:
-            refused += 1
-            raise RateLimitHit("tokens", retry_after=(item - left) / 5000 if hint else None)
-        left -= item
-        await asyncio.sleep(2)
-        ended = now()
-        return SimpleNamespace(usage=SimpleNamespace(total_tokens=item))
-
-    run(Tokens(call, max_concurrent=60, max_tokens_per_minute=300_000), [1000] * 1500)
-    assert refused <= 0.035 * 1500
-    assert ended <= 1.35 * (300 - 60 / share)
-
-
-def test_an_item_of_more_tokens_than_a_window_runs_though_they_are_spread() -> None:
-    budget = Budget(requests=None, tokens=1000, burst=None, seconds=60.0)
-    for at in range(3):
-        assert budget.fits(float(at), 10)
-        budget.refused(float(at), budget.book(float(at), 10))
-    budget.space(2.5, 2.0)
-    assert budget.fits(3.0, 500)
-    budget.book(3.0, 500)
-    assert not budget.fits(3.1, 10)
-    assert budget.opens_at(3.1) == pytest.approx(3.0 + 1.03 * 60 * 500 / 1000)
-    assert budget.fits(3.0 + 31, 10)
-    assert not budget.fits(3.0 + 31, 5000)
-    assert budget.fits(3.0 + 61, 5000)
-
-
-def test_a_call_that_was_never_sent_gives_its_share_of_spread_tokens_back() -> None:
-    budget = Budget(requests=None, tokens=1000, burst=None, seconds=60.0)
-    for at in range(3):
-        budget.refused(float(at), budget.book(float(at), 10))
-    budget.space(2.5, 2.0)
-    spend = budget.book(3.0, 500)
-    assert not budget.fits(3.1, 10)
-    budget.take_back(3.0, spend)
-    assert budget.fits(3.1, 10)

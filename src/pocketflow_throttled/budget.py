@@ -11,6 +11,7 @@ from collections import deque
 from itertools import takewhile
 from typing import TYPE_CHECKING
 
+from .sliced_window import SlicedWindow
 from .spaced import Spaced
 from .token_window import Spend, TokenWindow
 from .tokens import Estimate
@@ -20,12 +21,11 @@ if TYPE_CHECKING:
     from .headers import Kind
 
 # So many refusals, if they are an eighth of the calls since the first of them, are no chance: fewer may be, or have another
-# reason. To space starts slows down what follows a pause, so it takes five; to spread tokens costs little, so three will do.
+# reason. To space starts slows down what follows a pause, so it takes five; to slice a window of tokens costs little: three do.
 _SOME: dict[Kind, int] = {"requests": 5, "tokens": 3}
 _SHARE = 1 / 8
 # Of a window: with so much of it served, a refusal says nothing of bursts. Less of tokens, as estimates may have been too low.
 _ROOM: dict[Kind, float] = {"requests": 0.9, "tokens": 0.8}
-_SPREAD = 1.03  # times slower than the limit, are tokens spread: not all calls are as long on their way
 
 
 class Budget(Spaced):
@@ -45,19 +45,17 @@ class Budget(Spaced):
         (False, 60.0)
     """
 
-    __slots__ = ("_refused", "_spread_since", "_spread_until")
+    __slots__ = ("_refused",)
 
     def __init__(self, requests: int | None, tokens: int | None, burst: int | None, seconds: float) -> None:
         super().__init__(burst, seconds)
-        self._spread_until: float | None = None  # when the tokens of the last call are made up for, where they are spread evenly
-        self._spread_since = math.inf
         self._refused: deque[float] = deque()  # the stamps of calls that were sent and not served, of late
         self.set_requests(requests)
         self.set_tokens(tokens)
 
     def window(self, kind: Kind) -> SlidingWindow | TokenWindow | None:
-        """Return the window of one kind, or None if it has no limit."""
-        return self.requests if kind == "requests" else self.tokens
+        """Return the window of one kind, of which a server tells, or None if it has no limit."""
+        return self.requests if kind == "requests" else None if self.tokens is None else self.tokens.told
 
     def set_requests(self, limit: int | None, seconds: float | None = None) -> None:
         """Set the starts allowed in any window, or in any `seconds`; those made while there was no limit are not counted."""
@@ -70,14 +68,14 @@ class Budget(Spaced):
 
     def set_tokens(self, limit: int | None, seconds: float | None = None) -> None:
         """Set the tokens allowed in any window, or in any `seconds`."""
-        if self.tokens is None or self.tokens.limit != limit:
-            self._spread_until, self._spread_since = None, math.inf
+        if self.tokens is not None and self.tokens.limit != limit:
+            self.tokens.unslice()
         if limit is None:
             if self.tokens is not None:
                 self.tokens.clear()  # what is settled or taken back later has nothing to do with the next window
             self.tokens = None
         else:
-            self.tokens = self.tokens or TokenWindow(limit, self.seconds)
+            self.tokens = self.tokens or SlicedWindow(limit, self.seconds)
             self._resize(self.tokens, limit, seconds)
 
     def fits(self, now: float, tokens: int) -> bool:
@@ -91,7 +89,6 @@ class Budget(Spaced):
             and (self.requests is None or self.requests.fits(now))
             and (self._bursts is None or self._bursts.fits(now))
             and (tokens == 0 or self.tokens is None or self.tokens.fits(now, tokens, *_known_of(tokens)))
-            and (tokens == 0 or self._spread_until is None or now >= self._spread_until)
         )
 
     def admit(self, now: float) -> bool:
@@ -127,8 +124,6 @@ class Budget(Spaced):
             return self.requests.opens_at(now)
         if self._bursts is not None and not self._bursts.fits(now):
             return self._bursts.opens_at(now)
-        if self._spread_until is not None and now < self._spread_until:
-            return self._spread_until
         assert self.tokens is not None
         return self.tokens.opens_at(now)
 
@@ -142,14 +137,7 @@ class Budget(Spaced):
                 self._gate = None
         if not tokens or self.tokens is None:
             return None
-        if self._spread_until is not None:
-            self._spread_until = max(self._spread_until, now) + self._spread_of(tokens)
         return self.tokens.add(now, tokens, *_known_of(tokens))
-
-    def spread(self, now: float) -> None:
-        """Spread tokens evenly from now on, as a server allows them in a shorter time than the window."""
-        if self._spread_until is None:
-            self._spread_until = self._spread_since = now
 
     def take_back(self, stamp: float, spend: Spend | None) -> None:
         """Take back what a request booked that was never sent."""
@@ -157,14 +145,7 @@ class Budget(Spaced):
             if window is not None:
                 window.remove(stamp)
         if spend is not None and self.tokens is not None:
-            if self._spread_until is not None:
-                self._spread_until -= self._spread_of(spend.cost)
             self.tokens.take_back(spend)
-
-    def _spread_of(self, tokens: int) -> float:
-        """Return the seconds after which as many tokens as a request costs are allowed again, where they are spread evenly."""
-        window = self.tokens
-        return 0.0 if window is None else _SPREAD * window.seconds * min(tokens, window.limit) / window.limit
 
     def settle(self, stamp: float, spend: Spend | None, tokens: int) -> Spend | None:
         """Correct the tokens of a request, and return their entry."""
@@ -190,8 +171,8 @@ class Budget(Spaced):
         if self.tokens is None or spend is None:
             return
         self.tokens.refuse(spend)
-        if (self.tokens.is_full or stamp > self._spread_since) and self.tokens.doubt(spend):
-            self._spread_until, self._spread_since = None, math.inf  # it is not that less is allowed in a shorter time
+        if (self.tokens.is_full or self.tokens.is_sliced_in_vain(stamp)) and self.tokens.doubt(spend):
+            self.tokens.unslice()  # it is not that less is allowed in a shorter time
 
     def refused_since(self, time: float) -> int:
         """Return how many calls were refused that started after `time`, of late."""
@@ -199,8 +180,8 @@ class Budget(Spaced):
 
     def space(self, now: float, stamp: float) -> None:
         """Space the starts, or more than before, as a server with room in the window refuses the call that started at `stamp`."""
-        if self._spread_until is None and self.tokens is not None and self._refuses_what_has_room(now, _SOME["tokens"]):
-            self.spread(now)
+        if self.tokens is not None and self._refuses_what_has_room(now, _SOME["tokens"]):
+            self.tokens.find_slice(now)
         requests, bursts = self.requests, self._bursts
         if requests is None or (self._gate is not None and self._bursts is not None) or stamp <= self._margin.since:
             return
@@ -222,8 +203,9 @@ class Budget(Spaced):
         return window is None or self.served(kind, now) <= _ROOM[kind] * window.limit
 
     def forget_pace(self) -> None:
-        """Forget how starts were spaced without a burst that was set, and that tokens were spread."""
-        self._spread_until, self._spread_since = None, math.inf
+        """Forget how starts were spaced without a burst that was set, and that fewer tokens are allowed in a shorter time."""
+        if self.tokens is not None:
+            self.tokens.unslice()
         super().forget_pace()
 
     def served(self, kind: Kind, now: float) -> int:

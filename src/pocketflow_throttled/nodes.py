@@ -149,11 +149,11 @@ class ThrottledParallelBatchNode(Throttled, AsyncParallelBatchNode):
         return self._throttled_state.correction.apply(estimated)
 
     def _settle_tokens(self, item: Any, result: Any, permit: Permit) -> None:
-        booked = permit.tokens  # the call may have changed the item
-        estimated = booked.estimated if isinstance(booked, tokens.Estimate) else self.estimate_tokens(item)
+        told = permit.tokens if isinstance(permit.tokens, tokens.Estimate) else None
+        estimated = self.estimate_tokens(item) if told is None else told.estimated  # the call may have changed the item
         counted = self.count_tokens(item, result)
         counted = estimated if counted is None else check_count("count_tokens", counted, least=0)
-        self._throttled_state.learn_tokens(estimated, counted)
+        self._throttled_state.learn_tokens(estimated, counted, told)
         permit.settle(counted)
 
     def _most_attempts(self) -> int:

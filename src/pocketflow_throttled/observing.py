@@ -195,11 +195,12 @@ class Observing(Waiting):
         is_pace = seconds < ALIKE * budget.seconds and limit < asked
         if is_pace and quota.kind == "requests":
             budget.set_pace(limit, seconds, now)  # as well as the user's own
+        told = limit
         if not ALIKE <= seconds / budget.seconds <= 1:
             limit = max(1, int(limit * budget.seconds / seconds + _ROUNDING))
         set_limit(min(limit, asked))
-        if is_pace and quota.kind == "tokens":
-            budget.spread(now)
+        if is_pace and budget.tokens is not None and quota.kind == "tokens":
+            budget.tokens.set_slice(told, max(seconds, share), now)
         return is_pace
 
     def _tells_no_longer_than(self, seconds: float, quota: Quota) -> bool:
@@ -207,7 +208,8 @@ class Observing(Waiting):
         longest = quota.window
         if longest is None:
             longest = self._spans[quota.kind].longest
-            if quota.reset is None or quota.is_guess or not longest or seconds > SHORT:
+            most = SHORT if quota.kind == "requests" else self._budget.seconds / 2
+            if quota.reset is None or quota.is_guess or not longest or seconds > most:
                 return False
         return longest - (FULL_SECOND if longest.is_integer() else 0.0) <= seconds  # full seconds are rounded up
 

@@ -9,6 +9,7 @@ from .tokens import Correction
 
 if TYPE_CHECKING:
     from .rate_limiter import RateLimiter
+    from .tokens import Estimate
 
     Own = tuple[RateLimiter, dict[str, Any]]  # a limiter, and the settings that it has from its node
 
@@ -36,11 +37,11 @@ class State:
         self.correction = Correction()  # of token estimates
         self.reset_counts()
 
-    def learn_tokens(self, estimated: int, used: int) -> None:
-        """Count what a call cost, and by how much estimates are wrong."""
+    def learn_tokens(self, estimated: int, used: int, told: Estimate | None) -> None:
+        """Count what a call cost, and learn by how much estimates are wrong."""
         self.tokens_estimated += estimated
         self.tokens_used += used
-        self.correction.learn(estimated, used)
+        self.correction.learn(estimated, used, told)
 
     def reset_counts(self) -> None:
         """Set every count to zero."""

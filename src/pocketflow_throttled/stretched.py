@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from .margin import Margin
 
 if TYPE_CHECKING:
-    from .token_window import TokenWindow
+    from .sliced_window import SlicedWindow
     from .window import SlidingWindow
 
 _SOME = 5  # calls whose seconds tell by how much they differ
@@ -47,7 +47,7 @@ class Stretched:
     def __init__(self, seconds: float) -> None:
         self.seconds = seconds
         self.requests: SlidingWindow | None = None
-        self.tokens: TokenWindow | None = None
+        self.tokens: SlicedWindow | None = None
         self._bursts: SlidingWindow | None = None
         self._margin = Margin()
         self._fastest, self._slowest = math.inf, 0.0  # seconds that calls took
@@ -76,12 +76,12 @@ class Stretched:
             self.usual_least, self.usual_most = self._fastest - _ALIKE, self._slowest + _ALIKE
         self._stretch_all()
 
-    def _resize(self, window: SlidingWindow | TokenWindow, limit: int, seconds: float | None) -> None:
+    def _resize(self, window: SlidingWindow | SlicedWindow, limit: int, seconds: float | None) -> None:
         window.limit = limit
         window.seconds = self.seconds if seconds is None else seconds
         self._stretch(window)
 
-    def _stretch(self, window: SlidingWindow | TokenWindow) -> None:
+    def _stretch(self, window: SlidingWindow | SlicedWindow) -> None:
         is_cold = self._is_cold and window.seconds >= self.seconds  # a shorter one is soon past its first calls
         spread, least = max(0.0, self._slowest - self._fastest), 0.0
         if window is self._bursts:

@@ -13,8 +13,7 @@ from .window import Window
 # than so many standard deviations: single calls that cost more are made up for by others that cost less.
 _DEVIATIONS = 2
 _MORE = (Way.ESTIMATE_AT_FIRST, Way.ESTIMATE)
-# Of the window: with no more served, a refusal tells nothing of how tokens are counted before these are spread, as less may be
-# allowed in a shorter time.
+# Of the window: with no more served, a refusal tells nothing of how tokens are counted, as less may be allowed in a shorter time.
 _FULL = 0.7
 _ARRIVES = 0.1  # seconds until a call arrives, or so: what leaves the server's window by then is not in its way
 
@@ -22,7 +21,7 @@ _ARRIVES = 0.1  # seconds until a call arrives, or so: what leaves the server's 
 class Spend:
     """Tokens booked at a time; the cost may be corrected while it is in its window. Until then it may be off by its variance."""
 
-    __slots__ = ("cost", "estimated", "in_window", "is_refused", "is_under_way", "time", "variance")
+    __slots__ = ("cost", "estimated", "in_window", "is_refused", "is_under_way", "of_slice", "time", "variance")
 
     def __init__(self, time: float, cost: int, variance: int = 0, estimated: int = 0) -> None:
         self.time = time
@@ -31,6 +30,7 @@ class Spend:
         self.estimated = estimated  # before the estimate was corrected by what others cost
         self.in_window = self.is_under_way = True
         self.is_refused = False
+        self.of_slice: Spend | None = None  # the same in a shorter window
 
     def more(self, way: Way) -> int:
         """Return what a server that counts estimates counts of it beyond what it costs, or is thought to; less, if negative."""

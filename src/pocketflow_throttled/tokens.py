@@ -28,6 +28,10 @@ _KEPT = 0.97  # of what is known, after each answer: the last thirty or so count
 # that one was cheap: as a part of what it was off, how far they may be, what stays of that after each answer, and what part of
 # all that was used is too little to matter.
 _UNSURE, _STILL_UNSURE, _SURE = 2.0, 0.6, 0.01
+# What estimates are wrong by may change all the time: then the line is behind, by as much as calls cost more, or less, than they
+# were told to by it as they started. That counts of the last twenty or so, from so many on, as far as it is beyond what does not
+# matter and so many standard errors, and within a factor.
+_BEHIND_KEPT, _A_FEW, _NO_MATTER, _ERRORS, _BEHIND = 0.95, 14, 0.02, 2.0, 2.0
 
 
 def estimate(item: Any) -> int:
@@ -95,11 +99,15 @@ class Estimate(int):
         correction: from which it can be told anew.
         estimated: what it was before the correction.
         variance: how far single calls are off, as the mean of squares, rounded: what is whole adds up without a rest.
+        by_line: what it would be by the line alone; 0: that is not known.
+        restarts: how often all had been learned anew.
     """
 
     correction: Correction
     estimated: int
     variance: int
+    by_line: int
+    restarts: int
 
     def again(self) -> Estimate:
         """Return it as it is known by now."""
@@ -111,6 +119,7 @@ class Correction:
 
     Until the first answer, an estimate may be too small by a factor: so less is sent until then, not three times too much. So may
     one that is far less than all before it. When two calls in a row cost more by that factor than was known, all is learned anew.
+    When they cost more and more, or less and less, what is told is ahead of the line by as much as it was behind.
 
     Example:
         >>> correction = Correction()
@@ -126,16 +135,21 @@ class Correction:
     """
 
     __slots__ = (
+        "_ahead",
         "_calls",
+        "_ended",
         "_estimated",
         "_is_wrong",
         "_largest",
         "_least",
         "_lock",
         "_product",
+        "_restarts",
         "_slope",
         "_spread",
         "_square",
+        "_told",
+        "_told_used",
         "_unsure",
         "_used",
         "_used_square",
@@ -143,6 +157,7 @@ class Correction:
 
     def __init__(self) -> None:
         self._lock = RLock()  # a node may run in several threads; re-entrant, as garbage collection can run anything within it
+        self._restarts = 0
         self._start()
 
     def _start(self) -> None:
@@ -150,20 +165,28 @@ class Correction:
         self._square = self._product = self._used_square = 0.0  # of estimates, of both, and of what was used, each squared
         self._slope = self._spread = 0.0  # of the line; how far off it single calls are, as a part, squared
         self._unsure = 0.0
+        self._ended = self._told = self._told_used = 0.0  # sums over calls that were told by the line
+        self._ahead = 1.0  # the factor by which calls are told to cost more than by the line
         self._largest, self._least = 0, math.inf  # estimates there were; the least of late
         self._is_wrong = False  # whether the last call cost more by the factor than was known
 
-    def learn(self, estimated: int, used: int) -> None:
-        """Learn what a call has cost, beside what was estimated. An estimate of nothing tells nothing of others."""
+    def learn(self, estimated: int, used: int, told: Estimate | None = None) -> None:
+        """Learn what a call has cost, beside what was estimated, and what it was told to cost as it started.
+
+        An estimate of nothing tells nothing of others.
+        """
         if not estimated:
             return
         with self._lock:
             self._learn(min(estimated, _MOST), min(used, _MOST))
+            if told is not None and told.by_line and told.restarts == self._restarts:
+                self._look_ahead(told.by_line, min(used, _MOST))
 
     def _learn(self, estimated: int, used: int) -> None:
         told = self._on_average(estimated) if self._estimated else math.inf
         is_wrong = used > _DOUBT * told
         if is_wrong and self._is_wrong:
+            self._restarts += 1
             self._start()
             is_wrong = False
         self._is_wrong = is_wrong
@@ -187,17 +210,29 @@ class Correction:
         """Return what a call that is estimated at so much will cost on average, or rather more while few have told."""
         estimated = min(estimated, _MOST)
         with self._lock:
-            cost, variance = self._told(estimated) if self._estimated else (math.ceil(_DOUBT * estimated), 0)
-        told = Estimate(cost)
-        told.correction, told.estimated, told.variance = self, estimated, variance
+            cost, variance, by_line = self._tell(estimated) if self._estimated else (math.ceil(_DOUBT * estimated), 0, 0)
+            told = Estimate(cost)
+            told.correction, told.estimated, told.variance, told.by_line = self, estimated, variance, by_line
+            told.restarts = self._restarts
         return told
 
-    def _told(self, estimated: int) -> tuple[int, int]:
-        told = self._on_average(estimated)
+    def _tell(self, estimated: int) -> tuple[int, int, int]:
+        told, by_line = self._on_average(estimated), 0
         if estimated < _UNHEARD * self._least and self._calls > _SOME:
             told = max(told, min(_DOUBT * estimated, self._used / self._calls))
+        elif not self._unsure:
+            by_line, told = round(told), told * self._ahead
         cost = round(told + self._unsure * estimated / self._estimated) or int(told > 0)
-        return cost, round(self._spread * told * told)
+        return cost, round(self._spread * told * told), by_line
+
+    def _look_ahead(self, told: int, used: int) -> None:
+        self._ended = self._ended * _BEHIND_KEPT + 1
+        self._told = self._told * _BEHIND_KEPT + told
+        self._told_used = self._told_used * _BEHIND_KEPT + used
+        if self._ended > _A_FEW:
+            behind, error = self._told_used / self._told - 1, _NO_MATTER + _ERRORS * math.sqrt(self._spread / self._ended)
+            ahead = 1 + math.copysign(max(0.0, abs(behind) - error), behind)
+            self._ahead = min(_BEHIND, max(1 / _BEHIND, ahead))
 
     def _draw(self) -> None:
         """Draw the line, and find out how far off it calls are.

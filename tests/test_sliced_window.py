@@ -1,0 +1,180 @@
+"""What is promised of tokens that a server allows in a shorter time than the window, with `now` given."""
+
+import asyncio
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pocketflow_throttled import RateLimitHit
+from pocketflow_throttled.budget import Budget
+from pocketflow_throttled.simulation import _ALGORITHMS
+from pocketflow_throttled.sliced_window import SlicedWindow
+from pocketflow_throttled.token_window import Spend
+
+from .test_nodes import Batch, now, run
+
+
+class Tokens(Batch):
+    def estimate_tokens(self, item: int) -> int:
+        return 3 * item
+
+
+@given(
+    st.integers(1, 1000),
+    st.lists(st.tuples(st.floats(0, 20), st.integers(1, 1200), st.integers(0, 1200)), max_size=80),
+    st.integers(0, 80),
+)
+def test_never_more_than_the_limit_in_any_window_nor_in_any_slice_of_it(
+    allowed: int, calls: list[tuple[float, int, int]], sliced_after: int
+) -> None:
+    window = SlicedWindow(limit=1000, seconds=60.0)
+    booked: list[tuple[float, Spend]] = []
+    time = 0.0
+    for number, (gap, cost, really) in enumerate(calls):
+        time += gap
+        if number == sliced_after:
+            window.set_slice(allowed, 7.0, time)
+        while not window.fits(time, cost):
+            opens_at = window.opens_at(time)
+            assert opens_at > time
+            time = opens_at
+        for limit, seconds in [(1000, 60.0)] + [(allowed, 7.0)] * (number >= sliced_after):
+            inside = sum(spend.cost for at, spend in booked if at + seconds > time)
+            assert inside + min(cost, limit) <= limit
+        booked.append((time, window.add(time, cost)))
+        window.correct(booked[number // 2][1], really)
+
+
+def test_what_is_never_sent_or_costs_less_is_free_at_once_in_a_slice_too() -> None:
+    window = SlicedWindow(limit=1000, seconds=60.0)
+    early = window.add(0.0, 100)
+    window.set_slice(100, 6.0, 1.0)
+    assert not window.fits(1.0, 10)
+    window.correct(early, 80)
+    assert window.fits(1.0, 20)
+    late = window.add(1.0, 20)
+    assert not window.fits(1.0, 1)
+    window.take_back(late)
+    assert window.fits(1.0, 20)
+    window.insert(0.5, 15)
+    assert not window.fits(1.0, 6)
+    window.clear()
+    assert window.fits(1.0, 500)
+
+
+def test_a_slice_that_changes_takes_over_what_is_counted() -> None:
+    window = SlicedWindow(limit=1000, seconds=60.0)
+    spends = [window.add(float(at), 50) for at in range(10)]
+    window.set_slice(100, 6.0, 10.0)
+    window.fits(10.0, 1)
+    window.set_slice(200, 12.0, 10.0)
+    assert not window.fits(10.0, 1)
+    for spend in spends:
+        window.correct(spend, 10)
+    assert window.fits(10.0, 100)
+    assert not window.fits(10.0, 101)
+
+
+@pytest.mark.parametrize("parts", [2, 3, 5, 12, 60])
+@pytest.mark.parametrize("algorithm", sorted(_ALGORITHMS))
+def test_a_slice_is_found_by_what_is_refused_however_a_server_counts(parts: int, algorithm: str) -> None:
+    """Until all that started with what was refused have told their cost, it may be the shortest."""
+    window, server = SlicedWindow(limit=12_000, seconds=60.0), _ALGORITHMS[algorithm](12_000 // parts, 60 / parts)
+    served, refused = [], []
+    for spend in [window.add(0.0, 300) for _ in range(100)]:  # they cost a third of that
+        if server.wait(0.1, 100) > 0:
+            refused.append(spend)
+            window.refuse(spend)
+            window.find_slice(0.2)
+        else:
+            server.take(0.1, 100)
+            served.append(spend)
+    for spend in refused + served:
+        assert seconds_of(window) == 2.0  # the shortest that holds 300
+        window.correct(spend, 100)
+    assert seconds_of(window) == 60 / parts
+
+
+def seconds_of(window: SlicedWindow) -> float | None:
+    return None if window.slice is None else window.slice.seconds
+
+
+def test_a_slice_that_was_found_too_long_is_found_anew_and_a_right_one_is_kept() -> None:
+    window = SlicedWindow(limit=6000, seconds=60.0)
+    window.set_slice(1000, 10.0, 0.0)
+    for at in (0.0, 12.0):  # it allows 500 in five seconds, and the server tells of ten
+        for call in range(10):
+            spend = window.add(at, 100)
+            if call < 5:
+                window.correct(spend, 100)
+            else:
+                window.refuse(spend)
+        window.find_slice(at)
+        assert seconds_of(window) == 5.0
+    window.set_slice(1000, 10.0, 13.0)
+    assert seconds_of(window) == 5.0
+
+
+def test_no_slice_is_found_that_holds_less_than_a_call_costs_nor_without_a_call_that_cost_something() -> None:
+    window = SlicedWindow(limit=600, seconds=60.0)
+    window.find_slice(0.0)
+    assert window.slice is None
+    window.refuse(window.add(0.0, 250))
+    window.find_slice(0.1)
+    assert seconds_of(window) == 30.0
+    window = SlicedWindow(limit=600, seconds=60.0)
+    window.refuse(window.add(0.0, 350))
+    window.find_slice(0.1)
+    assert window.slice is None
+
+
+def test_calls_that_are_refused_where_no_slice_explains_it_are_sliced_in_vain() -> None:
+    window = SlicedWindow(limit=6000, seconds=60.0)
+    window.correct(window.add(0.0, 100), 100)
+    for at in (20.0, 21.0, 22.0):
+        window.refuse(window.add(at, 90))
+    window.find_slice(22.0)
+    assert seconds_of(window) == 1.0
+    assert window.is_sliced_in_vain(23.0)
+    assert not window.is_sliced_in_vain(21.0)
+    window.unslice()
+    assert not window.is_sliced_in_vain(23.0)
+
+
+def test_a_budget_forgets_a_slice_with_the_limit_or_the_pace() -> None:
+    budget = Budget(requests=None, tokens=1000, burst=None, seconds=60.0)
+    assert budget.tokens is not None
+    for forget in (lambda: budget.set_tokens(2000), budget.forget_pace, budget.clear):
+        budget.tokens.set_slice(100, 6.0, 0.0)
+        assert budget.window("tokens") is budget.tokens.slice
+        forget()
+        assert budget.window("tokens") is budget.tokens
+        assert budget.fits(0.0, 500)
+
+
+@pytest.mark.parametrize("algorithm", sorted(_ALGORITHMS))
+@pytest.mark.parametrize(("seconds", "hint"), [(5, True), (5, False), (10, True), (10, False), (30, True)])
+def test_tokens_a_minute_that_are_enforced_in_less_cost_few_refusals_and_little_time(
+    seconds: int, algorithm: str, hint: bool
+) -> None:
+    """Who takes all of a minute's tokens at once is refused; of 60 at once, most at first."""
+    server, refused, ended = _ALGORITHMS[algorithm](5000 * seconds, float(seconds)), 0, 0.0
+
+    async def call(item: int) -> Any:
+        nonlocal refused, ended
+        await asyncio.sleep(0.1)
+        wait = server.wait(now(), item)
+        if wait > 0:
+            refused += 1
+            raise RateLimitHit("tokens", retry_after=wait if hint else None)
+        server.take(now(), item)
+        await asyncio.sleep(2)
+        ended = now()
+        return SimpleNamespace(usage=SimpleNamespace(total_tokens=item))
+
+    run(Tokens(call, max_concurrent=60, max_tokens_per_minute=300_000), [1000] * 1500)
+    assert refused <= 0.05 * 1500
+    assert ended <= 300 / 0.9
