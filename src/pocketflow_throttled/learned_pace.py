@@ -36,6 +36,7 @@ _MANY = 30  # starts, by which it is known what is admitted
 # A pace so many times slower than what was admitted for some seconds, not long ago, is probed by doubling it, after few starts.
 # An API that was down for a while is used again soon.
 _FAR, _FEW = 2.0, 5
+_SHORT = 2.0  # seconds that it was closed, by which a pace is guessed from fewer starts than it takes to measure one
 _IN_VAIN = 1.15  # times slower than where it was refused as rarely
 _FAST_ENOUGH = 1.25  # times slower than that: it is no pace that a refusal now and then would be explained by
 _SUSTAINED, _REMEMBERED = 10.0, 300.0  # seconds
@@ -59,6 +60,7 @@ class LearnedPace(Probing):
         self._a_second: int | None = None  # starts, if they are counted by the second
         self._found_before = 0.0
         self._times_found = self._times_returned = 0
+        self._is_guess = False  # from a few starts only
         self._slowed_from: deque[float] = deque(maxlen=8)  # paces that were refused now and then
         self._best = self._ever = math.inf  # seconds between starts, that were admitted of late, and ever
         self._far_refused = 0  # probes in a row, of a pace far from that
@@ -102,7 +104,7 @@ class LearnedPace(Probing):
 
     def _probe(self) -> None:
         self._good = (self.count, self.seconds)
-        self._step = 1.0 if self._is_far else min(self._step, _LARGEST_STEP)
+        self._step = 1.0 if self._is_far or self._is_guess else min(self._step, _LARGEST_STEP)
         self.seconds /= 1 + self._step
         self._end_step()
 
@@ -176,7 +178,7 @@ class LearnedPace(Probing):
         self._step, self._after = _FIRST_STEP / certainty, _STARTS * certainty
         if self._is_far:
             self._step, self._after = 1.0, _FEW * 2**self._far_refused
-        self.is_smoothing = False
+        self.is_smoothing = self._is_guess = False
         self._end_step()
 
     def hold_by_the_second(self, count: int) -> None:
@@ -215,7 +217,7 @@ class LearnedPace(Probing):
         if since is None:
             since = starts[0] if starts else until
             if between(since, until) < _ENOUGH:
-                return False
+                return reopened is not None and self._guess(since, until, reopened)
         if until <= since:
             return before is self
         overall = (between(since, until) + 1) / (until - since)
@@ -229,6 +231,14 @@ class LearnedPace(Probing):
         self._times_found = min(self._times_found + 1, _MOST_CERTAIN) if was_found else 0
         self._found_before = seconds
         self.hold(seconds, 2**self._times_found)
+        return True
+
+    def _guess(self, since: float, until: float, reopened: float) -> bool:
+        """Hold what a few starts tell, and double it soon, if it was closed for too short a time to be too slow by far."""
+        if reopened - until > _SHORT:
+            return False
+        self.hold((reopened - since) / (self._evidence.between(since, until) + 1))
+        self._is_guess, self._step, self._after = True, 1.0, _FEW
         return True
 
     def _slow_down(self, until: float, known: float, cycle: float) -> None:
