@@ -36,7 +36,7 @@ class Closing:
         since: when the first refused call started.
         last: when the last one did.
         tries: how many were refused, each after the one before.
-        hinted_until: up to when the API said it would refuse.
+        hinted_until: up to when the API said it would refuse, as far as that is believed.
         is_rate: whether no limit of calls at once explains it: one was refused with no other under way, or the API named a time.
         is_asked: whether the API asked for a long wait.
         level: how many were under way when the last refused call started, itself included.
@@ -57,7 +57,7 @@ class Closing:
         """Take note of one more refusal, with the seconds that the API asked to wait, if it did."""
         self.tries += 1
         self.last, self.level = started, level
-        if hint is not None:
+        if hint is not None and (hint > _SHORT or self.tries <= _BELIEVED):
             self.hinted_until = started + hint
 
     def wait(self, now: float, timing: Timing, least: float, hint: float | None, at_most: float) -> float:
