@@ -22,6 +22,8 @@ _FEWEST_STARTS = 30  # held back before a probe
 _RARER = 4  # times as many after a refused probe
 _PART = 10  # of the starts known, the largest step
 _DOUBT = 0.04  # of its length, up to which that need not be known
+# Seconds: a usual window so long is doubted once, a shorter one twice. So many count by the minute that it is hardly another.
+_MINUTE = 60.0
 _PAUSE = 0.05  # of its length, without a start: longer ones part the cycles
 _FIRMLY = 0.97  # of its length, in which more starts than it allows are more than it allows
 
@@ -43,6 +45,7 @@ class LearnedWindow(Probing):
         self._too_short = self.seconds if window.too_short == window.seconds else window.too_short
         self._trying: float | None = None  # a shorter length ...
         self._tried: float | None = None  # ... since a call started that only it allows
+        self._doubts = 0  # in vain
         self._longer: float | None = None  # what it was before it was found to be shorter
         self._step, self._after = 1, max(_FEWEST_STARTS, window.count) if window.is_sure else 1
 
@@ -108,8 +111,10 @@ class LearnedWindow(Probing):
     def learns_length(self, started: float) -> bool:
         """Return whether a refusal only tells that the window is longer."""
         if self._tried is not None and self._trying is not None and started >= self._tried:
-            # A usual length is doubted once, any other until it is known well enough.
-            self._too_short = self.seconds if self._is_usual else self._trying
+            # An unusual length is doubted until it is known well enough.
+            self._doubts += 1
+            is_settled = self._is_usual and (self.seconds >= _MINUTE or self._doubts > 1)
+            self._too_short = self.seconds if is_settled else self._trying
             self._trying = self._tried = None
             return True
         starts = self._evidence.starts
