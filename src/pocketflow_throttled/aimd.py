@@ -268,8 +268,8 @@ class AdaptiveRule:
         """Return whether a refusal only ends a probe, or corrects the rate."""
         if self._asked.is_news(hint):
             return False
-        absorbs = self.rate.absorbs
-        return (self._has_climbed and absorbs(started)) or self._ends_probe(now, level, cost) or absorbs(started)
+        absorbs, wait = self.rate.absorbs, hint or 0.0
+        return (self._has_climbed and absorbs(started, wait)) or self._ends_probe(now, level, cost) or absorbs(started, wait)
 
     def _ends_probe(self, now: float, level: int, cost: float) -> bool:
         """Return whether a refusal only ends a probe beyond the ceiling; it is taken back then."""

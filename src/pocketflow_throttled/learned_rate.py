@@ -92,8 +92,13 @@ class LearnedRate:
         if isinstance(self.held, LearnedWindow):
             self.held.succeeded(started)
 
-    def absorbs(self, started: float) -> bool:
-        """Return whether the refusal of a call only corrects this rate, which is done then; else it is news."""
+    def absorbs(self, started: float, wait: float = 0.0) -> bool:
+        """Return whether the refusal of a call only corrects this rate, which is done then; else it is news.
+
+        Args:
+            started: when the call did.
+            wait: seconds for which the API asked to wait.
+        """
         held = self.held
         if held is None or self.is_smoothing:
             return False
@@ -106,7 +111,7 @@ class LearnedRate:
         if isinstance(held, LearnedWindow):
             held.end_probe()
         else:
-            held.correct(started)
+            held.correct(started, wait)
         return True
 
     def refused(self, started: float) -> None:
