@@ -120,6 +120,25 @@ def test_an_odd_window_is_known_better_each_time_and_no_shorter_than_it_is() -> 
     assert 37.0 <= rate.seconds <= 37.0 * 1.05
 
 
+@pytest.mark.parametrize(("seconds", "doubts"), [(10.0, 2), (60.0, 1)])
+def test_a_usual_window_is_doubted_twice_and_a_minute_once(seconds: float, doubts: int) -> None:
+    rate, closing = closed(0.0, 3.0, 0.7 * seconds)
+    rate.explain(closing, now=seconds)
+    opened, shorter = seconds, 0
+    for _ in range(5):
+        for tenth in range(30):
+            begin(rate, opened + tenth / 10)
+        again = rate.opens_at(opened + 3.0)
+        if again < opened + 0.99 * seconds:  # it was tried whether the window is shorter, and it is not
+            shorter += 1
+            begin(rate, again)
+            rate.evidence.forget(again)
+            assert rate.absorbs(again)
+        opened += rate.seconds
+    assert shorter == doubts
+    assert (rate.count, rate.seconds) == (30, pytest.approx(1.005 * seconds))
+
+
 def test_a_window_of_which_every_start_was_refused_at_last_is_no_trouble() -> None:
     rate, closing = closed(0.0, 5.0, hinted_until=37.0)
     rate.explain(closing, now=37.0)
@@ -149,6 +168,28 @@ def test_a_pace_that_holds_is_probed_by_steps_that_grow_and_a_refused_one_is_tak
     rate.evidence.forget(now)
     assert rate.absorbs(now)
     assert probed < rate.seconds < first
+
+
+def starts_between_refused_probes(wait: float) -> int:
+    """Return how many starts, of ten a second, there were before the last of ten probes of a faster pace, each refused."""
+    rate, closing = closed(0.0, 5.0, hinted_until=5.1)
+    rate.explain(closing, now=5.1)
+    rate._pace.hold(0.1)
+    now = 5.1
+    for _ in range(10):
+        starts = 0
+        while not rate._pace.is_probing:
+            now = rate.opens_at(now)
+            begin(rate, now)
+            rate.succeeded(now)
+            starts += 1
+        rate._pace.correct(now, wait)
+    return starts
+
+
+def test_a_faster_pace_is_tried_the_more_rarely_the_longer_the_api_asks_to_wait_when_it_is_refused() -> None:
+    assert starts_between_refused_probes(wait=0.0) == starts_between_refused_probes(wait=0.5)
+    assert starts_between_refused_probes(wait=2.0) == pytest.approx(50 * 2.0 / 0.1, abs=5)  # a fiftieth of the starts is lost
 
 
 def test_refusals_in_a_row_are_no_mere_correction_of_a_pace() -> None:
@@ -604,6 +645,25 @@ def test_a_second_that_is_asked_for_again_and_again_is_no_word_on_when() -> None
     assert waits[:2] == pytest.approx([1.0, 1.0])
     assert waits[2:] == sorted(waits[2:])
     assert sum(waits) > 10.0
+
+
+def test_a_second_that_is_asked_for_again_and_again_does_not_make_a_window_longer() -> None:
+    closing = Closing(opened=0.0, since=1.0)
+    for started in (1.0, 2.0, 3.0):
+        closing.refused(started, 1, 1.0)
+    assert closing.hinted_until == 2.0
+    closing.refused(4.0, 1, 30.0)
+    assert closing.hinted_until == 34.0
+
+
+@pytest.mark.parametrize(("hint", "limit"), [(None, 11), (1.0, 11), (30.0, 10)])
+def test_calls_that_are_served_after_a_refusal_lead_back_unless_a_window_is_to_pass(hint: float | None, limit: int) -> None:
+    rule = AdaptiveRule(Adaptive(initial_concurrent=20, max_concurrent=100))
+    fill(rule, 0.0, 20)
+    rule.refused(0.5, 0.0, 20, hint)
+    assert rule.limit == 10
+    rule.succeeded(0.6, 0.0, 5, in_use=True, clean=True)
+    assert rule.limit == limit
 
 
 def test_only_what_goes_beyond_proven_ground_waits_for_what_went_there() -> None:
