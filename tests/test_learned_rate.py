@@ -296,6 +296,21 @@ def test_calls_refused_where_hardly_any_was_admitted_tell_a_cap() -> None:
     assert evidence.cap() == 10
 
 
+@pytest.mark.parametrize(("before", "cap"), [(7, 10), (9, None)])
+def test_a_call_refused_in_a_second_that_is_full_tells_no_cap(before: int, cap: int | None) -> None:
+    """Ten a second are held to be what is counted, and so many started in the last of them, one earlier in it."""
+    rate = LearnedRate(Timing())
+    rate._pace.hold_by_the_second(10)
+    rate.held = rate._pace
+    for start in range(60):
+        rate.held.started(float(start), 8)
+    for start in range(before):
+        rate.held.started(59.1 + 0.1 * start, 8)
+    for started in (0.5, 20.5, 59.99):
+        rate.evidence.refused_at(started, 11)
+    assert rate.tells_cap(59.99) == cap
+
+
 def test_calls_refused_where_others_were_admitted_tell_no_cap() -> None:
     evidence = levels(*[8, 11, 10] * 20)
     for started in (0.5, 20.5, 40.5):

@@ -213,7 +213,7 @@ class AdaptiveRule:
         if self._closing is None:
             cost = self._timing.cost(hint, self.limit)
             is_full = self._finds_a_second(now)
-            if is_full or self._finds_cap(now) or self._is_absorbed(now, started, level, cost, hint):
+            if is_full or self._finds_cap(now, started) or self._is_absorbed(now, started, level, cost, hint):
                 self._last_cut = now
                 wait = (SECOND if is_full else max(self._timing.first_gap, self.rate.gap)) if hint is None else hint
                 self.opens_at = max(self.rate.opens_at(now), now + wait)
@@ -244,9 +244,9 @@ class AdaptiveRule:
 
     # --- down
 
-    def _finds_cap(self, now: float) -> bool:
+    def _finds_cap(self, now: float, started: float) -> bool:
         """Return whether the levels of the last refusals tell a cap, where a pace was thought to be the reason."""
-        cap = self.rate.evidence.cap() if self.rate.is_pace else None
+        cap = self.rate.tells_cap(started)
         if cap is None or cap >= self.limit:
             return False
         self.rate.drop()

@@ -129,6 +129,10 @@ class LearnedRate:
         self.held = self._pace
         return True
 
+    def tells_cap(self, started: float) -> int | None:
+        """Return the calls at once that the last refusals tell, if a pace that was held does not explain them."""
+        return self.evidence.cap() if self.is_pace and not self._pace.is_full(started) else None
+
     # --- what is learned when calls are admitted again
 
     def explain(self, closing: Closing, now: float, doubted: Window | None = None) -> bool:
