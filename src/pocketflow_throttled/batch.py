@@ -143,6 +143,7 @@ class Batch:
                 iterator.close()
 
     async def _read(self, source: AsyncIterable[Any]) -> None:
+        self._reader = asyncio.current_task()  # an eager one begins before `run` has it
         iterator = aiter(source)
         try:
             async for item in iterator:
@@ -201,6 +202,8 @@ class Batch:
         work = self._work
         trouble: Trouble | None = None
         is_served = False
+        if index not in self._live and (task := asyncio.current_task()):  # an eager task begins before `_feed` has it
+            self._live[index] = (task, permit)
         try:
             while True:
                 permit.sent = True
