@@ -3,6 +3,7 @@
 import asyncio
 import contextvars
 import copy
+import pickle
 import threading
 import time
 from collections.abc import Callable, Iterable
@@ -249,6 +250,18 @@ def test_copies_share_limiter_and_counts(duplicate: Callable[[Any], Any]) -> Non
     run_virtual(other.run_async({}))
     assert other.limiter is node.limiter
     assert node.stats["completed"] == 1
+
+
+def test_a_node_that_is_sent_to_another_process_has_a_limiter_and_counts_of_its_own() -> None:
+    node = Calls(Starts(), max_concurrent=3)
+    flow = Users(node, max_concurrent_flows=2)
+    run_virtual(flow.run_async({}))
+    there = pickle.loads(pickle.dumps(flow))
+    run_virtual(there.run_async({}))
+    assert there.flow_limiter.max_concurrent == 2
+    assert there.start_node.limiter.max_concurrent == 3
+    assert there.start_node.limiter is not node.limiter
+    assert there.start_node.stats["completed"] == node.stats["completed"] == flow.stats["completed_flows"] == 1
 
 
 def test_threads_that_use_a_node_for_the_first_time_get_one_limiter(monkeypatch: pytest.MonkeyPatch) -> None:
