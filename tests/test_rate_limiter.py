@@ -14,7 +14,7 @@ import pytest
 import uvloop
 
 from pocketflow_throttled import RateLimiter
-from pocketflow_throttled.simulation import VirtualTimeLoop, run_virtual
+from pocketflow_throttled.virtual_time import VirtualTimeLoop, run_virtual
 
 
 async def starts(limiter: RateLimiter, count: int, *, hold: float = 0.0, tokens: int = 0) -> list[float]:
