@@ -13,8 +13,7 @@ from typing import Any
 import pytest
 import uvloop
 
-from pocketflow_throttled import RateLimiter
-from pocketflow_throttled.virtual_time import VirtualTimeLoop, run_virtual
+from pocketflow_throttled import RateLimiter, VirtualTimeLoop, run_virtual
 
 
 async def starts(limiter: RateLimiter, count: int, *, hold: float = 0.0, tokens: int = 0) -> list[float]:
@@ -545,6 +544,21 @@ def test_bad_pauses_and_tokens_are_refused(value: Any) -> None:
         RateLimiter().pause(value)
     with pytest.raises((TypeError, ValueError), match="tokens must be"):
         RateLimiter().reserve(value)
+
+
+@pytest.mark.parametrize("adaptive", [None, True])
+@pytest.mark.parametrize("value", [-1, math.nan, math.inf, "3", None, True])
+def test_a_refusal_with_a_pause_that_is_none_is_refused_before_anything_learns_from_it(value: Any, adaptive: bool | None) -> None:
+    limiter = RateLimiter(5, adaptive=adaptive)
+
+    async def main() -> None:
+        async with limiter.reserve() as permit:
+            with pytest.raises((TypeError, ValueError), match=rf"pause must .* got {value!r}"):
+                permit.refused(value)
+        assert (limiter.max_concurrent, limiter.paused_for) == (5, 0)
+        await limiter.acquire(timeout=0)
+
+    run_virtual(main())
 
 
 def test_a_burst_without_a_window_is_refused() -> None:
