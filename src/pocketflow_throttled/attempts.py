@@ -39,7 +39,6 @@ class Attempts:
     Args:
         node: whose settings and hooks count.
         call: makes a call for an item.
-        tokens: tells what an item, given with its index, costs.
         check: refuses an item, given with its index, by raising; None: any will do.
     """
 
@@ -47,14 +46,12 @@ class Attempts:
         self,
         node: Throttled,
         call: Callable[[Any], Coroutine[Any, Any, Any]],
-        tokens: Callable[[int, Any], int],
         check: Callable[[int, Any], None] | None,
     ) -> None:
         self.node = node
         self.call = call
-        self.tokens = tokens
         self.check = check
-        self.give_up = node._fall_back
+        self.tokens = node._tokens_of
         self.collects = node._collects_error
         # An API that is down is not waited for by each item anew: a few are given up at each try, until it is back.
         self.drought = 0.0  # seconds for which an item was refused while none of the batch was served
@@ -81,6 +78,16 @@ class Attempts:
     def trouble(self, permit: Permit) -> Trouble:
         """Return what weighs the errors of one item."""
         return Trouble(self, permit)
+
+    async def give_up(self, item: Any, error: Exception) -> Any:
+        """Return a result for an item that is not called again, or raise."""
+        try:
+            result = await self.node._give_up(item, error)
+        except BaseException:
+            self.state.failed += 1
+            raise
+        self.state.completed += 1
+        return result
 
 
 class Trouble:
@@ -125,7 +132,7 @@ class Trouble:
         attempts.state.refused += 1
         attempts.state.streak = 0
         reason = self._hold_back(error)
-        final = attempts.node._gives_up(error, self._refusals) if reason is None else _explained(error, reason)
+        final = attempts.node._as_final(error, self._refusals) if reason is None else _explained(error, reason)
         attempts.given_up += final is not None and self._is_too_long(attempts.drought)
         self._asked = max(limiter.paused_for, limiter._held_for(), limiter._told_wait(), _growing_wait(self._refusals))
         return final

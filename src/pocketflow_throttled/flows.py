@@ -136,7 +136,7 @@ class ThrottledAsyncParallelBatchFlow(Throttled, AsyncParallelBatchFlow):
     async def post_async(self, shared: Any, prep_res: Any, exec_res_list: list[Any]) -> Any:
         """Override it to use the list of last actions; it stays silent, so that a batch flow works as a node of another flow."""
 
-    def _gives_up(self, error: Exception, refusals: int) -> Exception | None:
+    def _as_final(self, error: Exception, refusals: int) -> Exception | None:
         return error if refusals > self.max_flow_retries else None
 
     def _most_attempts(self) -> int:

@@ -87,11 +87,12 @@ class Throttled:
         """Return how often an item is tried whose call fails; refusals do not count."""
         raise NotImplementedError
 
-    def _gives_up(self, error: Exception, refusals: int) -> Exception | None:  # noqa: ARG002  (for those that do)
-        """Return what to give an item up with that was refused so often, though there is time left; None: send it again."""
+    def _as_final(self, error: Exception, refusals: int) -> Exception | None:  # noqa: ARG002  (for those that do)
+        """Return what to give up with for an item that was refused so often, though time is left; None: send it again."""
         return None
 
     async def _give_up(self, item: Any, error: Exception) -> Any:
+        """Return a result for an item that is not called again, or raise."""
         raise NotImplementedError
 
     # --- refusals: hooks that a program may override
@@ -158,7 +159,7 @@ class Throttled:
         context.run(_retry.set, 0)  # an item whose call runs this batch has its own
         context.run(sent.set, UNMARKED)
         context.run(longest_pause.set, min(longest_pause.get(), self.rate_limit_timeout))
-        batch = Batch(items, limiter=limiter, attempts=Attempts(self, call, self._tokens_of, check), context=context)
+        batch = Batch(items, limiter=limiter, attempts=Attempts(self, call, check), context=context)
         context.run(be_around_the_calls_of, batch._live, limiter)
         return await batch.run()
 
@@ -173,15 +174,6 @@ class Throttled:
 
     def _wait_of(self, exc: BaseException) -> float | None:
         return parse_wait(self.retry_after(exc))  # which may be a program's own, and return a header as it came
-
-    async def _fall_back(self, item: Any, error: Exception) -> Any:
-        try:
-            result = await self._give_up(item, error)
-        except BaseException:
-            self._throttled_state.failed += 1
-            raise
-        self._throttled_state.completed += 1
-        return result
 
     @property
     def cur_retry(self) -> int:

@@ -247,9 +247,9 @@ class AdaptiveThrottledNode(AdaptiveThrottled, ThrottledParallelBatchNode):
             "consecutive_successes": state.streak,
         }
 
-    def _gives_up(self, error: Exception, refusals: int) -> Exception | None:
+    def _as_final(self, error: Exception, refusals: int) -> Exception | None:
         if not self.propagate_rate_limit:
-            return super()._gives_up(error, refusals)
+            return super()._as_final(error, refusals)
         source = type(self).__name__
         hit = RateLimitHit(text_of(error) or type(error).__name__, retry_after=self._wait_of(error), source=source)
         hit.propagated = True
