@@ -77,7 +77,14 @@ def test_none_is_a_result() -> None:
     assert run(Batch(call), [1, 2]) == [None, None]
 
 
-@pytest.mark.parametrize("items", [(1, 2, 3), {1: "a", 2: "b", 3: "c"}, range(1, 4)])
+class Rows:
+    """A sequence of the old kind: without `__iter__`."""
+
+    def __getitem__(self, index: int) -> int:
+        return (1, 2, 3)[index]
+
+
+@pytest.mark.parametrize("items", [(1, 2, 3), {1: "a", 2: "b", 3: "c"}, range(1, 4), Rows()])
 def test_any_iterable_will_do(items: Any) -> None:
     assert run(Batch(echo), items) == [1, 2, 3]
 
