@@ -195,9 +195,11 @@ def _pause(hint: float | None, refusals: int, at_most: float) -> float:
 
 
 def _explained(exc: Exception, reason: str) -> Exception:
-    """Say in the exception itself, whatever its type, why the item is not sent again."""
-    noted(exc, reason)
-    with suppress(Exception):  # it may be frozen
+    """Say in the exception itself why the item is not sent again: in its message, if it shows one, else in a note."""
+    with suppress(Exception):  # it may be frozen, or not to be shown
         if len(exc.args) == 1 and isinstance(exc.args[0], str) and reason not in exc.args[0]:
             exc.args = (f"{exc.args[0]} ({reason})",)
+        if reason in str(exc):
+            return exc
+    noted(exc, reason)
     return exc
