@@ -5,6 +5,8 @@ import concurrent.futures
 import copy
 import gc
 import math
+import multiprocessing
+import os
 import threading
 import time
 from collections.abc import Coroutine
@@ -500,6 +502,35 @@ def test_a_waiter_woken_from_outside_any_loop_is_stamped_by_the_clock_of_its_own
 
     run_virtual(main())
     assert counted == [1]
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no process is forked here")
+@pytest.mark.filterwarnings("ignore:.*multi-threaded:DeprecationWarning")  # with the threads of whatever test ran before
+@pytest.mark.parametrize("settings", [{}, {"max_per_window": 1, "window_seconds": 0.01}])
+def test_a_process_forked_in_a_loop_has_a_limiter_of_its_own(settings: dict[str, Any]) -> None:
+    limiter = RateLimiter(1, **settings)
+
+    async def one_after_the_other() -> None:
+        async def call() -> None:
+            async with limiter:
+                await asyncio.sleep(0)
+
+        async with asyncio.timeout(10):
+            await asyncio.gather(call(), call(), call())
+
+    async def main() -> None:
+        await limiter.acquire()
+        waiting = asyncio.create_task(limiter.acquire())
+        await asyncio.sleep(0)
+        child = multiprocessing.get_context("fork").Process(target=lambda: asyncio.run(one_after_the_other()))
+        child.start()
+        child.join()
+        assert child.exitcode == 0
+        assert (limiter.active, limiter.waiting) == (1, 1)
+        limiter.release()
+        await waiting
+
+    asyncio.run(main())
 
 
 @pytest.mark.parametrize("limit", [1, 4])
