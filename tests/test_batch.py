@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from pocketflow_throttled import AdaptiveThrottledNode, RateLimiter, ThrottledParallelBatchNode, run_virtual
 
-from .test_nodes import Batch, echo, now
+from .test_nodes import Batch, echo, now, slow
 
 
 def idle(limiter: RateLimiter) -> bool:
@@ -419,6 +419,23 @@ def test_it_works_with_eager_tasks(kind: str) -> None:
             await node._exec(source_of(kind, range(3000)))
         assert calls == list(range(2501))
         assert idle(node.limiter)
+
+    run_virtual(main())
+
+
+@pytest.mark.parametrize("kind", SOURCES)
+def test_it_works_with_tasks_of_another_factory(kind: str) -> None:
+    async def main() -> None:
+        asyncio.get_running_loop().set_task_factory(lambda loop, call, **given: asyncio.Task(call, loop=loop, **given))
+        node = Batch(slow, max_concurrent=3)
+        assert await node._exec(source_of(kind, range(20))) == list(range(20))
+        run = asyncio.create_task(node._exec(source_of(kind, range(20))))
+        await asyncio.sleep(2.5)
+        run.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await run
+        assert idle(node.limiter)
+        assert len(asyncio.all_tasks()) == 1
 
     run_virtual(main())
 

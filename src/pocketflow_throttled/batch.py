@@ -86,6 +86,7 @@ class Batch:
         self._loop = loop = asyncio.get_running_loop()
         self._finished: asyncio.Future[None] = loop.create_future()
         self._feeder: Generator[None, None, None] | None = None
+        self._may_be_eager = loop.get_task_factory() is not None
         if isinstance(self._source, AsyncIterable):
             self._reader = loop.create_task(self._read(self._source), context=self._context)
             self._reader.add_done_callback(self._was_read)
@@ -115,7 +116,8 @@ class Batch:
         """Launch item after item; yield whenever there is no room."""
         # Local names, for what is needed for every item.
         limiter, budget, attempts, turn, loop = self._limiter, self._limiter._budget, self._attempts, self._turn, self._loop
-        results, live, check, handle, create_task = self._results, self._live, attempts.check, self._handle, loop.create_task
+        results, live, check, create_task = self._results, self._live, attempts.check, loop.create_task
+        handle = self._handle_known if self._may_be_eager else self._handle
         iterator = iter(source)
         try:
             for item in iterator:
@@ -198,12 +200,17 @@ class Batch:
 
     # --- one item
 
+    async def _handle_known(self, index: int, item: Any, permit: Permit) -> None:
+        """Do the same as `_handle`, in a task that may be eager: it begins before `_feed` has it."""
+        task = asyncio.current_task()
+        assert task is not None
+        self._live[index] = (task, permit)
+        await self._handle(index, item, permit)
+
     async def _handle(self, index: int, item: Any, permit: Permit) -> None:
         attempts = self._attempts
         trouble: Trouble | None = None
         is_served = False
-        if index not in self._live and (task := asyncio.current_task()):  # an eager task begins before `_feed` has it
-            self._live[index] = (task, permit)
         try:
             while True:
                 permit.sent = True
