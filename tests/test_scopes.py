@@ -13,6 +13,8 @@ import pytest
 from pocketflow import AsyncFlow, AsyncNode, AsyncParallelBatchFlow
 
 from pocketflow_throttled import (
+    Adaptive,
+    AdaptiveThrottledNode,
     LimiterRegistry,
     RateLimiter,
     RateLimitHit,
@@ -149,6 +151,33 @@ def test_within_an_instance_limiter_is_the_one_that_holds_it() -> None:
     run_virtual(Users(node, "AB", on_error="raise").run_async({}))
     assert len(set(map(id, seen))) == 2
     assert node.limiter not in seen
+
+
+def test_a_nested_flow_sees_the_limiter_of_the_instance_around_it() -> None:
+    seen: list[RateLimiter] = []
+
+    class Looks(Users):
+        async def post_async(self, shared: Any, prep_res: Any, exec_res_list: Any) -> None:
+            await asyncio.sleep(1)  # so that the instances mix
+            seen.append(self.flow_limiter)
+
+    run_virtual(Users(Looks(Calls(Starts())), range(2)).run_async({}))
+    assert len(set(map(id, seen))) == 2
+
+
+def test_a_node_that_gives_up_in_every_instance_warns_once(caplog: pytest.LogCaptureFixture) -> None:
+    async def refuse(user: Any, item: Any) -> None:
+        raise RateLimitHit("no", retry_after=5)
+
+    run_virtual(Users(Calls(refuse, rate_limit_timeout=10), range(3)).run_async({}))
+    assert [record.message for record in caplog.records if "gave up" in record.message] == ["Calls gave up: refused for 10.0 s"]
+
+
+def test_a_bound_that_is_raised_leaves_an_adaptive_node_at_what_it_has_found() -> None:
+    node = AdaptiveThrottledNode(max_concurrent=10)
+    assert node.current_concurrent == 5
+    node.max_concurrent = 50
+    assert (node.current_concurrent, node.limiter.adaptive) == (5, Adaptive(max_concurrent=50))
 
 
 def test_prep_sees_the_limiter_that_the_calls_will_take() -> None:
@@ -391,6 +420,10 @@ def test_a_fallback_holds_no_slot_and_may_run_a_batch_on_the_same_limiter() -> N
 
     run_virtual(FallsBack(fails, range(2), shared_limiter=limiter).run_async({}))
     assert len(starts[None]) == 6
+    between = Calls(lambda user, item: cheaper.run_async({}))  # its call holds a slot, but of another limiter
+    FallsBack.exec_fallback_async = lambda self, item, exc: between.run_async({})  # type: ignore[assignment]
+    run_virtual(FallsBack(fails, range(2), shared_limiter=limiter).run_async({}))
+    assert len(starts[None]) == 12
 
 
 def test_runs_in_one_task_leave_nothing_behind_in_its_context() -> None:
