@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from pocketflow_throttled import AdaptiveThrottledNode, RateLimiter, ThrottledParallelBatchNode, run_virtual
 
-from .test_nodes import Batch, echo, now
+from .test_nodes import Batch, echo, now, slow
 
 
 def idle(limiter: RateLimiter) -> bool:
@@ -419,6 +419,57 @@ def test_it_works_with_eager_tasks(kind: str) -> None:
             await node._exec(source_of(kind, range(3000)))
         assert calls == list(range(2501))
         assert idle(node.limiter)
+
+    run_virtual(main())
+
+
+@pytest.mark.parametrize("kind", SOURCES)
+def test_it_works_with_tasks_of_another_factory(kind: str) -> None:
+    async def main() -> None:
+        asyncio.get_running_loop().set_task_factory(lambda loop, call, **given: asyncio.Task(call, loop=loop, **given))
+        node = Batch(slow, max_concurrent=3)
+        assert await node._exec(source_of(kind, range(20))) == list(range(20))
+        run = asyncio.create_task(node._exec(source_of(kind, range(20))))
+        await asyncio.sleep(2.5)
+        run.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await run
+        assert idle(node.limiter)
+        assert len(asyncio.all_tasks()) == 1
+
+    run_virtual(main())
+
+
+@pytest.mark.skipif(sys.version_info < (3, 12), reason="eager tasks came with 3.12")
+def test_an_eager_call_that_fails_ends_the_batch_at_once_while_the_source_is_slow() -> None:
+    async def fail(_: int) -> None:
+        raise ValueError("no")
+
+    async def source() -> AsyncIterator[int]:
+        yield 0
+        await asyncio.sleep(1000)
+        yield 1
+
+    async def main() -> None:
+        asyncio.get_running_loop().set_task_factory(asyncio.eager_task_factory)  # type: ignore[attr-defined]
+        with pytest.raises(ValueError, match="no"):
+            await Batch(fail)._exec(source())
+        assert now() == 0
+
+    run_virtual(main())
+
+
+@pytest.mark.skipif(sys.version_info < (3, 12), reason="eager tasks came with 3.12")
+def test_an_eager_call_that_waits_for_a_slot_of_its_own_is_told_so_and_does_not_hang() -> None:
+    limiter = RateLimiter(1)
+    inner = Batch(echo, shared_limiter=limiter)
+
+    async def main() -> None:
+        asyncio.get_running_loop().set_task_factory(asyncio.eager_task_factory)  # type: ignore[attr-defined]
+        with pytest.raises(RuntimeError, match="of which its own caller holds one"):
+            async with asyncio.timeout(1):
+                await Batch(lambda item: inner._exec([item]), shared_limiter=limiter)._exec([0])
+        assert idle(limiter)
 
     run_virtual(main())
 

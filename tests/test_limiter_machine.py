@@ -12,8 +12,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from pocketflow_throttled import RateLimiter
-from pocketflow_throttled.simulation import VirtualTimeLoop
+from pocketflow_throttled import RateLimiter, VirtualTimeLoop
 
 WINDOW = 8.0
 LATE = 5e-6  # seconds that a timer may be late

@@ -4,6 +4,7 @@ import asyncio
 import copy
 import math
 import random
+import traceback
 from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any, ClassVar
 
@@ -77,7 +78,14 @@ def test_none_is_a_result() -> None:
     assert run(Batch(call), [1, 2]) == [None, None]
 
 
-@pytest.mark.parametrize("items", [(1, 2, 3), {1: "a", 2: "b", 3: "c"}, range(1, 4)])
+class Rows:
+    """A sequence of the old kind: without `__iter__`."""
+
+    def __getitem__(self, index: int) -> int:
+        return (1, 2, 3)[index]
+
+
+@pytest.mark.parametrize("items", [(1, 2, 3), {1: "a", 2: "b", 3: "c"}, range(1, 4), Rows()])
 def test_any_iterable_will_do(items: Any) -> None:
     assert run(Batch(echo), items) == [1, 2, 3]
 
@@ -310,6 +318,25 @@ def test_an_item_refused_for_too_long_goes_to_the_fallback_which_says_so() -> No
     [(gave_up_at, message)] = run(Refused(call, rate_limit_timeout=70), [1])
     assert gave_up_at == pytest.approx(70)
     assert "refused 5 times in 70.0 s" in message
+
+
+class FullError(Exception):
+    status_code = 429
+
+
+class TerseError(FullError):
+    def __str__(self) -> str:
+        return "full"
+
+
+@pytest.mark.parametrize(("kind", "args"), [(FullError, ["no"]), (FullError, []), (FullError, [429, "no"]), (TerseError, ["no"])])
+def test_why_an_item_is_given_up_is_said_once(kind: type[FullError], args: list[Any]) -> None:
+    async def call(_: int) -> None:
+        raise kind(*args)
+
+    with pytest.raises(FullError) as caught:
+        run(Batch(call, rate_limit_timeout=0), [1])
+    assert "".join(traceback.format_exception_only(caught.value)).count("refused once") == 1
 
 
 def test_an_item_that_is_given_up_leaves_its_pause_to_the_others() -> None:

@@ -5,6 +5,8 @@ import concurrent.futures
 import copy
 import gc
 import math
+import multiprocessing
+import os
 import threading
 import time
 from collections.abc import Coroutine
@@ -13,8 +15,7 @@ from typing import Any
 import pytest
 import uvloop
 
-from pocketflow_throttled import RateLimiter
-from pocketflow_throttled.simulation import VirtualTimeLoop, run_virtual
+from pocketflow_throttled import RateLimiter, VirtualTimeLoop, run_virtual
 
 
 async def starts(limiter: RateLimiter, count: int, *, hold: float = 0.0, tokens: int = 0) -> list[float]:
@@ -503,6 +504,35 @@ def test_a_waiter_woken_from_outside_any_loop_is_stamped_by_the_clock_of_its_own
     assert counted == [1]
 
 
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no process is forked here")
+@pytest.mark.filterwarnings("ignore:.*multi-threaded:DeprecationWarning")  # with the threads of whatever test ran before
+@pytest.mark.parametrize("settings", [{}, {"max_per_window": 1, "window_seconds": 0.01}])
+def test_a_process_forked_in_a_loop_has_a_limiter_of_its_own(settings: dict[str, Any]) -> None:
+    limiter = RateLimiter(1, **settings)
+
+    async def one_after_the_other() -> None:
+        async def call() -> None:
+            async with limiter:
+                await asyncio.sleep(0)
+
+        async with asyncio.timeout(10):
+            await asyncio.gather(call(), call(), call())
+
+    async def main() -> None:
+        await limiter.acquire()
+        waiting = asyncio.create_task(limiter.acquire())
+        await asyncio.sleep(0)
+        child = multiprocessing.get_context("fork").Process(target=lambda: asyncio.run(one_after_the_other()))
+        child.start()
+        child.join()
+        assert child.exitcode == 0
+        assert (limiter.active, limiter.waiting) == (1, 1)
+        limiter.release()
+        await waiting
+
+    asyncio.run(main())
+
+
 @pytest.mark.parametrize("limit", [1, 4])
 def test_it_works_under_uvloop(limit: int) -> None:
     limiter = RateLimiter(limit, 20, 0.02, max_tokens_per_window=1000, max_burst=10)
@@ -545,6 +575,21 @@ def test_bad_pauses_and_tokens_are_refused(value: Any) -> None:
         RateLimiter().pause(value)
     with pytest.raises((TypeError, ValueError), match="tokens must be"):
         RateLimiter().reserve(value)
+
+
+@pytest.mark.parametrize("adaptive", [None, True])
+@pytest.mark.parametrize("value", [-1, math.nan, math.inf, "3", None, True])
+def test_a_refusal_with_a_pause_that_is_none_is_refused_before_anything_learns_from_it(value: Any, adaptive: bool | None) -> None:
+    limiter = RateLimiter(5, adaptive=adaptive)
+
+    async def main() -> None:
+        async with limiter.reserve() as permit:
+            with pytest.raises((TypeError, ValueError), match=rf"pause must .* got {value!r}"):
+                permit.refused(value)
+        assert (limiter.max_concurrent, limiter.paused_for) == (5, 0)
+        await limiter.acquire(timeout=0)
+
+    run_virtual(main())
 
 
 def test_a_burst_without_a_window_is_refused() -> None:

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from pocketflow_throttled import Adaptive, LimiterRegistry, RateLimiter, ThrottledParallelBatchNode
+from pocketflow_throttled import Adaptive, LimiterRegistry, RateLimiter, ThrottledParallelBatchNode, run_virtual
 
 
 def test_a_registered_limiter_is_the_same_wherever_it_is_named() -> None:
@@ -117,9 +117,38 @@ def test_asking_twice_for_the_same_warns_of_nothing(settings: dict[str, Any]) ->
 
 
 def test_the_settings_of_an_adaptive_limiter_are_told_as_they_were_given() -> None:
-    limiter = LimiterRegistry.register("api", 9, adaptive=True)
-    assert LimiterRegistry.list_all()["api"]["max_concurrent"] == 9
+    limiter = LimiterRegistry.register("api", 9, 100, adaptive=True)
+    assert LimiterRegistry.list_all()["api"] == {
+        "max_concurrent": 9,
+        "max_per_window": 100,
+        "window_seconds": 60.0,
+        "max_tokens_per_window": None,
+        "max_burst": None,
+        "adaptive": Adaptive(max_concurrent=9),
+    }
     assert limiter.stats["max_concurrent"] == 5  # what it is now
+
+
+@pytest.mark.parametrize("make", [LimiterRegistry.register, LimiterRegistry.get_or_create])
+def test_the_log_names_a_limiter_as_it_is_registered(make: Any, caplog: pytest.LogCaptureFixture) -> None:
+    limiter = make("api", adaptive=True)
+
+    async def refused() -> None:
+        async with limiter.reserve() as permit:
+            permit.refused(1)
+
+    with caplog.at_level("INFO"):
+        run_virtual(refused())
+    assert [record.message for record in caplog.records] == ["api: 2 at once, was 5 (refused)"]
+
+
+@pytest.mark.parametrize(
+    ("kept", "asked", "kind", "other"), [(None, True, "fixed", "adaptive"), (True, False, "adaptive", "fixed")]
+)
+def test_a_limiter_is_either_fixed_or_adaptive(kept: bool | None, asked: bool, kind: str, other: str) -> None:
+    LimiterRegistry.register("api", adaptive=kept)
+    with pytest.raises(ValueError, match=f"'api' exists and is {kind}, so it cannot be {other} too"):
+        LimiterRegistry.get_or_create("api", adaptive=asked)
 
 
 def test_any_rule_will_do_for_who_asks_for_an_adaptive_limiter() -> None:

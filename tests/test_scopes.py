@@ -3,6 +3,7 @@
 import asyncio
 import contextvars
 import copy
+import pickle
 import threading
 import time
 from collections.abc import Callable, Iterable
@@ -12,6 +13,8 @@ import pytest
 from pocketflow import AsyncFlow, AsyncNode, AsyncParallelBatchFlow
 
 from pocketflow_throttled import (
+    Adaptive,
+    AdaptiveThrottledNode,
     LimiterRegistry,
     RateLimiter,
     RateLimitHit,
@@ -150,6 +153,33 @@ def test_within_an_instance_limiter_is_the_one_that_holds_it() -> None:
     assert node.limiter not in seen
 
 
+def test_a_nested_flow_sees_the_limiter_of_the_instance_around_it() -> None:
+    seen: list[RateLimiter] = []
+
+    class Looks(Users):
+        async def post_async(self, shared: Any, prep_res: Any, exec_res_list: Any) -> None:
+            await asyncio.sleep(1)  # so that the instances mix
+            seen.append(self.flow_limiter)
+
+    run_virtual(Users(Looks(Calls(Starts())), range(2)).run_async({}))
+    assert len(set(map(id, seen))) == 2
+
+
+def test_a_node_that_gives_up_in_every_instance_warns_once(caplog: pytest.LogCaptureFixture) -> None:
+    async def refuse(user: Any, item: Any) -> None:
+        raise RateLimitHit("no", retry_after=5)
+
+    run_virtual(Users(Calls(refuse, rate_limit_timeout=10), range(3)).run_async({}))
+    assert [record.message for record in caplog.records if "gave up" in record.message] == ["Calls gave up: refused for 10.0 s"]
+
+
+def test_a_bound_that_is_raised_leaves_an_adaptive_node_at_what_it_has_found() -> None:
+    node = AdaptiveThrottledNode(max_concurrent=10)
+    assert node.current_concurrent == 5
+    node.max_concurrent = 50
+    assert (node.current_concurrent, node.limiter.adaptive) == (5, Adaptive(max_concurrent=50))
+
+
 def test_prep_sees_the_limiter_that_the_calls_will_take() -> None:
     seen: dict[Any, set[RateLimiter]] = {"A": set(), "B": set()}
 
@@ -249,6 +279,18 @@ def test_copies_share_limiter_and_counts(duplicate: Callable[[Any], Any]) -> Non
     run_virtual(other.run_async({}))
     assert other.limiter is node.limiter
     assert node.stats["completed"] == 1
+
+
+def test_a_node_that_is_sent_to_another_process_has_a_limiter_and_counts_of_its_own() -> None:
+    node = Calls(Starts(), max_concurrent=3)
+    flow = Users(node, max_concurrent_flows=2)
+    run_virtual(flow.run_async({}))
+    there = pickle.loads(pickle.dumps(flow))
+    run_virtual(there.run_async({}))
+    assert there.flow_limiter.max_concurrent == 2
+    assert there.start_node.limiter.max_concurrent == 3
+    assert there.start_node.limiter is not node.limiter
+    assert there.start_node.stats["completed"] == node.stats["completed"] == flow.stats["completed_flows"] == 1
 
 
 def test_threads_that_use_a_node_for_the_first_time_get_one_limiter(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -378,6 +420,10 @@ def test_a_fallback_holds_no_slot_and_may_run_a_batch_on_the_same_limiter() -> N
 
     run_virtual(FallsBack(fails, range(2), shared_limiter=limiter).run_async({}))
     assert len(starts[None]) == 6
+    between = Calls(lambda user, item: cheaper.run_async({}))  # its call holds a slot, but of another limiter
+    FallsBack.exec_fallback_async = lambda self, item, exc: between.run_async({})  # type: ignore[assignment]
+    run_virtual(FallsBack(fails, range(2), shared_limiter=limiter).run_async({}))
+    assert len(starts[None]) == 12
 
 
 def test_runs_in_one_task_leave_nothing_behind_in_its_context() -> None:

@@ -367,7 +367,7 @@ def test_bad_estimates_name_the_item() -> None:
 
     with pytest.raises(ValueError, match=r"estimate_tokens must be at least 0, got -1") as caught:
         run(Node(call, max_tokens_per_minute=10), [-1])
-    assert any("item 0" in note for note in caught.value.__notes__)
+    assert any("for item 0: " in note for note in caught.value.__notes__)
 
 
 def test_presets_carry_tokens_where_the_provider_publishes_them() -> None:

@@ -8,7 +8,8 @@ from .permit import Permit
 from .presets import FlowPresets, FlowRateLimitConfig, Presets, RateLimitConfig
 from .rate_limiter import RateLimiter
 from .registry import LimiterRegistry
-from .simulation import SimulatedAPI, VirtualTimeLoop, run_virtual
+from .simulation import SimulatedAPI
+from .virtual_time import VirtualTimeLoop, run_virtual
 
 __version__ = "0.3.0"
 

@@ -9,11 +9,12 @@ from difflib import get_close_matches
 from typing import Any, NoReturn
 
 from .forecast import Forecast, forecast
+from .nodes import ThrottledParallelBatchNode
 from .presets import FlowPresets, Presets
 
 _COMMAND = "python -m pocketflow_throttled"
 _EXAMPLE = f"example: {_COMMAND} simulate --preset OPENAI_TIER1 --items 10000 --latency 5 --tokens 1500"
-_AT_ONCE = 5  # as a node that is not told
+_AT_ONCE = ThrottledParallelBatchNode.max_concurrent
 _RAISE = {
     "max_concurrent": "raise max_concurrent, if the API takes more at once",
     "max_per_minute": "raise max_per_minute, for which the API's own limit must be higher: another model or tier",

@@ -6,9 +6,13 @@ A refusal (429 and its kin) is not one of the user's retries: the limiter pauses
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Any, NamedTuple
+import logging
+import random
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any
 
-from .signals import is_overload
+from . import signals
+from .batch import noted
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
@@ -16,30 +20,17 @@ if TYPE_CHECKING:
     from .mixins import Throttled
     from .permit import Permit
 
+logger = logging.getLogger("pocketflow_throttled")
+
 # Without a hint the wait doubles from a second to a minute.
 _FIRST_WAIT = 1.0
 _LONGEST_WAIT = 60.0
 
+# A server that says "at once" again and again is asked more and more slowly, up to once a second.
+_SHORTEST_WAIT, _SLOW_ENOUGH = 0.001, 1.0
 
-def growing_wait(refusals: int) -> float:
-    """Return the seconds to wait at most after so many refusals of an item, if the API does not say how long."""
-    return min(_LONGEST_WAIT, _FIRST_WAIT * 2.0 ** min(refusals - 1, 30))
-
-
-class SoFar(NamedTuple):
-    """What the calls of an item, and of its batch, have met with.
-
-    Attributes:
-        times: how often the item was refused.
-        seconds: for how long; time in our own queue is none of it.
-        drought: for how many seconds an item was refused while none of the batch was served.
-        given_up: how many were given up since one was served.
-    """
-
-    times: int
-    seconds: float
-    drought: float
-    given_up: int
+# What is left of the time may be too little to move the clock on, and the item would be refused at the same moment for ever.
+_ROUNDING = 1e-6
 
 
 class Attempts:
@@ -48,7 +39,6 @@ class Attempts:
     Args:
         node: whose settings and hooks count.
         call: makes a call for an item.
-        tokens: tells what an item, given with its index, costs.
         check: refuses an item, given with its index, by raising; None: any will do.
     """
 
@@ -56,23 +46,21 @@ class Attempts:
         self,
         node: Throttled,
         call: Callable[[Any], Coroutine[Any, Any, Any]],
-        tokens: Callable[[int, Any], int],
         check: Callable[[int, Any], None] | None,
     ) -> None:
         self.node = node
         self.call = call
-        self.tokens = tokens
         self.check = check
-        self.give_up = node._fall_back
+        self.tokens = node._tokens_of
         self.collects = node._collects_error
         # An API that is down is not waited for by each item anew: a few are given up at each try, until it is back.
-        self.drought = 0.0
-        self.given_up = 0
-        self._state = node._throttled_state
+        self.drought = 0.0  # seconds for which an item was refused while none of the batch was served
+        self.given_up = 0  # items since one was served
+        self.state = node._throttled_state
 
     def served(self, item: Any, result: Any, permit: Permit) -> None:
         """Count a call that returned a result."""
-        state = self._state
+        state = self.state
         state.completed += 1
         if not permit.renewed:
             state.streak += 1
@@ -91,38 +79,34 @@ class Attempts:
         """Return what weighs the errors of one item."""
         return Trouble(self, permit)
 
+    async def give_up(self, item: Any, error: Exception) -> Any:
+        """Return a result for an item that is not called again, or raise."""
+        try:
+            result = await self.node._give_up(item, error)
+        except BaseException:
+            self.state.failed += 1
+            raise
+        self.state.completed += 1
+        return result
+
 
 class Trouble:
-    """What the calls of one item have met with."""
+    """What the calls of one item have met with, and what it leads to."""
 
     def __init__(self, attempts: Attempts, permit: Permit) -> None:
         self._attempts = attempts
         self._permit = permit
         self._retries = self._refusals = 0
-        self._refused_at = self._refused_for = 0.0
+        self._refused_at = 0.0
+        self._refused_for = 0.0  # seconds; time in our own queue is none of it
         self._asked = 0.0  # seconds to wait, after the last refusal
 
     async def weigh(self, error: Exception) -> Exception | None:
         """Give the permit back, wait if need be, and return what to give up with; None: call again."""
-        attempts, permit = self._attempts, self._permit
-        node = attempts.node
+        node, permit = self._attempts.node, self._permit
         if node.is_rate_limit_error(error):
-            now = asyncio.get_running_loop().time()
-            if self._refusals:
-                # Time in our own queue, beyond the wait that was asked for, is none in which the API refused.
-                took = permit.held_for()
-                self._refused_for += min(now - self._refused_at, self._asked + took)
-            self._refused_at = now
-            self._refusals += 1
-            permit.not_served(is_down=attempts.drought > 0 or is_overload(error))
-            attempts.drought = max(attempts.drought, self._refused_for)
-            so_far = SoFar(self._refusals, self._refused_for, attempts.drought, attempts.given_up)
-            final = node._weigh_refusal(permit, error, so_far)
-            attempts.given_up += final is not None and node._is_too_long(attempts.drought)
-            limiter = permit.limiter
-            self._asked = max(limiter.paused_for, limiter._held_for(), limiter._told_wait(), growing_wait(self._refusals))
-            # Only after the limiter paused, or the next call would start into the refusal.
-            permit.release()
+            final = self._refused(error)
+            permit.release()  # only after the limiter paused, or the next call would start into the refusal
             return final
         permit.release()
         self._retries += 1
@@ -132,3 +116,90 @@ class Trouble:
         if node.wait > 0:
             await asyncio.sleep(node.wait)
         return None
+
+    def _refused(self, error: Exception) -> Exception | None:
+        """Count, let the limiter pause, and return what to give up with; None: send the item again."""
+        attempts, permit = self._attempts, self._permit
+        limiter = permit.limiter
+        now = asyncio.get_running_loop().time()
+        if self._refusals:
+            # Time in our own queue, beyond the wait that was asked for, is none in which the API refused.
+            self._refused_for += min(now - self._refused_at, self._asked + permit.held_for())
+        self._refused_at = now
+        self._refusals += 1
+        permit.not_served(is_down=attempts.drought > 0 or signals.is_overload(error))
+        attempts.drought = max(attempts.drought, self._refused_for)
+        attempts.state.refused += 1
+        attempts.state.streak = 0
+        reason = self._hold_back(error)
+        final = attempts.node._as_final(error, self._refusals) if reason is None else _explained(error, reason)
+        attempts.given_up += final is not None and self._is_too_long(attempts.drought)
+        self._asked = max(limiter.paused_for, limiter._held_for(), limiter._told_wait(), _growing_wait(self._refusals))
+        return final
+
+    def _hold_back(self, error: Exception) -> str | None:
+        """Let the limiter pause for a refusal, unless it is final, and return why to give the item up; None: do not."""
+        attempts, permit = self._attempts, self._permit
+        node, limiter = attempts.node, permit.limiter
+        refusal = signals.read_error(error)
+        left = max(0.0, node.rate_limit_timeout - self._refused_for)
+        final = refusal if refusal is not None and refusal.final else None  # such a one says nothing of the other items
+        knows_better = limiter._observe(signals.headers_of(error), left if final is None else 0.0, is_refused=True)
+        if final is not None:
+            limiter._pause_no_longer_than_sure()
+            return f"not sent again: {final.reason}"
+        hint = node._wait_of(error)
+        if knows_better and refusal is not None and refusal.by_reset and hint == refusal.retry_after:
+            hint = None
+        reason = self._too_long()
+        told = limiter._told_wait()
+        if reason is None and told > left:
+            reason = (
+                f"by what the API tells, it admits no call for {told:.1f} s; rate_limit_timeout is {node.rate_limit_timeout:g} s"
+            )
+        at_most = left if reason is None else node.rate_limit_timeout  # a pause is the others' then
+        pause = _pause(hint, max(self._refusals, attempts.given_up), at_most)
+        permit.hold_back(pause, hinted=hint is not None, at_most=at_most)
+        return reason
+
+    def _too_long(self) -> str | None:
+        """Return why it was refused for too long, if it was."""
+        node, state, drought = self._attempts.node, self._attempts.state, self._attempts.drought
+        if not self._is_too_long(drought):
+            return None
+        if not state.gave_up:
+            state.gave_up = True
+            logger.warning("%s gave up: refused for %.1f s", type(node).__name__, drought)
+        times = "once" if self._refusals == 1 else f"{self._refusals} times"
+        if self._is_too_long(self._refused_for):
+            met = f"refused {times} in {self._refused_for:.1f} s"
+        else:
+            met = f"refused {times}, and no call of the batch was served for {drought:.1f} s"
+        return f"{met}; rate_limit_timeout is {node.rate_limit_timeout:g} s"
+
+    def _is_too_long(self, seconds: float) -> bool:
+        return seconds >= self._attempts.node.rate_limit_timeout - _ROUNDING
+
+
+def _growing_wait(refusals: int) -> float:
+    """Return the seconds to wait at most after so many refusals of an item, if the API does not say how long."""
+    return min(_LONGEST_WAIT, _FIRST_WAIT * 2.0 ** min(refusals - 1, 30))
+
+
+def _pause(hint: float | None, refusals: int, at_most: float) -> float:
+    if hint is None:
+        pause = _growing_wait(refusals) * random.uniform(0.5, 1.0)  # so that refused items do not come back together
+    else:
+        pause = max(hint, min(_SLOW_ENOUGH, _SHORTEST_WAIT * 2.0 ** min(refusals - 1, 30)))
+    return max(0.0, min(pause, at_most))
+
+
+def _explained(exc: Exception, reason: str) -> Exception:
+    """Say in the exception itself why the item is not sent again: in its message, if it shows one, else in a note."""
+    with suppress(Exception):  # it may be frozen, or not to be shown
+        if len(exc.args) == 1 and isinstance(exc.args[0], str) and reason not in exc.args[0]:
+            exc.args = (f"{exc.args[0]} ({reason})",)
+        if reason in str(exc):
+            return exc
+    noted(exc, reason)
+    return exc

@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from collections.abc import Generator
     from contextvars import Context
 
+    from .attempts import Attempts, Trouble
     from .rate_limiter import RateLimiter
-    from .work import Trouble, Work
 
 _SHOWN = 200
 # Items under way for each slot: those that wait for a retry hold none, and are bounded too.
@@ -48,7 +48,7 @@ class Batch:
     Args:
         source: an iterable or async iterable of items, read lazily; None: no items.
         limiter: whose permits the items need.
-        work: what to do with an item.
+        attempts: what to do with an item, and when its call fails.
         context: in which the source is read, and of which every item gets a copy.
 
     Raises:
@@ -56,14 +56,14 @@ class Batch:
     """
 
     def __init__(
-        self, source: Iterable[Any] | AsyncIterable[Any] | None, *, limiter: RateLimiter, work: Work, context: Context
+        self, source: Iterable[Any] | AsyncIterable[Any] | None, *, limiter: RateLimiter, attempts: Attempts, context: Context
     ) -> None:
         source = () if source is None else source
         if not isinstance(source, Iterable | AsyncIterable) and not hasattr(source, "__getitem__"):
             raise TypeError(f"prep must return a list, an iterable, an async iterable or None, got {shown(source)}")
         self._source = source
         self._limiter = limiter
-        self._work = work
+        self._attempts = attempts
         self._context = context
         self._results: list[Any] = []
         self._live: dict[int, tuple[asyncio.Task[None], Permit]] = {}  # by the index of the item
@@ -86,6 +86,7 @@ class Batch:
         self._loop = loop = asyncio.get_running_loop()
         self._finished: asyncio.Future[None] = loop.create_future()
         self._feeder: Generator[None, None, None] | None = None
+        self._may_be_eager = loop.get_task_factory() is not None
         if isinstance(self._source, AsyncIterable):
             self._reader = loop.create_task(self._read(self._source), context=self._context)
             self._reader.add_done_callback(self._was_read)
@@ -114,15 +115,16 @@ class Batch:
     def _feed(self, source: Iterable[Any]) -> Generator[None, None, None]:
         """Launch item after item; yield whenever there is no room."""
         # Local names, for what is needed for every item.
-        limiter, budget, work, turn, loop = self._limiter, self._limiter._budget, self._work, self._turn, self._loop
-        results, live, check, handle, create_task = self._results, self._live, work.check, self._handle, loop.create_task
+        limiter, budget, attempts, turn, loop = self._limiter, self._limiter._budget, self._attempts, self._turn, self._loop
+        results, live, check, create_task = self._results, self._live, attempts.check, loop.create_task
+        handle = self._handle_known if self._may_be_eager else self._handle
         iterator = iter(source)
         try:
             for item in iterator:
                 index = len(results)
                 if check is not None:
                     check(index, item)
-                permit = Permit(limiter, 0 if budget.tokens is None else work.tokens(index, item))
+                permit = Permit(limiter, 0 if budget.tokens is None else attempts.tokens(index, item))
                 while len(live) >= _LIVE_PER_SLOT * limiter._max_concurrent:
                     yield
                 if index > self._begun and limiter._active >= limiter._max_concurrent:
@@ -143,6 +145,7 @@ class Batch:
                 iterator.close()
 
     async def _read(self, source: AsyncIterable[Any]) -> None:
+        self._reader = asyncio.current_task()  # an eager one begins before `run` has it
         iterator = aiter(source)
         try:
             async for item in iterator:
@@ -197,8 +200,15 @@ class Batch:
 
     # --- one item
 
+    async def _handle_known(self, index: int, item: Any, permit: Permit) -> None:
+        """Do the same as `_handle`, in a task that may be eager: it begins before `_feed` has it."""
+        task = asyncio.current_task()
+        assert task is not None
+        self._live[index] = (task, permit)
+        await self._handle(index, item, permit)
+
     async def _handle(self, index: int, item: Any, permit: Permit) -> None:
-        work = self._work
+        attempts = self._attempts
         trouble: Trouble | None = None
         is_served = False
         try:
@@ -207,15 +217,15 @@ class Batch:
                 if permit.limiter._is_told:
                     permit.limiter._mark()
                 try:
-                    result = await work.call(item)
+                    result = await attempts.call(item)
                 except Exception as error:  # noqa: BLE001  (whatever the call raised)
-                    trouble = trouble or work.trouble(permit)
+                    trouble = trouble or attempts.trouble(permit)
                     final = await trouble.weigh(error)
                     if final is not None:
-                        result = await work.give_up(item, final)
+                        result = await attempts.give_up(item, final)
                         break
                 else:
-                    work.served(item, result, permit)
+                    attempts.served(item, result, permit)
                     is_served = True
                     break
                 permit.renew()
@@ -223,7 +233,7 @@ class Batch:
                     await permit.wait()
             self._results[index] = result
         except Exception as error:  # noqa: BLE001  (what becomes of it is the batch's to say)
-            if work.collects(error):
+            if attempts.collects(error):
                 self._results[index] = error
             else:
                 self._fail(error, f"in item {index}: {shown(item)}")

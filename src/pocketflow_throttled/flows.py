@@ -7,14 +7,13 @@ from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 from pocketflow import AsyncParallelBatchFlow
 
 from .adaptive import AdaptiveThrottled
+from .attempts import logger
 from .batch import shown
 from .coverable import coverable
-from .mixins import Throttled, logger
+from .mixins import Throttled
 from .state import scope
 
 if TYPE_CHECKING:
-    from .attempts import SoFar
-    from .permit import Permit
     from .rate_limiter import RateLimiter
 
 
@@ -137,9 +136,8 @@ class ThrottledAsyncParallelBatchFlow(Throttled, AsyncParallelBatchFlow):
     async def post_async(self, shared: Any, prep_res: Any, exec_res_list: list[Any]) -> Any:
         """Override it to use the list of last actions; it stays silent, so that a batch flow works as a node of another flow."""
 
-    def _weigh_refusal(self, permit: Permit, exc: Exception, so_far: SoFar) -> Exception | None:
-        error = super()._weigh_refusal(permit, exc, so_far)
-        return exc if error is None and so_far.times > self.max_flow_retries else error
+    def _as_final(self, error: Exception, refusals: int) -> Exception | None:
+        return error if refusals > self.max_flow_retries else None
 
     def _most_attempts(self) -> int:
         return 1  # what an instance did before it failed is not done twice, unless max_flow_retries says so

@@ -1,17 +1,14 @@
-"""What nodes and flows share: settings from class attributes, the limiter, the counts, and what a refusal leads to."""
+"""What nodes and flows share: settings from class attributes, the limiter and the counts."""
 
 from __future__ import annotations
 
-import logging
-import random
-from contextlib import suppress
 from contextvars import ContextVar, copy_context
 from threading import RLock
 from typing import TYPE_CHECKING, Any, Self
 
 from . import signals
-from .attempts import Attempts, growing_wait
-from .batch import Batch, noted
+from .attempts import Attempts
+from .batch import Batch
 from .callers import be_around_the_calls_of, is_held_by_a_caller
 from .headers import parse_wait
 from .observing import UNMARKED, longest_pause, sent
@@ -23,16 +20,7 @@ from .validation import check_count, check_optional_count, check_seconds
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
 
-    from .attempts import SoFar
     from .permit import Permit
-
-logger = logging.getLogger("pocketflow_throttled")
-
-# A server that says "at once" again and again is asked more and more slowly, up to once a second.
-_SHORTEST_WAIT, _SLOW_ENOUGH = 0.001, 1.0
-
-# What is left of the time may be too little to move the clock on, and the item would be refused at the same moment for ever.
-_ROUNDING = 1e-6
 
 _retry: ContextVar[int] = ContextVar("cur_retry", default=0)
 _choosing = RLock()  # re-entrant, as garbage collection can run anything within it
@@ -99,7 +87,12 @@ class Throttled:
         """Return how often an item is tried whose call fails; refusals do not count."""
         raise NotImplementedError
 
+    def _as_final(self, error: Exception, refusals: int) -> Exception | None:  # noqa: ARG002  (for those that do)
+        """Return what to give up with for an item that was refused so often, though time is left; None: send it again."""
+        return None
+
     async def _give_up(self, item: Any, error: Exception) -> Any:
+        """Return a result for an item that is not called again, or raise."""
         raise NotImplementedError
 
     # --- refusals: hooks that a program may override
@@ -166,7 +159,7 @@ class Throttled:
         context.run(_retry.set, 0)  # an item whose call runs this batch has its own
         context.run(sent.set, UNMARKED)
         context.run(longest_pause.set, min(longest_pause.get(), self.rate_limit_timeout))
-        batch = Batch(items, limiter=limiter, work=Attempts(self, call, self._tokens_of, check), context=context)
+        batch = Batch(items, limiter=limiter, attempts=Attempts(self, call, check), context=context)
         context.run(be_around_the_calls_of, batch._live, limiter)
         return await batch.run()
 
@@ -179,59 +172,8 @@ class Throttled:
     def _settle_tokens(self, item: Any, result: Any, permit: Permit) -> None:
         """Correct what a call was thought to cost; for those that count tokens."""
 
-    def _weigh_refusal(self, permit: Permit, exc: Exception, so_far: SoFar) -> Exception | None:
-        """Pause and count; return what to give up with, or None to send the item again."""
-        self._throttled_state.refused += 1
-        self._throttled_state.streak = 0
-        refusal = signals.read_error(exc)
-        left = max(0.0, self.rate_limit_timeout - so_far.seconds)
-        final = refusal if refusal is not None and refusal.final else None  # such a one says nothing of the other items
-        knows_better = permit.limiter._observe(signals.headers_of(exc), left if final is None else 0.0, is_refused=True)
-        if final is not None:
-            permit.limiter._pause_no_longer_than_sure()
-            return _explained(exc, f"not sent again: {final.reason}")
-        hint = self._wait_of(exc)
-        if knows_better and refusal is not None and refusal.by_reset and hint == refusal.retry_after:
-            hint = None
-        known = hint is not None
-        reason = self._reason_to_give_up(so_far)
-        told = permit.limiter._told_wait()
-        if reason is None and told > left:
-            reason = (
-                f"by what the API tells, it admits no call for {told:.1f} s; rate_limit_timeout is {self.rate_limit_timeout:g} s"
-            )
-        at_most = left if reason is None else self.rate_limit_timeout  # a pause is the others' then
-        refusals = max(so_far.times, so_far.given_up)
-        permit.hold_back(_pause(hint, refusals, at_most), hinted=known, at_most=at_most)
-        return None if reason is None else _explained(exc, reason)
-
     def _wait_of(self, exc: BaseException) -> float | None:
         return parse_wait(self.retry_after(exc))  # which may be a program's own, and return a header as it came
-
-    def _is_too_long(self, seconds: float) -> bool:
-        return seconds >= self.rate_limit_timeout - _ROUNDING
-
-    def _reason_to_give_up(self, so_far: SoFar) -> str | None:
-        if not self._is_too_long(so_far.drought):
-            return None
-        if not self._throttled_state.gave_up:
-            self._throttled_state.gave_up = True
-            logger.warning("%s gave up: refused for %.1f s", type(self).__name__, so_far.drought)
-        times = "once" if so_far.times == 1 else f"{so_far.times} times"
-        if self._is_too_long(so_far.seconds):
-            met = f"refused {times} in {so_far.seconds:.1f} s"
-        else:
-            met = f"refused {times}, and no call of the batch was served for {so_far.drought:.1f} s"
-        return f"{met}; rate_limit_timeout is {self.rate_limit_timeout:g} s"
-
-    async def _fall_back(self, item: Any, error: Exception) -> Any:
-        try:
-            result = await self._give_up(item, error)
-        except BaseException:
-            self._throttled_state.failed += 1
-            raise
-        self._throttled_state.completed += 1
-        return result
 
     @property
     def cur_retry(self) -> int:
@@ -241,20 +183,3 @@ class Throttled:
     @cur_retry.setter
     def cur_retry(self, value: int) -> None:
         _retry.set(value)
-
-
-def _pause(hint: float | None, refusals: int, at_most: float) -> float:
-    if hint is None:
-        pause = growing_wait(refusals) * random.uniform(0.5, 1.0)  # so that refused items do not come back together
-    else:
-        pause = max(hint, min(_SLOW_ENOUGH, _SHORTEST_WAIT * 2.0 ** min(refusals - 1, 30)))
-    return max(0.0, min(pause, at_most))
-
-
-def _explained(exc: Exception, reason: str) -> Exception:
-    """Say in the exception itself, whatever its type, why the item is not sent again."""
-    noted(exc, reason)
-    with suppress(Exception):  # it may be frozen
-        if len(exc.args) == 1 and isinstance(exc.args[0], str) and reason not in exc.args[0]:
-            exc.args = (f"{exc.args[0]} ({reason})",)
-    return exc

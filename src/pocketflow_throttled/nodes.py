@@ -18,7 +18,6 @@ from .validation import check_burst, check_count
 if TYPE_CHECKING:
     from collections.abc import AsyncIterable, Iterable
 
-    from .attempts import SoFar
     from .permit import Permit
     from .rate_limiter import RateLimiter
 
@@ -248,13 +247,13 @@ class AdaptiveThrottledNode(AdaptiveThrottled, ThrottledParallelBatchNode):
             "consecutive_successes": state.streak,
         }
 
-    def _weigh_refusal(self, permit: Permit, exc: Exception, so_far: SoFar) -> Exception | None:
-        error = super()._weigh_refusal(permit, exc, so_far)
-        if error is None and self.propagate_rate_limit:
-            hit = RateLimitHit(text_of(exc) or type(exc).__name__, retry_after=self._wait_of(exc), source=type(self).__name__)
-            hit.propagated = True
-            raise hit from exc
-        return error
+    def _as_final(self, error: Exception, refusals: int) -> Exception | None:
+        if not self.propagate_rate_limit:
+            return super()._as_final(error, refusals)
+        source = type(self).__name__
+        hit = RateLimitHit(text_of(error) or type(error).__name__, retry_after=self._wait_of(error), source=source)
+        hit.propagated = True
+        raise hit from error
 
     def _collects_error(self, error: Exception) -> bool:
         return super()._collects_error(error) and not getattr(error, "propagated", False)

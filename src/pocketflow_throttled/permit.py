@@ -7,7 +7,7 @@ import math
 from typing import TYPE_CHECKING, Self
 
 from .tokens import Estimate
-from .validation import check_count
+from .validation import check_count, check_seconds
 
 if TYPE_CHECKING:
     from .rate_limiter import RateLimiter
@@ -213,7 +213,11 @@ class Permit:
             pause: seconds for which the limiter grants nothing.
             hinted: whether the API asked for that pause. If not, an adaptive limiter finds the time for itself ...
             at_most: ... of so many seconds.
+
+        Raises:
+            TypeError, ValueError: the pause is no number of seconds, negative or endless.
         """
+        check_seconds("pause", pause, positive=False)
         self.not_served()
         self.hold_back(pause, hinted=hinted, at_most=at_most)
 

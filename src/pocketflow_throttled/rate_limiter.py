@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Self
 from .adaptivity import Adaptive, Change
 from .aimd import AdaptiveRule
 from .budget import Budget
+from .forked import limiters
 from .observing import Observing
 from .permit import Permit
 from .validation import check_burst, check_count, check_optional_count, check_seconds
@@ -68,6 +69,7 @@ class RateLimiter(Observing):
             _rule(adaptive, max_concurrent),
             {"requests": max_per_window, "tokens": max_tokens_per_window},
         )
+        limiters.add(self)
 
     # --- taking and giving back ---------------------------------------------------------------------------------
 

@@ -1,72 +1,20 @@
-"""An API with limits, latency and 429s, and a clock that does not wait: for tests, demos and dry runs."""
+"""An API with limits, latency and 429s: for tests, demos and dry runs."""
 
 from __future__ import annotations
 
 import asyncio
 import math
 from collections import deque
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal
 
 from .token_window import TokenWindow
 from .validation import check_count, check_optional_count, check_seconds
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine
+    from collections.abc import Callable
 
 Algorithm = Literal["sliding_window", "token_bucket", "fixed_window"]
-_T = TypeVar("_T")
-_A_DAY = 86400.0
-_RESOLUTION = 1e-9
 _ROUNDING = 1e-9  # seconds, windows, or of a bucket's level: who waits as long as it was told is not refused for less
-
-
-class VirtualTimeLoop(asyncio.SelectorEventLoop):
-    """An event loop whose clock starts at 0.0 and jumps to the next timer instead of waiting for it.
-
-    Threads and sockets take real time, in which the clock does not wait for them if a timer is set.
-    """
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._now = 0.0
-        selector: Any = self._selector  # type: ignore[attr-defined]
-        select = selector.select
-
-        def select_at_once(timeout: float | None = None) -> Any:
-            if timeout is None:  # nothing is due: only another thread or a socket can go on
-                return select(None)
-            events = select(0)
-            if not events:
-                timers: list[asyncio.TimerHandle] = self._scheduled  # type: ignore[attr-defined]
-                # asyncio asks for a day at the most, however far the next timer is.
-                then = timers[0].when() if timers and timeout >= _A_DAY else self._now + max(timeout, 0.0)
-                # After some weeks a float no longer tells what is due from what is a nanosecond away.
-                self._now = then if then + _RESOLUTION > then else math.nextafter(then, math.inf)
-            return events
-
-        selector.select = select_at_once
-
-    def time(self) -> float:
-        """Return the virtual time in seconds."""
-        return self._now
-
-    async def shutdown_default_executor(self, timeout: float | None = None) -> None:  # noqa: ARG002, ASYNC109
-        """Wait for the threads of `asyncio.to_thread`, however long: a time-out would be over at once."""
-        await super().shutdown_default_executor()
-
-
-def run_virtual(main: Coroutine[Any, Any, _T]) -> _T:
-    """Run a coroutine as `asyncio.run` does, in virtual time, and return its result.
-
-    Example:
-        >>> async def a_day() -> float:
-        ...     await asyncio.sleep(86400)
-        ...     return asyncio.get_running_loop().time()
-        >>> run_virtual(a_day())
-        86400.0
-    """
-    with asyncio.Runner(loop_factory=VirtualTimeLoop) as runner:
-        return runner.run(main)
 
 
 class SimulatedResponse:
@@ -192,6 +140,7 @@ class SimulatedAPI:
         worst_window: the most that were admitted in any `window_seconds`.
 
     Example:
+        >>> from pocketflow_throttled import run_virtual
         >>> api = SimulatedAPI(max_concurrent=1, latency=1.0)
         >>> run_virtual(api.call("hello"))
         'hello'

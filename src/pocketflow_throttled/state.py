@@ -54,6 +54,9 @@ class State:
     def __deepcopy__(self, memo: dict[int, Any]) -> Self:
         return self
 
+    def __reduce__(self) -> tuple[type[Self], tuple[()]]:
+        return type(self), ()  # a node that is sent to another process has limits of its own there
+
 
 # What the nodes in one instance of a throttled batch flow have of their own, by their state; None outside of one.
 scope: ContextVar[dict[State, Own] | None] = ContextVar("scope", default=None)

@@ -1,0 +1,26 @@
+"""Forked: a child process has limiters of its own. Who holds or waits for a slot of one does so in the parent."""
+
+from __future__ import annotations
+
+import os
+from threading import RLock
+from typing import TYPE_CHECKING
+from weakref import WeakSet
+
+if TYPE_CHECKING:
+    from .waiting import Waiting
+
+limiters: WeakSet[Waiting] = WeakSet()
+
+
+def _begin_anew() -> None:
+    for limiter in limiters:
+        limiter._lock = RLock()  # another thread of the parent may have held it
+        limiter._queue.clear()
+        limiter._active = 0
+        limiter._timer, limiter._waking = None, False
+        limiter._thread = 0  # no thread's: the parent's loop looks as if it ran here too
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_begin_anew)
