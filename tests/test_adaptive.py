@@ -901,3 +901,30 @@ def test_an_item_that_was_refused_once_is_not_said_to_have_been_refused_for_long
     run_virtual(down.node.run_async(shared))
     assert "times in 600" in shared["results"][0]
     assert "refused once, and no call of the batch was served for " in shared["results"][-1]
+
+
+@pytest.mark.parametrize("idle", [0, 60, 3600])
+def test_hours_in_which_nobody_calls_are_not_taken_for_what_the_api_allows(idle: float) -> None:
+    chance = random.Random(3)
+    took: list[float] = []
+
+    class Now(AdaptiveThrottledNode):
+        async def prep_async(self, shared: Any) -> Any:
+            return range(10)
+
+        async def exec_async(self, item: int) -> int:
+            await asyncio.sleep(1)
+            if chance.random() < 0.03:
+                raise RateLimitHit("busy")
+            return item
+
+    async def main() -> None:
+        node = Now(max_concurrent=5)
+        for _ in range(100):
+            began = asyncio.get_running_loop().time()
+            await node.run_async({})
+            took.append(asyncio.get_running_loop().time() - began)
+            await asyncio.sleep(idle)
+
+    run_virtual(main())
+    assert max(took) < 30

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
 _HISTORY = 1000
 _SURELY_A_RATE = 4  # refusals in a row, each of a call that tried alone
+_IDLE = 1.0  # seconds in which nobody called though nothing held a call back: they tell nothing of what is allowed
 _MOST_AT_ONCE = 15  # starts beyond proven ground in the time of one refusal, once as many went well
 
 
@@ -73,7 +74,7 @@ class AdaptiveRule:
         self.history.clear()
         self.successes = self.refusals = self.streak = 0
         self._earned = 0  # successes in use since the last change
-        self._last_cut = -math.inf
+        self._last_cut = self._last_end = -math.inf
         self._proven = 0  # calls at once that were admitted
         self._unproven_starts = 0
         self._cycle: float | None = None  # when the first call was admitted after the last closing
@@ -131,6 +132,9 @@ class AdaptiveRule:
 
     def started(self, now: float, level: int) -> None:
         """Take note of a start, the `level`-th call under way."""
+        if level == 1 and self._closing is None and now > max(self._last_end, self.opens_at) + _IDLE:
+            self._cycle = None
+            self.rate.was_idle(now)
         if self._cycle is None:
             self._cycle = now
         rate, due = self.rate, self.opens_at
@@ -171,6 +175,7 @@ class AdaptiveRule:
             clean: whether it was served at the first attempt; else it is no evidence of room.
         """
         self.successes += 1
+        self._last_end = now
         rate = self.rate
         self._timing.served(now - started)
         if rate.held is not None:
@@ -204,6 +209,7 @@ class AdaptiveRule:
         """
         hint = hint or None  # to wait for no time is no word on how long
         self.refusals += 1
+        self._last_end = now
         self.streak = self._earned = self._unproven_starts = 0
         self.rate.evidence.forget(started)
         self._timing.refused(now - started)

@@ -66,6 +66,7 @@ class LearnedPace(Probing):
         self._best = self._ever = math.inf  # seconds between starts, that were admitted of late, and ever
         self._far_refused = 0  # probes in a row, of a pace far from that
         self._first_end = math.inf
+        self._idle_until = -math.inf
         self._fast_since: float | None = None  # when it was first made faster than it was found
         self._patience = _SHORTEST_WINDOW
 
@@ -164,6 +165,11 @@ class LearnedPace(Probing):
             return fastest
         return good if starts >= _MANY and good > _FAST_ENOUGH * self._best else None
 
+    def was_idle(self, until: float) -> None:
+        """Take note that nobody called for a while: only what is admitted from now on tells what is allowed."""
+        self.ends.clear()
+        self._idle_until = until
+
     def ended(self, at: float) -> None:
         """Take note of the end of a stretch in which all that was allowed was used."""
         self.ends.append(at)
@@ -217,7 +223,7 @@ class LearnedPace(Probing):
             self.hold((reopened - ends[0]) / (between(ends[0], until) + 1))  # each came as soon as it could
             return True
         if since is None:
-            since = starts[0] if starts else until
+            since = max(starts[0], self._idle_until) if starts else until
             if between(since, until) < _ENOUGH:
                 return reopened is not None and self._guess(since, until, reopened)
         if until <= since:

@@ -114,6 +114,10 @@ class LearnedRate:
             held.correct(started, wait)
         return True
 
+    def was_idle(self, until: float) -> None:
+        """Take note that nobody called for a while, though nothing held a call back."""
+        self._pace.was_idle(until)
+
     def refused(self, started: float) -> None:
         """Take note of a refusal that any rate must explain."""
         self.evidence.refused(started)
