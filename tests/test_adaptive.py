@@ -928,3 +928,49 @@ def test_hours_in_which_nobody_calls_are_not_taken_for_what_the_api_allows(idle:
 
     run_virtual(main())
     assert max(took) < 30
+
+
+class _Down(AdaptiveThrottledNode):
+    """Calls take a second; from `since` to `until` all are refused."""
+
+    max_concurrent = 20
+    since, until = 2.0, math.inf
+
+    async def prep_async(self, shared: Any) -> Any:
+        return range(shared)
+
+    async def exec_async(self, item: int) -> int:
+        down = self.since <= now() < self.until
+        await asyncio.sleep(0.05)
+        if down:
+            raise RateLimitHit("down")
+        await asyncio.sleep(1)
+        return item
+
+    async def exec_fallback_async(self, item: int, exc: Exception) -> None:
+        return None
+
+
+@pytest.mark.parametrize("seconds", [20.0, 60.0, 100.0, 400.0, 3000.0])
+@pytest.mark.parametrize("since", [0.5, 2.0, 5.0])
+def test_an_api_that_is_down_at_first_is_not_taken_for_one_that_allows_few_calls(since: float, seconds: float) -> None:
+    async def main() -> float:
+        node = _Down(rate_limit_timeout=1e5)
+        node.since, node.until = now() + since, now() + since + seconds
+        await node.run_async(600)
+        return now() - node.until
+
+    assert run_virtual(main()) < 120  # 36 of them for the calls
+
+
+def test_a_batch_long_after_one_that_was_given_up_is_as_fast_as_any() -> None:
+    async def main() -> float:
+        node = _Down(rate_limit_timeout=100.0)
+        node.since = now() + 2
+        await node.run_async(60)
+        await asyncio.sleep(3600)
+        node.since, began = math.inf, now()
+        await node.run_async(300)
+        return now() - began
+
+    assert run_virtual(main()) < 40

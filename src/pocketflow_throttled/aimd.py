@@ -132,8 +132,8 @@ class AdaptiveRule:
 
     def started(self, now: float, level: int) -> None:
         """Take note of a start, the `level`-th call under way."""
-        if level == 1 and self._closing is None and now > max(self._last_end, self.opens_at) + _IDLE:
-            self._cycle = None
+        if level == 1 and now > max(self._last_end, self.opens_at) + _IDLE:
+            self._cycle = self._closing = self.trial = None
             self.rate.was_idle(now)
         if self._cycle is None:
             self._cycle = now

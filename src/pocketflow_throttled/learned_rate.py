@@ -45,8 +45,8 @@ class LearnedRate:
         >>> rate.evidence.refused(started=9.5)
         >>> rate.explain(Closing(opened=0.0, since=9.5, last=50.0, tries=9, is_rate=True), now=60.0)
         True
-        >>> rate.count, round(rate.opens_at(now=60.0), 1)
-        (10, 60.3)
+        >>> rate.count, round(rate.seconds, 1)  # ten are known to fit, and one more is tried at once
+        (11, 60.3)
     """
 
     def __init__(self, timing: Timing) -> None:

@@ -47,7 +47,8 @@ class LearnedWindow(Probing):
         self._tried: float | None = None  # ... since a call started that only it allows
         self._doubts = 0  # in vain
         self._longer: float | None = None  # what it was before it was found to be shorter
-        self._step, self._after = 1, max(_FEWEST_STARTS, window.count) if window.is_sure else 1
+        self._step, self._after = 1, 1
+        self._probe()  # at once: if the API was down for so long, there is no window, and more is admitted before it has passed
 
     gap = 0.0  # seconds in which no call can be admitted again: none
 
