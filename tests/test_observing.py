@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from pocketflow_throttled import AdaptiveThrottledNode, RateLimiter, RateLimitHit, SimulatedAPI, run_virtual
 from pocketflow_throttled.gate import Hold
 from pocketflow_throttled.headers import Quota
-from pocketflow_throttled.observing import UNMARKED, sent
+from pocketflow_throttled.observing import sent
+from pocketflow_throttled.others import UNMARKED
 from pocketflow_throttled.simulation import SimulatedRateLimitError
 from pocketflow_throttled.untold import Moment, Span
 

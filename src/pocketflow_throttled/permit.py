@@ -202,7 +202,7 @@ class Permit:
             with limiter._lock:
                 now, budget = limiter._now(), limiter._budget
                 budget.refused(self._stamp, self._spend)
-                limiter._doubt_length(now, self._stamp)
+                limiter._told_limits.doubt_length(now, self._stamp)
                 if limiter._rule is None and not is_down and not budget.is_filled_by_others(now):  # else the rule finds the pace
                     budget.space(now, self._stamp)
 
