@@ -119,4 +119,4 @@ class Observing(Waiting):
         """Remember for the call that starts now what is counted: its answer will tell what the server had counted by then."""
         with self._lock:
             now, budget = self._now(), self._budget
-            sent.set(Mark(now, budget.served("requests", now), budget.served("tokens", now)))
+            sent.set(Mark(now, budget.served("requests", now), budget.counts(now)))

@@ -11,13 +11,15 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from .counting import NOTHING, Way
 from .level import Level
+from .token_window import TokenWindow
 from .untold import ALIKE, FULL_SECOND, SHORT, Moment
 
 if TYPE_CHECKING:
     from .budget import Budget
+    from .counting import Counts
     from .headers import Kind, Quota
-    from .token_window import TokenWindow
     from .untold import Span
     from .window import SlidingWindow
 
@@ -35,10 +37,10 @@ class Mark:
 
     time: float
     requests: int
-    tokens: int
+    tokens: Counts
 
 
-UNMARKED = Mark(-math.inf, 0, 0)  # of calls that started before the server had told anything
+UNMARKED = Mark(-math.inf, 0, NOTHING)  # of calls that started before the server had told anything
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +107,8 @@ class Others:
         used = max(0, (quota.limit or window.limit) - remaining)  # by the server's count
         if quota.kind == "requests" and self._follow_level(quota, remaining, answer):
             return 0.0
+        if isinstance(window, TokenWindow) and call is not None and not answer.is_refused:
+            window.compare(now, used, call.time, call.tokens)
         age, own = self._held_against(answer, quota.kind, used)
         if quota.is_date:
             age = 0.0
@@ -130,6 +134,12 @@ class Others:
         longest = max(reset, 0.0 if quota.window is None else quota.window)  # of which its own log may be too short to tell
         rounded = 2 * FULL_SECOND if quota.is_date else FULL_SECOND if reset.is_integer() else 0.0
         return 0.0 if (is_counted or is_rolling) and longest <= 1.05 * window.seconds + rounded else wait
+
+    @property
+    def _way(self) -> Way:
+        """How tokens are counted, as far as it is known."""
+        window = self._budget.window("tokens")
+        return window.counting.way if isinstance(window, TokenWindow) else Way.COST
 
     def _is_all_its_own(self, quota: Quota, answer: Answer) -> bool:
         """Whether what is missing of a bucket may be what was started here in the time in which the bucket fills by as much.
@@ -216,7 +226,7 @@ class Others:
         own = self._budget.served(kind, now)
         if call is None:
             return 0.0, own
-        before = call.requests if kind == "requests" else call.tokens
+        before = call.requests if kind == "requests" else call.tokens[self._way]
         age, most = max(0.0, now - call.time - _ON_ITS_WAY), max(own, before)
         if call is UNMARKED or answer.is_refused:
             return 0.0, most
