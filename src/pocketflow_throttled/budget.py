@@ -215,7 +215,7 @@ class Budget(Spaced):
         if isinstance(window, TokenWindow):
             return window.counts(now)[window.counting.way]
         window.forget(now)
-        return max(0, window.own(now) - window.unserved(now))
+        return window.served(now)
 
     def counts(self, now: float) -> Counts:
         """Return what is counted of tokens by each way, as `served` does."""

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from .counting import NOTHING, Way
 from .level import Level
 from .token_window import TokenWindow
-from .untold import ALIKE, FULL_SECOND, SHORT, Moment
+from .untold import ALIKE, FULL_SECOND, SHORT, Boundary, Moment
 
 if TYPE_CHECKING:
     from .budget import Budget
@@ -77,6 +77,7 @@ class Others:
         self._spans = spans
         self._told_at: dict[Kind, float] = {"requests": -math.inf, "tokens": -math.inf}
         self._moment, self._level = Moment(), Level()
+        self._by_start, self._by_end = Boundary(), Boundary()  # as told, if that is of calls' starts, and if it is of their ends
         self._blamed_until = -math.inf  # for refusals that own calls do not explain
 
     def served(self, quota: Quota) -> None:
@@ -109,6 +110,8 @@ class Others:
             return 0.0
         if isinstance(window, TokenWindow) and call is not None and not answer.is_refused:
             window.compare(now, used, call.time, call.tokens)
+        if quota.kind == "requests" and not answer.is_refused:
+            self._find_boundary(quota, answer, used, window.seconds)
         age, own = self._held_against(answer, quota.kind, used)
         if quota.is_date:
             age = 0.0
@@ -125,7 +128,7 @@ class Others:
         is_newer = call is None or call.time >= self._told_at[quota.kind]
         if is_newer or others >= window.others(now):
             back = now + min(first, answer.at_most), now + min(reset, answer.at_most)
-            window.take_away(others, *back, self._told_of(quota, answer))
+            window.take_away(others, *back, self._told_of(quota, answer), began_at=self._since(quota.kind, now))
             self._told_at[quota.kind] = now
         if call is not None and quota.kind == "requests" and self._asked["requests"] is None:
             self._budget.forget_requests(call.time, used)
@@ -220,6 +223,26 @@ class Others:
         window.take_away(0, now, now)
         return True
 
+    def _find_boundary(self, quota: Quota, answer: Answer, used: int, seconds: float) -> None:
+        """Learn where the server's window ends, if it is a fixed one."""
+        now, call, reset = answer.now, answer.call, quota.reset
+        if call is None or call is UNMARKED or reset is None or quota.is_guess:
+            return
+        end = now + reset
+        self._by_start.learn(call.time, now, end if quota.is_date else call.time + reset, used, seconds=seconds)
+        self._by_end.learn(call.time, now, end, used, seconds=seconds)
+
+    def _since(self, kind: Kind, now: float) -> float:
+        """Return when a fixed window began, if it is known to be one."""
+        end, window = self._by_start.end or self._by_end.end, self._budget.requests
+        if kind == "tokens" or end is None or window is None or now >= end:
+            return -math.inf
+        return end - window.seconds
+
+    def _served_since(self, since: float, until: float) -> int:
+        window = self._budget.requests
+        return 0 if window is None else len(window.served_between(since, until))
+
     def _held_against(self, answer: Answer, kind: Kind, used: int) -> tuple[float, int]:
         """Return how many seconds old an answer is at least, and what was counted here at the moment that it may tell of."""
         now, call, moment = answer.now, answer.call, self._moment
@@ -227,6 +250,9 @@ class Others:
         if call is None:
             return 0.0, own
         before = call.requests if kind == "requests" else call.tokens[self._way]
+        since = self._since(kind, now)
+        if since > -math.inf:
+            own, before = self._served_since(since, now), self._served_since(since, call.time)
         age, most = max(0.0, now - call.time - _ON_ITS_WAY), max(own, before)
         if call is UNMARKED or answer.is_refused:
             return 0.0, most
