@@ -14,9 +14,10 @@ from hypothesis import strategies as st
 from pocketflow_throttled import AdaptiveThrottledNode, RateLimiter, RateLimitHit, SimulatedAPI, run_virtual
 from pocketflow_throttled.gate import Hold
 from pocketflow_throttled.headers import Quota
-from pocketflow_throttled.observing import UNMARKED, sent
+from pocketflow_throttled.observing import sent
+from pocketflow_throttled.others import UNMARKED
 from pocketflow_throttled.simulation import SimulatedRateLimitError
-from pocketflow_throttled.untold import Moment, Span
+from pocketflow_throttled.untold import Boundary, Moment, Span
 
 from .providers.counting import Count
 from .test_nodes import Batch, now, run
@@ -812,6 +813,39 @@ def test_a_limit_a_second_is_not_taken_for_one_a_minute() -> None:
         return now()
 
     assert run_virtual(main()) == pytest.approx(3.0, abs=0.31)
+
+
+@pytest.mark.parametrize("rounded", [False, True])
+def test_a_fixed_window_is_known_by_an_end_that_stays_where_it_is(rounded: bool) -> None:
+    boundary = Boundary()
+    for call in range(20):
+        left = 39.75 - call
+        boundary.learn(call, call + 1.0, call + (math.ceil(left) if rounded else left), call, seconds=60.0)
+    assert boundary.end is not None
+    assert 39.75 <= boundary.end <= 40.0
+    boundary.learn(130.0, 131.0, 160.0 if rounded else 159.75, 5, seconds=60.0)
+    assert boundary.end is not None
+    assert 159.75 <= boundary.end <= 160.0
+    boundary.learn(132.0, 133.0, 173.0, 9, seconds=60.0)  # it is none after all
+    assert boundary.end is None
+
+
+@pytest.mark.parametrize("per_second", [0.2, 1.0, 5.0])
+@pytest.mark.parametrize("rounded", [False, True])
+def test_an_end_that_moves_with_what_is_used_is_of_no_fixed_window(per_second: float, rounded: bool) -> None:
+    sliding, bucket = Boundary(), Boundary()
+    for call in range(300):
+        time = call / per_second
+        for boundary, reset in ((sliding, 60.0), (bucket, 1 / per_second)):
+            boundary.learn(time, time + 3, time + (math.ceil(reset) if rounded else reset), min(call, 60), seconds=60.0)
+            assert boundary.end is None
+
+
+def test_answers_to_calls_that_started_at_once_tell_of_no_fixed_window_as_the_last_start_does_not_move() -> None:
+    boundary = Boundary()
+    for call in range(20):
+        boundary.learn(call / 20, 3.0 + call, 61.0, call, seconds=60.0)
+        assert boundary.end is None
 
 
 # --- where headers come from

@@ -264,7 +264,7 @@ def test_who_waits_is_estimated_again_when_an_answer_tells_what_calls_cost() -> 
         await asyncio.sleep(1)
         return {"usage": {"total_tokens": 10}}
 
-    run(Tokens(call, max_concurrent=5, max_tokens_per_minute=100), [100] * 5)
+    run(Tokens(call, max_concurrent=5, max_tokens_per_minute=400), [100] * 5)
     assert starts == [0, 1, 1, 1, 1]
 
 

@@ -1,5 +1,6 @@
 """What the windows promise, with `now` given."""
 
+import math
 from collections.abc import Callable
 
 import pytest
@@ -282,14 +283,15 @@ def test_one_start_tells_what_is_left_where_others_may_but_need_not_have_taken_a
     st.lists(st.tuples(st.floats(0, 30), st.integers(0, 100), st.floats(0, 120), st.floats(0, 120)), min_size=1, max_size=5),
     st.lists(st.tuples(st.floats(0, 30), st.integers(1, 100)), max_size=10),
     st.integers(1, 100),
+    st.just(-math.inf) | st.floats(-60, 30),
 )
 def test_whatever_others_are_told_to_have_taken_there_is_room_in_time(
-    told: list[tuple[float, int, float, float]], own: list[tuple[float, int]], cost: int
+    told: list[tuple[float, int, float, float]], own: list[tuple[float, int]], cost: int, began_at: float
 ) -> None:
     requests, tokens = SlidingWindow(10, 60.0), TokenWindow(100, 60.0)
     for window in (requests, tokens):
         for when, count, first, more in sorted(told):
-            window.take_away(min(count, window.limit), when + first, when + first + more, told_at=when)
+            window.take_away(min(count, window.limit), when + first, when + first + more, told_at=when, began_at=began_at)
     for when, spent in sorted(own):
         requests.add(when)
         tokens.add(when, spent)
@@ -303,6 +305,30 @@ def test_whatever_others_are_told_to_have_taken_there_is_room_in_time(
 
     wait(requests.fits, requests.opens_at)
     wait(lambda now: tokens.fits(now, cost), tokens.opens_at)
+
+
+def test_others_share_no_fixed_window_with_starts_before_it_began() -> None:
+    window = SlidingWindow(100, 60.0)
+    for at in [0.0] * 50 + [30.0] * 20:
+        window.add(at)
+    window.take_away(40, 80.0, 80.0, began_at=20.0)  # 20 and 40 are counted at the server, 70 here
+    assert window.fits(30.0)
+    for _ in range(30):
+        window.add(30.0)
+    assert not window.fits(30.0)
+    assert window.fits(60.0)
+    assert window.allowed == 60  # those that have left make no room there
+
+
+def test_what_was_refused_or_has_left_a_servers_window_is_not_served_in_it() -> None:
+    window = SlidingWindow(100, 60.0)
+    window.stretch(1.0)
+    for at in (0.0, 0.0, 10.0, 10.0):
+        window.add(at)
+    window.refuse(0.0)
+    window.refuse(10.0)
+    assert [window.served(now) for now in (10.0, 60.2, 60.4, 71.0)] == [2, 2, 1, 0]
+    assert len(window.times) == 4  # reading forgets nothing
 
 
 def test_others_who_are_gone_are_expected_no_more() -> None:

@@ -11,6 +11,7 @@ from collections import deque
 from itertools import takewhile
 from typing import TYPE_CHECKING
 
+from .counting import NOTHING
 from .sliced_window import SlicedWindow
 from .spaced import Spaced
 from .token_window import Spend, TokenWindow
@@ -18,6 +19,7 @@ from .tokens import Estimate
 from .window import SlidingWindow
 
 if TYPE_CHECKING:
+    from .counting import Counts
     from .headers import Kind
 
 # So many refusals, if they are an eighth of the calls since the first of them, are no chance: fewer may be, or have another
@@ -147,13 +149,13 @@ class Budget(Spaced):
         if spend is not None and self.tokens is not None:
             self.tokens.take_back(spend)
 
-    def settle(self, stamp: float, spend: Spend | None, tokens: int) -> Spend | None:
-        """Correct the tokens of a request, and return their entry."""
+    def settle(self, stamp: float, spend: Spend | None, tokens: int, now: float | None) -> Spend | None:
+        """Correct the tokens of a request that has just ended, `now` if they were estimated, and return their entry."""
         if self.tokens is None:
             return spend
         if spend is None:
             return self.tokens.insert(stamp, tokens)
-        self.correct(spend, tokens)
+        self.tokens.correct(spend, tokens, now)
         return spend
 
     def correct(self, spend: Spend, tokens: int) -> None:
@@ -168,11 +170,8 @@ class Budget(Spaced):
         insort(self._refused, stamp)
         if self.requests is not None:
             self.requests.refuse(stamp)
-        if self.tokens is None or spend is None:
-            return
-        self.tokens.refuse(spend)
-        if (self.tokens.is_full or self.tokens.is_sliced_in_vain(stamp)) and self.tokens.doubt(spend):
-            self.tokens.unslice()  # it is not that less is allowed in a shorter time
+        if self.tokens is not None and spend is not None:
+            self.tokens.refuse(spend)
 
     def refused_since(self, time: float) -> int:
         """Return how many calls were refused that started after `time`, of late."""
@@ -213,9 +212,15 @@ class Budget(Spaced):
         window = self.window(kind)
         if window is None:
             return 0
+        if isinstance(window, TokenWindow):
+            return window.counts(now)[window.counting.way]
         window.forget(now)
-        more = window.more if isinstance(window, TokenWindow) else 0
-        return max(0, window.own(now) - window.unserved(now) + more)
+        return window.served(now)
+
+    def counts(self, now: float) -> Counts:
+        """Return what is counted of tokens by each way, as `served` does."""
+        window = self.window("tokens")
+        return window.counts(now) if isinstance(window, TokenWindow) else NOTHING
 
     def forget_requests(self, until: float, used: int) -> None:
         """Forget the oldest starts made until then, so that `used` are counted: as many as the server does."""

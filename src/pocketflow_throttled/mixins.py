@@ -11,7 +11,8 @@ from .attempts import Attempts
 from .batch import Batch
 from .callers import be_around_the_calls_of, is_held_by_a_caller
 from .headers import parse_wait
-from .observing import UNMARKED, longest_pause, sent
+from .observing import longest_pause, sent
+from .others import UNMARKED
 from .rate_limiter import RateLimiter
 from .registry import LimiterRegistry
 from .state import State, scope

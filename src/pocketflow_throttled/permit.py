@@ -162,7 +162,8 @@ class Permit:
         with limiter._lock:
             self.tokens = tokens
             if self._stamp is not None:
-                self._spend = limiter._budget.settle(self._stamp, self._spend, tokens)
+                now = limiter._now() if self._spend is not None and self._spend.estimated else None
+                self._spend = limiter._budget.settle(self._stamp, self._spend, tokens, now)
                 self._correct_untold()
                 limiter._wake()
 
@@ -202,7 +203,7 @@ class Permit:
             with limiter._lock:
                 now, budget = limiter._now(), limiter._budget
                 budget.refused(self._stamp, self._spend)
-                limiter._doubt_length(now, self._stamp)
+                limiter._told_limits.doubt_length(now, self._stamp)
                 if limiter._rule is None and not is_down and not budget.is_filled_by_others(now):  # else the rule finds the pace
                     budget.space(now, self._stamp)
 

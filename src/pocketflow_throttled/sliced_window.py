@@ -72,10 +72,6 @@ class SlicedWindow(TokenWindow):
             self._found_after = refused[-1] + _ON_THE_WAY
             self._find()
 
-    def is_sliced_in_vain(self, stamp: float) -> bool:
-        """Whether a call that started then was refused for another reason than that less is allowed in a shorter time."""
-        return stamp > self._sliced_since and self._found_after == -math.inf and not self._is_known
-
     @property
     def _is_known(self) -> bool:
         return self.slice is not None and self._explains(self.slice.limit, self.slice.seconds)
@@ -150,21 +146,24 @@ class SlicedWindow(TokenWindow):
             spend.of_slice = self.slice.insert(time, cost)
         return spend
 
-    def correct(self, spend: Spend, cost: int) -> None:
+    def correct(self, spend: Spend, cost: int, now: float | None = None) -> None:
         """Set what a booked request, which has ended, really cost; without effect once it has left the window."""
         if spend.in_window and self.slice is not None and spend.of_slice is not None:
             self.slice.correct(spend.of_slice, cost)
-        super().correct(spend, cost)
+        super().correct(spend, cost, now)
         if spend.time <= self._found_after:
             self._find()
 
-    def refuse(self, spend: Spend) -> None:
-        """Remember that a server refused a call: it counts here for what it was, but not at most servers."""
+    def refuse(self, spend: Spend) -> bool:
+        """Remember that a server refused a call, and return whether that tells how it counts: then it allows no less in less."""
         if self.slice is not None and spend.of_slice is not None:
             self.slice.refuse(spend.of_slice)
-        super().refuse(spend)
-        if spend.time <= self._found_after:
+        tells_way = super().refuse(spend)
+        if tells_way:
+            self.unslice()
+        elif spend.time <= self._found_after:
             self._find()
+        return tells_way
 
     def used(self, now: float) -> int:
         """Return how many tokens are in the window at `now`, others' included. Reading forgets nothing."""

@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 import math
+from bisect import bisect_left
 from collections import deque
-from itertools import takewhile
+from itertools import islice, takewhile
+from typing import TYPE_CHECKING, NamedTuple
 
 from .counting import Counting, Way
 from .window import Window
 
+if TYPE_CHECKING:
+    from .counting import Counts
+
 # Calls under way cost what nobody knows yet. Together they are off by as much as their variances tell, and hardly ever by more
 # than so many standard deviations: single calls that cost more are made up for by others that cost less.
 _DEVIATIONS = 2
-_MORE = (Way.ESTIMATE_AT_FIRST, Way.ESTIMATE)
-# Of the window: with no more served, a refusal tells nothing of how tokens are counted, as less may be allowed in a shorter time.
-_FULL = 0.7
+_MORE = (Way.SETTLED, Way.SETTLED_BACK, Way.ESTIMATE)
 _ARRIVES = 0.1  # seconds until a call arrives, or so: what leaves the server's window by then is not in its way
+_AS_LONG, _WAITED = 4.0, 0.25  # as the first call took, in which those that start next have told; at most, of the window
+_IN_ANY_ORDER = 0.3  # seconds: of calls that start so close to each other, any arrives first
+_ENDED = 2  # calls that may have ended at the server whose answers are not here yet
 
 
 class Spend:
@@ -33,11 +39,30 @@ class Spend:
         self.of_slice: Spend | None = None  # the same in a shorter window
 
     def more(self, way: Way) -> int:
-        """Return what a server that counts estimates counts of it beyond what it costs, or is thought to; less, if negative."""
-        if not self.estimated or self.is_refused or (way is Way.ESTIMATE_AT_FIRST and not self.is_under_way):
+        """Return what a server that counts estimates counts of it beyond what it costs, or is thought to; less, if negative.
+
+        Of one that settles as calls end, what it counts until then.
+        """
+        if not self.estimated or self.is_refused or (way is Way.SETTLED_BACK and not self.is_under_way):
             return 0
         more = self.estimated - self.cost
-        return more if self.is_under_way else max(0, more)
+        return max(0, more) if way is Way.ESTIMATE and not self.is_under_way else more
+
+
+class _Unexplained(NamedTuple):
+    """A refusal by a server that had room, as far as was known then.
+
+    Attributes:
+        room: what would have fitted beside what was known.
+        untold: calls under way then that have not told yet what they cost.
+        under_way: all of these.
+        refused: the call.
+    """
+
+    room: int
+    untold: set[Spend]
+    under_way: list[Spend]
+    refused: Spend
 
 
 class TokenWindow(Window):
@@ -59,21 +84,24 @@ class TokenWindow(Window):
         True
     """
 
-    __slots__ = ("_more", "_total", "_unserved", "_variance", "counting", "spends")
+    __slots__ = ("_more", "_settled", "_total", "_unexplained", "_unserved", "_variance", "counting", "spends")
 
     def __init__(self, limit: int, seconds: float) -> None:
         super().__init__(limit, seconds)
-        self.counting = Counting()
+        self.counting = Counting(seconds)
         self._more = [0] * len(Way)  # what is counted beyond the total, by the way in which it is
+        self._unexplained: _Unexplained | None = None
+        self._settled: deque[tuple[float, int]] = deque()  # when calls ended, and what they cost more than was estimated
         self.spends: deque[Spend] = deque()
         self._total = 0
         self._unserved = 0  # what calls cost that a server refused
         self._variance = 0  # of all costs that are estimates
 
-    @property
-    def more(self) -> int:
-        """What a server counts beyond the total."""
-        return max(0, self._more[self.counting.way])
+    def counts(self, now: float) -> Counts:
+        """Return what a server counts by each way, others' share aside; forgets what has left the window."""
+        self.forget(now)
+        served = max(0, self._total - self._unserved)
+        return served, *(max(0, served + max(0, self._more[way])) for way in _MORE)
 
     @property
     def _each(self) -> float:
@@ -88,11 +116,18 @@ class TokenWindow(Window):
         self.forget(now)
         if cost == 0:
             return True
-        if self.counting.way:
-            cost = self.more + max(cost, estimated)
+        most = cost
         if self._variance or variance:
-            cost += math.isqrt(_DEVIATIONS**2 * (self._variance + variance))
-        return self._total + min(cost, self._limit) <= self.allowed
+            most += math.isqrt(_DEVIATIONS**2 * (self._variance + variance))
+        if self._total + min(most, self._limit) > self.allowed:
+            return False
+        return not estimated or self.counting.may_start(now, self._beyond(self.allowed - self._total, max(cost, estimated)))
+
+    def _beyond(self, room: int, cost: int) -> list[Way]:
+        """Return the ways of counting by which a call of such a cost does not fit."""
+        if max(self._more) + cost <= room:
+            return []
+        return [way for way in _MORE if min(max(0, self._more[way]) + cost, self._limit) > room]
 
     def forget(self, now: float) -> None:
         """Forget what has left the window, and the share of others that has come back."""
@@ -101,11 +136,15 @@ class TokenWindow(Window):
             spend = spends.popleft()
             self.take_back(spend)
             spend.in_window = False
+        settled = self._settled
+        while settled and settled[0][0] + self.span <= now:
+            self._more[Way.SETTLED] -= settled.popleft()[1]
         self._give_back(now)
 
     def opens_at(self, now: float) -> float:
         """Return when the oldest spend leaves, or others' share: the next moment at which anything changes by itself."""
         own = self.spends[0].time + self.span if self.spends else math.inf
+        own = min(own, self.counting.opens_at(now))
         return min(own, self._others_back_at(now)) if self._taken else own
 
     def add(self, now: float, cost: int, variance: int = 0, estimated: int = 0) -> Spend:
@@ -114,10 +153,9 @@ class TokenWindow(Window):
         self.spends.append(spend)
         self._total += cost
         self._variance += variance
+        if estimated:
+            self._learn_start(now, spend)
         self._count_more(spend, 1)
-        misfit = self._misfit(now)
-        if misfit is not None:
-            self.counting.started(now, misfit)
         return spend
 
     def _count_more(self, spend: Spend, sign: int) -> None:
@@ -125,17 +163,34 @@ class TokenWindow(Window):
             for way in _MORE:
                 self._more[way] += sign * spend.more(way)
 
-    def _misfit(self, now: float) -> Way | None:
-        """Return the way of counting the least by which what was booked does not fit at a server, or None if it does by each."""
-        over = self._total - self._unserved - self._limit
-        if over > 0 or over + self._more[Way.ESTIMATE] <= 0:
-            return None
-        leaving = list(takewhile(lambda each: each.time + self.seconds <= now + _ARRIVES, self.spends))
-        over -= sum(each.cost for each in leaving if not each.is_refused)
-        for way in _MORE:
-            if over + self._more[way] > sum(each.more(way) for each in leaving):
-                return way
-        return None
+    def _learn_start(self, now: float, spend: Spend) -> None:
+        room, cost = self.allowed - self._total + spend.cost + self._unserved, max(spend.cost, spend.estimated)
+        beyond = self._beyond(room, cost)
+        if beyond:
+            leaving = list(takewhile(lambda each: each.time + self.seconds <= now + _ARRIVES, self.spends))
+            room += sum(each.cost + max(0, each.more(Way.ESTIMATE)) for each in leaving if not each.is_refused)
+            room += _ENDED * max(0, spend.estimated - spend.cost)
+            self.counting.started(now, beyond, self._beyond(room, cost))
+
+    def compare(self, now: float, used: int, started: float, by_start: Counts) -> None:
+        """Learn from what is used by an answer what a server counts.
+
+        Args:
+            now: seconds.
+            used: of the limit, others' share included.
+            started: when its call did, and ...
+            by_start: ... what was counted then, if that is known.
+        """
+        if not self._more[Way.SETTLED] and not self._more[Way.ESTIMATE]:
+            return
+        if started > -math.inf:
+            first = bisect_left(self.spends, started - _IN_ANY_ORDER, key=_time_of)
+            lately = takewhile(lambda spend: spend.time <= started, islice(self.spends, first, None))
+            unsure = sum(max(spend.cost, spend.estimated) for spend in lately)
+            self.counting.told(now, used, by_start=by_start, by_end=self.counts(now), limit=self._limit, unsure=unsure)
+        elif self.spends:
+            took = now - self.spends[0].time  # or less
+            self.counting.wait_for_more(now + min(_AS_LONG * took, _WAITED * self.seconds))
 
     def insert(self, time: float, cost: int) -> Spend:
         """Book tokens at a time that may lie before the last entry, and return the entry."""
@@ -148,16 +203,32 @@ class TokenWindow(Window):
         self._total += cost
         return spend
 
-    def correct(self, spend: Spend, cost: int) -> None:
-        """Set what a booked request, which has ended, really cost; without effect once it has left the window."""
+    def correct(self, spend: Spend, cost: int, now: float | None = None) -> None:
+        """Set what a booked request, which has ended, really cost; without effect once it has left the window.
+
+        `now` tells that it was served and has just ended.
+        """
         if spend.in_window:
             self._count_more(spend, -1)
+            if now is not None and spend.estimated and spend.is_under_way:
+                self._settled.append((now, cost - spend.estimated))
+                self._more[Way.SETTLED] += cost - spend.estimated
             self._total += cost - spend.cost
             if spend.is_refused:
                 self._unserved += cost - spend.cost
             self._variance -= spend.variance
             spend.cost, spend.variance, spend.is_under_way = cost, 0, False
             self._count_more(spend, 1)
+        if self._unexplained is not None:
+            self._explain(spend, self._unexplained)
+
+    def _explain(self, spend: Spend, refusal: _Unexplained) -> None:
+        """Take another look at a refusal, once all have told what they cost that were under way then."""
+        refusal.untold.discard(spend)
+        if not refusal.untold:
+            self._unexplained = None
+            if sum(each.cost for each in refusal.under_way) + refusal.refused.cost > refusal.room:
+                self.counting.explain()
 
     def take_back(self, spend: Spend) -> None:
         """Take back a request that was never sent, or leaves the window."""
@@ -166,22 +237,22 @@ class TokenWindow(Window):
             spend.estimated = 0
             self.correct(spend, 0)
 
-    def refuse(self, spend: Spend) -> None:
-        """Remember that a server refused a call: it counts here for what it was, but not at most servers."""
-        if spend.in_window and not spend.is_refused:
-            self._count_more(spend, -1)
-            spend.is_refused = True
-            self._unserved += spend.cost
+    def refuse(self, spend: Spend) -> bool:
+        """Remember that a server refused a call, which counts here for what it was, but not at most servers.
 
-    @property
-    def is_full(self) -> bool:
-        """Whether a server that refuses hardly does so for less time than the window's."""
-        return self._total - self._unserved + self.more > _FULL * self._limit
-
-    def doubt(self, spend: Spend) -> bool:
-        """Learn from a call that was refused how a server counts, and return whether that is known since then."""
-        if not (spend.estimated and self.counting.refused(spend.time)):
+        Return whether that tells how the server counts.
+        """
+        if not spend.in_window or spend.is_refused:
             return False
+        self._count_more(spend, -1)
+        spend.is_refused = True
+        self._unserved += spend.cost
+        if not spend.estimated or not self.counting.refused(spend.time):
+            return False
+        if self._unexplained is None:
+            open_ = {each for each in self.spends if each.is_under_way and not each.is_refused}
+            known = self._total - self._unserved - sum(each.cost for each in open_)
+            self._unexplained = _Unexplained(self.allowed - known, open_, list(open_), spend)
         self.take_away(0, -math.inf, -math.inf)  # what seemed to be of others
         return True
 
@@ -195,8 +266,10 @@ class TokenWindow(Window):
         for spend in self.spends:
             spend.in_window = False
         self.spends.clear()
+        self._settled.clear()
+        self._unexplained = None
         self._total = self._unserved = self._variance = 0
-        self._more, self.counting = [0] * len(Way), Counting()
+        self._more, self.counting = [0] * len(Way), Counting(self.seconds)
         self.take_away(0, -math.inf, -math.inf)
 
     def used(self, now: float) -> int:
@@ -211,3 +284,7 @@ class TokenWindow(Window):
                 break
             used -= spend.cost
         return used
+
+
+def _time_of(spend: Spend) -> float:
+    return spend.time

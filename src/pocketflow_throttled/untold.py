@@ -21,6 +21,9 @@ _TOLD, _APART, _OFF = 5, 2, 0.02
 _KEPT = 0.95  # of what is known, after each answer: the last twenty or so count
 _TELLING = 5.0  # calls that one of the moments must be off, to tell them apart
 _CLEARLY = 0.5  # as a part, how much less the right one is off
+# Seconds that the end of a window may seem to move, as told to a full second and by calls on their way; and by which a call
+# starts later than one that told it, whose telling the same proves that it does not move with what is used.
+_SAME_END, _LATER = 1.2, 2.5
 
 
 class Span:
@@ -161,3 +164,47 @@ class Moment:
                 elif self._off_by_end < _CLEARLY * self._off_by_start:
                     self.is_start, self.is_end = False, True
         self._by_start, self._by_end = by_start, by_end
+
+
+class Boundary:
+    """Where a fixed window ends: resets count down to a moment that does not move with what is used, as no other window's does.
+
+    Example:
+        >>> boundary = Boundary()
+        >>> boundary.learn(started=0.0, answered=1.0, end=40.0, used=1, seconds=60.0)
+        >>> boundary.learn(started=4.0, answered=5.0, end=40.0, used=2, seconds=60.0)
+        >>> boundary.end
+        40.0
+    """
+
+    __slots__ = ("_answered", "_end", "_is_fixed", "_used")
+
+    def __init__(self) -> None:
+        self._end = self._answered = -math.inf  # the earliest that was told of this window, and when first
+        self._used = 0  # by then
+        self._is_fixed = False
+
+    @property
+    def end(self) -> float | None:
+        """When the window ends, in seconds; None: it is not known to be fixed."""
+        return self._end if self._is_fixed else None
+
+    def learn(self, started: float, answered: float, end: float, used: int, *, seconds: float) -> None:
+        """Learn from an answer.
+
+        Args:
+            started: when its call did, in seconds.
+            answered: when it is here.
+            end: of the window, as it tells.
+            used: of the limit.
+            seconds: length of the window.
+        """
+        if self._is_fixed:
+            expected = self._end + round((end - self._end) / seconds) * seconds
+            self._is_fixed = abs(end - expected) <= _SAME_END
+            self._end = min(end, expected) if self._is_fixed else end
+        elif abs(end - self._end) > _SAME_END:
+            self._end, self._answered, self._used = end, answered, used
+        else:
+            self._end = min(self._end, end)
+            self._is_fixed = started >= self._answered + _LATER and used > self._used

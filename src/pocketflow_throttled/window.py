@@ -19,6 +19,7 @@ from .growth import Growth
 # window is stretched by what calls differ in time, within bounds: it costs a thirtieth at most, but for the first calls of a
 # client, which open connections.
 _MOST_STRETCH, _MOST_STRETCH_COLD = (0.6, 0.03), (1.0, 0.25)  # in seconds, and as a part of the window
+_ARRIVES = 0.3  # seconds until a call arrives, mostly: so much longer it is in a server's window, at most
 _NEARLY = 0.8  # of a limit: by as much others' share and one's own may be off
 _STEPS = 50  # in which the share of others comes back: a waiter is woken for each, not for every token
 
@@ -32,13 +33,13 @@ class Window:
         allowed: how many are allowed now: the limit without the share of others.
     """
 
-    __slots__ = ("_back_from", "_back_until", "_growth", "_limit", "_taken", "allowed", "seconds", "span")
+    __slots__ = ("_back_from", "_back_until", "_began_at", "_growth", "_limit", "_taken", "allowed", "seconds", "span")
 
     def __init__(self, limit: int, seconds: float) -> None:
         self._limit = self.allowed = limit
         self.seconds = self.span = seconds
         self._taken = 0
-        self._back_from = self._back_until = -math.inf
+        self._back_from = self._back_until = self._began_at = -math.inf
         self._growth = Growth()
 
     @property
@@ -59,13 +60,16 @@ class Window:
         seconds, part = _MOST_STRETCH_COLD if cold else _MOST_STRETCH
         self.span = self.seconds + max(least, min(spread, seconds, part * self.seconds))
 
-    def take_away(self, count: int, back_from: float, back_until: float, told_at: float | None = None) -> None:
+    def take_away(
+        self, count: int, back_from: float, back_until: float, told_at: float | None = None, *, began_at: float = -math.inf
+    ) -> None:
         """Count `count` of others, in place of what was counted of them before.
 
         They come back evenly between two moments, or all at once if these are one. They are expected to take as much later on, if
-        it is known which moment a server told of as it served a call.
+        it is known which moment a server told of as it served a call. They share a window with all of one's own that are counted
+        here, unless the server's is a fixed one that began at a later moment.
         """
-        self._taken, self._back_from, self._back_until = count, back_from, back_until
+        self._taken, self._back_from, self._back_until, self._began_at = count, back_from, back_until, began_at
         self.allowed = max(0, self._limit - count)
         if told_at is not None:
             self._growth.learn(count, told_at, limit=self._limit, seconds=self.seconds)
@@ -107,10 +111,17 @@ class Window:
         """How much is allowed whatever others may have taken since they were told of, so that an answer tells it."""
         return 1
 
+    def _counted_by(self, time: float) -> int:  # noqa: ARG002  (for those that can tell)
+        """Return how much of one's own that is counted started by a time."""
+        return 0
+
     def _give_back(self, now: float) -> None:
         if self._taken or self._growth.rate:
             others = self.others(now)
             self.allowed = max(0, self._limit - others)
+            if self._began_at > -math.inf:
+                before = self._counted_by(self._began_at if now < self._back_until else self._back_until)
+                self.allowed = min(self._limit, self.allowed + before)
             if self._growth.rate and self.allowed:
                 more = self._growth.by(now, told=self._taken, back_until=self._back_until, seconds=self.seconds, each=self._each)
                 self.allowed = max(min(self.allowed, self._tells), self.allowed - more)
@@ -153,6 +164,9 @@ class SlidingWindow(Window):
             times.popleft()
         self._give_back(now)
 
+    def _counted_by(self, time: float) -> int:
+        return bisect_right(self.times, time)
+
     def opens_at(self, now: float) -> float:
         """Return when the next start may fit, if none does now."""
         own = self.times[-self.allowed] + self.span if 0 < self.allowed <= len(self.times) else math.inf
@@ -191,6 +205,12 @@ class SlidingWindow(Window):
     def used(self, now: float) -> int:
         """Return how many starts are in the window at `now`, others' included. Reading forgets nothing."""
         return self.own(now) + self.others(now)
+
+    def served(self, now: float) -> int:
+        """Return how many starts are in a server's window at `now` that it did not refuse, without those of others."""
+        left = now - min(self.span, self.seconds + _ARRIVES)
+        times, refused = self.times, self._refused
+        return max(0, len(times) - bisect_right(times, left) - len(refused) + bisect_right(refused, left))
 
     def own(self, now: float) -> int:
         """Return how many starts are in the window at `now` without those of others."""

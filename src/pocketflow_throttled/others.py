@@ -1,0 +1,267 @@
+"""Others: what other clients on the same key have used of a limit, by what a server says is left of it.
+
+A server counts a call when it arrives, and may tell of that moment or of the one when it answers: what it says is left may be as
+old as the answer is slow. Until it is known which, it is held against the larger of the counts at the call's start and now; only
+what is missing then is others'. Pure: it knows neither clock nor queue.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from .counting import NOTHING, Way
+from .level import Level
+from .token_window import TokenWindow
+from .untold import ALIKE, FULL_SECOND, SHORT, Boundary, Moment
+
+if TYPE_CHECKING:
+    from .budget import Budget
+    from .counting import Counts
+    from .headers import Kind, Quota
+    from .untold import Span
+    from .window import SlidingWindow
+
+_ROLLING = 0.9  # of a window: a reset as far away as that does not tell when the first of the limit comes back
+_ON_ITS_WAY = 1.0  # seconds until a call arrives, at most: a reset is counted from then
+_OVERTAKING = 0.3  # seconds by which a call that started later may arrive earlier
+_OFTEN_REFUSED = 0.05  # of the calls: then it is others that empty a bucket
+_BLAMED_FOR, _BLAMED = 5, 5  # refusals at least, for which others are blamed; windows for which they are
+_ROUNDED = 0.02  # of a limit: what it says is left may be rounded
+
+
+@dataclass(frozen=True, slots=True)
+class Mark:
+    """What a limiter had counted when a call started."""
+
+    time: float
+    requests: int
+    tokens: Counts
+
+
+UNMARKED = Mark(-math.inf, 0, NOTHING)  # of calls that started before the server had told anything
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What is known of an answer beside what its headers tell of limits.
+
+    Attributes:
+        now: when it is here.
+        call: what was counted as its call started; None: nobody knows whose it is.
+        is_refused: whether it refuses its call.
+        hint: seconds that Retry-After asks for; None: nothing.
+        at_most: seconds for which others' share is held.
+    """
+
+    now: float
+    call: Mark | None
+    is_refused: bool
+    hint: float | None
+    at_most: float
+
+
+class Others:
+    """What others take of the limits of a budget.
+
+    Args:
+        budget: whose windows they are.
+        asked: what the user set.
+        spans: what is known of windows whose lengths nobody tells.
+    """
+
+    def __init__(self, budget: Budget, asked: dict[Kind, int | None], spans: dict[Kind, Span]) -> None:
+        self._budget = budget
+        self._asked = asked
+        self._spans = spans
+        self._told_at: dict[Kind, float] = {"requests": -math.inf, "tokens": -math.inf}
+        self._moment, self._level = Moment(), Level()
+        self._by_start, self._by_end = Boundary(), Boundary()  # as told, if that is of calls' starts, and if it is of their ends
+        self._blamed_until = -math.inf  # for refusals that own calls do not explain
+
+    def served(self, quota: Quota) -> None:
+        """Learn how much there ever is left; whoever first gives a small bucket away ends the wait for a whole window."""
+        span = self._spans[quota.kind]
+        was_small = span.is_small
+        span.served(quota)
+        if span.is_small and not was_small:
+            self._told_at[quota.kind] = -math.inf
+
+    def take_away(self, quota: Quota, answer: Answer, *, is_pace: bool) -> float:
+        """Count what others have used, and return for how long nothing should start: until the reset at 0 left.
+
+        Where the limiter has counted the same, its own log knows better when there is room than "whole again" says.
+
+        Args:
+            quota: what is told.
+            answer: in which it is.
+            is_pace: whether its limit is a pace within the user's.
+        """
+        remaining, reset, window = quota.remaining, quota.reset, self._budget.window(quota.kind)
+        if remaining is None:
+            return 0.0
+        if window is None:
+            reset = min(reset or 0.0, self._budget.seconds) if quota.is_guess else reset or 0.0
+            return reset if remaining == 0 else 0.0
+        now, call = answer.now, answer.call
+        used = max(0, (quota.limit or window.limit) - remaining)  # by the server's count
+        if quota.kind == "requests" and self._follow_level(quota, remaining, answer):
+            return 0.0
+        if isinstance(window, TokenWindow) and call is not None and not answer.is_refused:
+            window.compare(now, used, call.time, call.tokens)
+        if quota.kind == "requests" and not answer.is_refused:
+            self._find_boundary(quota, answer, used, window.seconds)
+        age, own = self._held_against(answer, quota.kind, used)
+        if quota.is_date:
+            age = 0.0
+        # Told to the minute's end by a clock that may be wrong, a reset is no further away than the window is long.
+        most = window.seconds if reset is None or quota.is_guess else math.inf
+        reset = max(0.0, min(math.inf if reset is None else reset, most) - age)
+        wait = reset if remaining == 0 and quota.reset is not None else 0.0
+        missing = used if is_pace else window.limit - remaining
+        others = max(0, missing - own)
+        if others and not answer.is_refused and self._is_all_its_own(quota, answer):
+            others = 0
+        age_at_most = 0.0 if call is None else now - call.time
+        first, reset = self._back_after(quota, window, reset, answer.hint, others=others, missing=missing, age=age_at_most)
+        is_newer = call is None or call.time >= self._told_at[quota.kind]
+        if is_newer or others >= window.others(now):
+            back = now + min(first, answer.at_most), now + min(reset, answer.at_most)
+            window.take_away(others, *back, self._told_of(quota, answer), began_at=self._since(quota.kind, now))
+            self._told_at[quota.kind] = now
+        if call is not None and quota.kind == "requests" and self._asked["requests"] is None:
+            self._budget.forget_requests(call.time, used)
+        is_counted = others <= _ROUNDED * window.limit
+        is_rolling = own > 0 and reset + age >= _ROLLING * window.seconds
+        longest = max(reset, 0.0 if quota.window is None else quota.window)  # of which its own log may be too short to tell
+        rounded = 2 * FULL_SECOND if quota.is_date else FULL_SECOND if reset.is_integer() else 0.0
+        return 0.0 if (is_counted or is_rolling) and longest <= 1.05 * window.seconds + rounded else wait
+
+    @property
+    def _way(self) -> Way:
+        """How tokens are counted, as far as it is known."""
+        window = self._budget.window("tokens")
+        return window.counting.way if isinstance(window, TokenWindow) else Way.COST
+
+    def _is_all_its_own(self, quota: Quota, answer: Answer) -> bool:
+        """Whether what is missing of a bucket may be what was started here in the time in which the bucket fills by as much.
+
+        A bucket that holds less than the limit has never much left, and is whole again within seconds.
+        """
+        reset, window, span = quota.reset, self._budget.requests, self._spans["requests"]
+        if quota.kind == "tokens" or window is None or quota.is_guess or reset is None or max(reset, span.longest) > SHORT:
+            return False
+        seconds = reset + (FULL_SECOND if reset.is_integer() else 0.0)
+        rate = (quota.limit or window.limit) / window.seconds
+        if span.tells_of_one(quota, rate):
+            return False
+        missing = max(0.0, reset - (FULL_SECOND if quota.is_date else 0.0)) * rate
+        now, call = answer.now, answer.call
+        if self._is_refused_often(now):
+            return False
+        then = now if call is None or call is UNMARKED else call.time
+        return ALIKE * missing <= max(self._budget.starts_between(when - seconds, when) for when in (now, then))
+
+    def _is_refused_often(self, now: float, least: int = 1) -> bool:
+        """Whether so many calls are refused that others must be to blame."""
+        budget = self._budget
+        since = max(now - budget.seconds, budget.spaced_since)  # before, it may have been a burst
+        return budget.refused_since(since) >= max(least, _OFTEN_REFUSED * budget.starts_between(since, now))
+
+    def _told_of(self, quota: Quota, answer: Answer) -> float | None:
+        """Return the moment that an answer tells of, if that is known, and if others have taken what it says is missing."""
+        moment, call = self._moment, answer.call
+        if answer.is_refused or call is None or self._spans[quota.kind].is_small:
+            return None
+        if moment.is_start:
+            return call.time
+        return answer.now if moment.is_end or quota.kind == "tokens" else None
+
+    def _back_after(
+        self,
+        quota: Quota,
+        window: SlidingWindow | TokenWindow,
+        reset: float,
+        hint: float | None,
+        *,
+        others: int,
+        missing: int,
+        age: float,
+    ) -> tuple[float, float]:
+        """Return the seconds after which the first of what others have taken is back, and the last."""
+        span = self._spans[quota.kind]
+        first, each = reset, window.seconds / window.limit
+        if quota.reset is None and span.may_be_small(self._budget.at_once, window.limit):
+            first, reset = max(0.0, each - age), others * each  # as fast as the limit says, perhaps since the call started
+        elif quota.reset is not None and span.tells_of_one(quota, 1 / each):
+            reset = min(window.seconds, missing * each)
+        if quota.remaining == 0 and hint is not None:
+            # Retry-After tells when the first of them is back, `reset` when the last is, if the clocks agree.
+            return hint, hint if quota.is_guess else max(hint, min(reset, window.seconds))
+        return first, reset
+
+    def _follow_level(self, quota: Quota, left: int, answer: Answer) -> bool:
+        """Hold starts back by the level of a small bucket, and return whether it is known what others take of it."""
+        window, span, level, budget, now = self._budget.requests, self._spans["requests"], self._level, self._budget, answer.now
+        hold = None
+        if window is not None and span.is_small:
+            call = answer.call
+            started = now if call is None else None if call is UNMARKED else call.time
+            if answer.is_refused and started is not None:
+                level.refused(started)
+                if self._is_refused_often(now, _BLAMED_FOR):
+                    self._blamed_until = now + _BLAMED * budget.seconds
+            # It fills as fast as the server's limit says, which may be more than the user's, or told of a shorter time.
+            rate, most = max(quota.limit or 0, window.limit) / window.seconds, max(span.most_left, budget.at_once or 0)
+            level.learn(now, started, left, window, rate=rate, most=most)
+            hold = level.hold(now, window, rate=rate, most=most, is_blamed=now < self._blamed_until)
+        is_spaced = budget.at_once is not None  # then it is not emptied, but by others
+        budget.hold(None if hold is not None and is_spaced and not hold.is_shared else hold, now)
+        if window is None or hold is None:
+            return False
+        window.take_away(0, now, now)
+        return True
+
+    def _find_boundary(self, quota: Quota, answer: Answer, used: int, seconds: float) -> None:
+        """Learn where the server's window ends, if it is a fixed one."""
+        now, call, reset = answer.now, answer.call, quota.reset
+        if call is None or call is UNMARKED or reset is None or quota.is_guess:
+            return
+        end = now + reset
+        self._by_start.learn(call.time, now, end if quota.is_date else call.time + reset, used, seconds=seconds)
+        self._by_end.learn(call.time, now, end, used, seconds=seconds)
+
+    def _since(self, kind: Kind, now: float) -> float:
+        """Return when a fixed window began, if it is known to be one."""
+        end, window = self._by_start.end or self._by_end.end, self._budget.requests
+        if kind == "tokens" or end is None or window is None or now >= end:
+            return -math.inf
+        return end - window.seconds
+
+    def _served_since(self, since: float, until: float) -> int:
+        window = self._budget.requests
+        return 0 if window is None else len(window.served_between(since, until))
+
+    def _held_against(self, answer: Answer, kind: Kind, used: int) -> tuple[float, int]:
+        """Return how many seconds old an answer is at least, and what was counted here at the moment that it may tell of."""
+        now, call, moment = answer.now, answer.call, self._moment
+        own = self._budget.served(kind, now)
+        if call is None:
+            return 0.0, own
+        before = call.requests if kind == "requests" else call.tokens[self._way]
+        since = self._since(kind, now)
+        if since > -math.inf:
+            own, before = self._served_since(since, now), self._served_since(since, call.time)
+        age, most = max(0.0, now - call.time - _ON_ITS_WAY), max(own, before)
+        if call is UNMARKED or answer.is_refused:
+            return 0.0, most
+        if kind == "requests":
+            moment.learn(used - before, used - own)
+        elif moment.is_start or moment.is_end:  # tokens of calls under way are estimates, so neither count is exact
+            return age if moment.is_start else 0.0, most
+        if moment.is_start:  # some that started after it may have arrived before it
+            return age, min(most, before + self._budget.starts_between(call.time, call.time + _OVERTAKING))
+        if moment.is_end:
+            return 0.0, own
+        return age if used <= before else 0.0, most  # one that counts no later call was told as this one arrived

@@ -1,0 +1,112 @@
+"""Told limits: those that headers name, put into the windows of a budget as far as the user allows.
+
+Pure: it knows neither clock nor queue, and nothing of what is left.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+from .untold import ALIKE, FULL_SECOND, SHORT, Span
+
+if TYPE_CHECKING:
+    from .budget import Budget
+    from .headers import Kind, Quota
+
+_ROUNDING = 1e-6  # of what is calculated back and forth
+# Refusals by a server that served no more than so much of a limit, in a window whose length its resets told: then they tell of
+# something else. Two are served also where a limit is small, and fewer refusals may be bad luck.
+_HARDLY, _FEW, _A_FEW = 0.1, 2, 3
+
+
+class ToldLimits:
+    """The limits of a budget, as a server tells them.
+
+    Args:
+        budget: whose windows they are.
+        asked: what the user set, and may set anew: what headers say may be less, and is never more.
+
+    Attributes:
+        spans: what is known of the windows whose lengths nobody tells.
+    """
+
+    def __init__(self, budget: Budget, asked: dict[Kind, int | None]) -> None:
+        self._budget = budget
+        self._asked = asked
+        self.spans: dict[Kind, Span] = {"requests": Span(), "tokens": Span()}
+        self._length_since = math.inf  # when the window of requests got the length that resets tell
+
+    def is_of_bursts(self, quota: Quota) -> bool:
+        """Whether it tells of the bursts that the user set, as a bucket does: its own log keeps to these better."""
+        burst = self._budget.burst
+        if quota.kind == "tokens" or quota.window is not None or burst is None or burst == self._asked["requests"]:
+            return False
+        return quota.limit == burst or (quota.limit is None and (quota.remaining or 0) <= burst)
+
+    def set(self, quota: Quota, now: float, active: int) -> bool:
+        """Set a limit that is told, as far as the user allows, and return whether it only is a pace within the user's.
+
+        Args:
+            quota: what is told.
+            now: seconds.
+            active: calls that are under way, which were not counted if there was no limit.
+        """
+        limit, asked, budget = quota.limit, self._asked[quota.kind], self._budget
+        if limit is None:
+            return False
+        seconds = self.spans[quota.kind].seconds(quota, budget.seconds) if quota.window is None else quota.window
+        if asked is None:
+            self._set_alone(quota.kind, limit, seconds, now, active)
+            return False
+        share = limit * budget.seconds / asked
+        if self._tells_no_longer_than(share, quota):
+            seconds = min(seconds, share)
+        is_pace = seconds < ALIKE * budget.seconds and limit < asked
+        if is_pace and quota.kind == "requests":
+            budget.set_pace(limit, seconds, now)  # as well as the user's own
+        within = limit if ALIKE <= seconds / budget.seconds <= 1 else max(1, int(limit * budget.seconds / seconds + _ROUNDING))
+        self._set_limit(quota.kind, min(within, asked))
+        if is_pace and budget.tokens is not None and quota.kind == "tokens":
+            budget.tokens.set_slice(limit, max(seconds, share), now)
+        return is_pace
+
+    def _set_alone(self, kind: Kind, limit: int, seconds: float, now: float, active: int) -> None:
+        """Set a limit where the user set none."""
+        budget = self._budget
+        before = budget.window(kind)
+        if kind == "requests" and (before is None or before.seconds != seconds):
+            self._length_since = now
+            budget.disregard_until(now)
+        self._set_limit(kind, limit, seconds)
+        if kind == "requests" and before is None:
+            for _ in range(active):  # as many at least were not counted, and the server does
+                budget.book(now, 0)
+
+    def _set_limit(self, kind: Kind, limit: int, seconds: float | None = None) -> None:
+        set_limit = self._budget.set_requests if kind == "requests" else self._budget.set_tokens
+        set_limit(limit, seconds)
+
+    def _tells_no_longer_than(self, seconds: float, quota: Quota) -> bool:
+        """Whether a window, as far as the API tells, may be as short as that: then the user's limit is told in other words."""
+        longest = quota.window
+        if longest is None:
+            longest = self.spans[quota.kind].longest
+            most = SHORT if quota.kind == "requests" else self._budget.seconds / 2
+            if quota.reset is None or quota.is_guess or not longest or seconds > most:
+                return False
+        return longest - (FULL_SECOND if longest.is_integer() else 0.0) <= seconds  # full seconds are rounded up
+
+    def doubt_length(self, now: float, stamp: float) -> None:
+        """Take the word of resets for another, where a server refuses nearly all that would fit the window they tell.
+
+        Args:
+            now: seconds.
+            stamp: when a call started that was refused.
+        """
+        window = self._budget.requests
+        if window is None or window.seconds >= self._budget.seconds or stamp <= self._length_since:
+            return
+        served = self._budget.served("requests", now)
+        if served <= max(_FEW, _HARDLY * window.limit) and self._budget.refused_since(self._length_since) >= _A_FEW:
+            self.spans["requests"].is_of_one = True
