@@ -2,7 +2,8 @@
 
 Pure: times are arguments, in seconds. Whether the API counts back from each call or by its own clock, a window is known by a
 cycle: a first start, all that fit, a pause until the window has passed. Its length lies between the last call that was refused
-and the first that was admitted, and the first call of a cycle narrows that down. How many fit is probed upwards, rarely.
+and the first that was admitted, and the first call of a cycle narrows that down. How many fit is probed upwards, at once and then
+rarely.
 """
 
 from __future__ import annotations
