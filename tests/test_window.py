@@ -331,6 +331,17 @@ def test_what_was_refused_or_has_left_a_servers_window_is_not_served_in_it() -> 
     assert len(window.times) == 4  # reading forgets nothing
 
 
+@given(st.lists(st.integers(0, 9), max_size=9), st.sets(st.integers(0, 8)), st.integers(-1, 10), st.integers(0, 10))
+def test_as_many_are_served_between_as_would_be_listed(times: list[int], refused: set[int], after: int, longer: int) -> None:
+    window = SlidingWindow(100, 60.0)
+    for at in sorted(times):
+        window.add(at)
+    for place in refused:
+        if place < len(times):
+            window.refuse(times[place])
+    assert window.count_served_between(after, after + longer) == len(window.served_between(after, after + longer))
+
+
 def test_others_who_are_gone_are_expected_no_more() -> None:
     window = SlidingWindow(100, 60.0)
     window.take_away(50, 60.0, 60.0, told_at=0.0)

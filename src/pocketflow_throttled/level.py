@@ -98,7 +98,7 @@ class _Track:
     def left(self, now: float, others: float, free: float, window: SlidingWindow, most: int) -> float:
         """Return how many may be started now, others' share and what they may take at random aside."""
         age = now - self.time
-        level = self.level + free * age - len(window.served_between(self.time, now))
+        level = self.level + free * age - window.count_served_between(self.time, now)
         return min(most, max(0.0, level)) - min(most / 2, _DEVIATIONS * math.sqrt(others * (age + _ON_THE_WAY)))
 
     def learn(self, time: float, left: int, window: SlidingWindow, rate: float, most: int) -> None:

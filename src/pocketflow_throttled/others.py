@@ -241,7 +241,7 @@ class Others:
 
     def _served_since(self, since: float, until: float) -> int:
         window = self._budget.requests
-        return 0 if window is None else len(window.served_between(since, until))
+        return 0 if window is None else window.count_served_between(since, until)
 
     def _held_against(self, answer: Answer, kind: Kind, used: int) -> tuple[float, int]:
         """Return how many seconds old an answer is at least, and what was counted here at the moment that it may tell of."""

@@ -202,6 +202,12 @@ class SlidingWindow(Window):
                 served.remove(refused[index])
         return served
 
+    def count_served_between(self, after: float, until: float) -> int:
+        """Return how many these are, without a look at each: it is asked at every answer."""
+        times, refused = self.times, self._refused
+        count = bisect_right(times, until) - bisect_right(times, after)
+        return max(0, count - bisect_right(refused, until) + bisect_right(refused, after))
+
     def used(self, now: float) -> int:
         """Return how many starts are in the window at `now`, others' included. Reading forgets nothing."""
         return self.own(now) + self.others(now)
