@@ -848,6 +848,16 @@ def test_answers_to_calls_that_started_at_once_tell_of_no_fixed_window_as_the_la
         assert boundary.end is None
 
 
+def test_a_window_that_turned_out_not_to_be_fixed_is_taken_for_fixed_no_sooner_than_any_other() -> None:
+    boundary = Boundary()
+    for call in (0, 4):
+        boundary.learn(call, call + 1.0, 60.0, 1 + call, seconds=60.0)
+    assert boundary.end == 60.0
+    for call in range(9):  # started at once, so that the last start does not move
+        boundary.learn(20.0, 21.0 + call, 80.0, 10 + call, seconds=60.0)
+        assert boundary.end is None
+
+
 # --- where headers come from
 
 

@@ -57,10 +57,8 @@ class Span:
     def _forget(self, limit: int) -> None:
         self._limit = limit
         self._least, self._most = 0.0, math.inf
-        self._answers = (
-            0  # that tell how fast it comes back, if it does so bit by bit: between two bounds, in seconds for all of it
-        )
-        self._fastest, self._slowest = 0.0, math.inf
+        self._answers = 0  # that tell how fast it comes back, if it does so bit by bit ...
+        self._fastest, self._slowest = 0.0, math.inf  # ... as bounds, in seconds for all of it
         self._least_used, self._most_used = math.inf, 0
         self.is_of_one = False  # whether resets tell of the next single call
         self._most_left: int | None = None  # that was told of this limit when a call was served
@@ -199,12 +197,10 @@ class Boundary:
             used: of the limit.
             seconds: length of the window.
         """
-        if self._is_fixed:
-            expected = self._end + round((end - self._end) / seconds) * seconds
-            self._is_fixed = abs(end - expected) <= _SAME_END
-            self._end = min(end, expected) if self._is_fixed else end
-        elif abs(end - self._end) > _SAME_END:
-            self._end, self._answered, self._used = end, answered, used
+        if self._is_fixed:  # then other windows may have ended since
+            self._end += round((end - self._end) / seconds) * seconds
+        if abs(end - self._end) > _SAME_END:
+            self._end, self._answered, self._used, self._is_fixed = end, answered, used, False
         else:
             self._end = min(self._end, end)
-            self._is_fixed = started >= self._answered + _LATER and used > self._used
+            self._is_fixed = self._is_fixed or (started >= self._answered + _LATER and used > self._used)
