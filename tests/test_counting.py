@@ -170,6 +170,20 @@ def test_what_a_call_costs_more_than_was_counted_at_first_counts_from_its_end() 
     assert window.counts(69.0) == NOTHING
 
 
+def test_who_waits_for_what_a_call_cost_more_is_let_go_when_that_leaves() -> None:
+    window = TokenWindow(limit=1000, seconds=60.0)
+    first = window.add(0.0, 100, estimated=200)
+    assert window.opens_at(1.0) == 60.0  # none has ended yet
+    window.correct(first, 900, 9.0)
+    window.forget(60.0)
+    window.add(60.0, 100, estimated=100)
+    window.counting.started(60.0, [Way.SETTLED], [Way.SETTLED])
+    assert window.counting.refused(60.0)
+    assert not window.fits(61.0, 500, estimated=500)
+    assert window.opens_at(61.0) == 69.0
+    assert window.fits(69.0, 500, estimated=500)
+
+
 @pytest.mark.parametrize("seconds", [1.0, 60.0])
 def test_calls_that_were_never_sent_or_have_left_count_in_no_way(seconds: float) -> None:
     window = TokenWindow(limit=1000, seconds=seconds)

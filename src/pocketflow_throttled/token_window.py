@@ -145,6 +145,8 @@ class TokenWindow(Window):
         """Return when the oldest spend leaves, or others' share: the next moment at which anything changes by itself."""
         own = self.spends[0].time + self.span if self.spends else math.inf
         own = min(own, self.counting.opens_at(now))
+        if self._settled and self._more[Way.SETTLED] > 0:
+            own = min(own, self._settled[0][0] + self.span)  # what calls cost more has come later, and leaves later
         return min(own, self._others_back_at(now)) if self._taken else own
 
     def add(self, now: float, cost: int, variance: int = 0, estimated: int = 0) -> Spend:
