@@ -1,9 +1,9 @@
-"""Counting: whether a server counts more tokens of calls than these cost, as far as it can be found out. Pure.
+"""Counting: what a server counts of the tokens of a call, as far as it can be found out. Pure.
 
-Most count what calls cost, as far as one can tell. Some count what calls may cost at most, input and `max_tokens`, until they
-end, and then what they cost; others never give back what is too much. Who starts all that fits by what calls cost finds out by
-many refusals at once. So what would not fit at one of those is tried, a call at a time and then faster and faster, until it is
-refused or known to be served.
+Most count what a call costs, as far as one can tell. Some count its estimate, input and `max_tokens`, until it ends, then what
+it cost; others count the estimate for good. Who starts all that fits by what calls cost finds out by many refusals at once. So
+a call that would not fit in one of these ways is a try: the next one follows after a gap, which becomes shorter and shorter,
+until one is refused or the way is ruled out.
 """
 
 from __future__ import annotations
@@ -13,26 +13,27 @@ from enum import IntEnum
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Container, Iterable
 
-# Of the window: until the next try, by when a refusal is back. Each try halves it, but not if one was refused before.
+# Of the window, from a try to the next, for a refusal to be back by then. Each try halves it, unless one was refused before.
 _FIRST_GAP, _LEAST_GAP = 1 / 150, 1 / 1200
-_SERVED = 16  # tries that were not refused, after which a server is known not to count so ...
-_MOST_SERVED, _PER_REFUSAL = 32, 8  # ... for as many as one refusal outweighs: so many, of so many at most
+# So many tries that were served rule a way out. A refusal outweighs some of them, and no more than so many are remembered:
+# so a few refusals are enough to doubt it again.
+_RULED_OUT, _PER_REFUSAL, _MOST_SERVED = 16, 8, 32
 _TOGETHER = 0.3  # seconds: calls that start so close to each other arrive in any order, and the last of them are refused
-_MOST_OF = 0.5  # what was tried in a moment: with so much of it refused, each refusal counts, and else one
-_BESIDE = 1  # refusals of a moment beyond those of what was tried in it, at most
-_NEXT_TRY, _MUCH_LATER = 1.0, 8.0  # windows until what was refused is tried again, and when it was refused again
-_CLEARLY = 0.05  # of the limit: what is left tells how is counted, if the ways differ by more
+_MOST_OF = 0.5  # of the tries of such a moment: from there on each refusal outweighs served ones, before that only the first
+_BESIDE = 1  # refusals of a moment beyond its tries: with more, something else is the reason
+_NEXT_TRY, _MUCH_LATER = 1.0, 8.0  # windows from a refused try to the next, after the first one and after any other
+_CLEARLY = 0.05  # of the limit: by what differs less, an answer tells no way from another
 
 
 class Way(IntEnum):
-    """What a server counts of a call, what asks for the least caution first."""
+    """What a server counts of a call; the later, the more caution it takes."""
 
     COST = 0  # what it costs
-    SETTLED = 1  # what it was estimated at, and as it ends, what it cost more or less, then
-    SETTLED_BACK = 2  # what it was estimated at, and as it ends, what it cost, as if that had been counted before
-    ESTIMATE = 3  # what it was estimated at, or what it cost if that is more
+    SETTLED = 1  # its estimate as it starts and, as it ends, the difference to what it cost: each leaves the window by itself
+    SETTLED_BACK = 2  # its estimate until it ends, then what it cost, both as of its start
+    ESTIMATE = 3  # its estimate for good, or what it cost if that is more
 
 
 Counts = tuple[int, ...]  # what is counted, by each way
@@ -40,24 +41,23 @@ NOTHING: Counts = (0,) * len(Way)
 
 
 class _Doubt:
-    """Whether a server counts in one way, which would refuse some calls that are tried."""
+    """Whether a server counts in one way, by the tries that this way would refuse."""
 
     __slots__ = ("at_once", "barred_until", "is_known", "next_at", "refusals", "refused_at", "served", "tried_at", "tries")
 
     def __init__(self) -> None:
         self.is_known = False  # that it does
-        self.served = 0  # tries, less what refusals outweigh
-        self.refusals, self.refused_at = 0, -math.inf  # of tries, those at once as one
-        self.tries = 0  # since one was refused
-        self.tried_at = -math.inf  # when one was tried the last time, ...
-        self.at_once = 0  # ... and how many since the first of that moment
-        self.next_at = -math.inf  # when the next may be tried ...
-        self.barred_until = -math.inf  # ... unless answers tell better than that would
+        self.served = 0  # tries, until they are refused, less those that refusals outweigh
+        self.tries = 0  # since the last refusal
+        self.refusals, self.refused_at = 0, -math.inf  # windows with refusals that were put down to it, and the last such refusal
+        self.tried_at, self.at_once = -math.inf, 0  # the last try, and how many since the first of its moment
+        self.next_at = -math.inf  # of the next try, by the gap and by refusals ...
+        self.barred_until = -math.inf  # ... and by answers
 
     @property
-    def is_over(self) -> bool:
-        """Whether it is known not to."""
-        return self.served >= _SERVED
+    def is_ruled_out(self) -> bool:
+        """Whether the server is known not to."""
+        return self.served >= _RULED_OUT
 
     @property
     def opens_at(self) -> float:
@@ -65,19 +65,19 @@ class _Doubt:
         return max(self.next_at, self.barred_until)
 
     def started(self, now: float, window: float, *, is_clear: bool) -> None:
-        """Learn that one is tried, and whether it is clear that it would be refused if the server counted so."""
+        """Learn of a try, and whether this way would refuse it whatever arrives when."""
         self.at_once = self.at_once + 1 if now <= self.tried_at + _TOGETHER else 1
         self.tried_at = now
         self.tries += 1
-        if not self.is_over:
-            faster = 1.0 if self.refusals else 2 ** min((self.tries + self.served) / 2, _SERVED)
-            self.next_at = now + max(_LEAST_GAP, _FIRST_GAP / faster) * window
+        if not self.is_ruled_out:
+            gap = _FIRST_GAP if self.refusals else max(_LEAST_GAP, _FIRST_GAP * 0.5 ** ((self.tries + self.served) / 2))
+            self.next_at = now + gap * window
         if is_clear:
             self.served = min(_MOST_SERVED, self.served + 1)
-            self.is_known = self.is_known and not self.is_over
+            self.is_known = self.is_known and not self.is_ruled_out
 
     def blame(self, stamp: float, window: float) -> None:
-        """Take a refusal of a call that started at a time for a proof."""
+        """Put the refusal of a call that started at a time down to it."""
         if stamp >= self.refused_at + _NEXT_TRY * window:
             self.refusals, self.refused_at = self.refusals + 1, stamp
         windows = _NEXT_TRY if self.refusals == 1 else _MUCH_LATER
@@ -85,7 +85,7 @@ class _Doubt:
         self.is_known = True
 
     def take_back(self) -> None:
-        """Take the last refusal for none."""
+        """Put the last refusal down to something else."""
         self.refusals -= 1
         self.is_known = self.refusals > 0
         self.next_at = self.refused_at = -math.inf
@@ -115,8 +115,8 @@ class Counting:
     def __init__(self, seconds: float) -> None:
         self._seconds = seconds
         self._is_told = False
-        self._blamed: _Doubt | None = None  # for the last refusal
-        self._refused_at, self._refused = -math.inf, 0  # the last moment of refusals, and how many
+        self._blamed: _Doubt | None = None  # to which the last refusal was put down
+        self._refused_at, self._refused = -math.inf, 0  # the last refusal, and how many since the first of its moment
         self._doubts = {way: _Doubt() for way in Way if way}
 
     @property
@@ -127,42 +127,45 @@ class Counting:
     def may_start(self, now: float, beyond: Iterable[Way]) -> bool:
         """Whether a call may start that would not fit if the server counted in one of these ways."""
         doubts = self._doubts
-        return all(doubts[way].is_over or now >= doubts[way].opens_at for way in beyond)
+        return all(doubts[way].is_ruled_out or now >= doubts[way].opens_at for way in beyond)
 
     def opens_at(self, now: float) -> float:
-        """Return when something may be tried again that may not be now."""
+        """Return when the next try may start that may not now."""
         return min((doubt.opens_at for doubt in self._doubts.values() if doubt.opens_at > now), default=math.inf)
 
-    def started(self, now: float, beyond: Iterable[Way], clearly: Iterable[Way]) -> None:
-        """Learn that a call starts which would not fit, and for which ways that is clear whatever arrives when."""
+    def started(self, now: float, beyond: Iterable[Way], clearly: Container[Way]) -> None:
+        """Learn that a call starts which would not fit in some ways, and in which of them not whatever arrives when."""
         for way in beyond:
             self._doubts[way].started(now, self._seconds, is_clear=way in clearly)
 
     def refused(self, stamp: float) -> bool:
-        """Learn that a call was refused that started at a time, and return whether that tells how is counted."""
+        """Learn that a call was refused that started at a time, and return whether that tells how is counted.
+
+        Any try of the same moment may be to blame, but for no more refusals than there were tries.
+        """
         tried = [doubt for doubt in self._doubts.values() if abs(stamp - doubt.tried_at) <= _TOGETHER]
         if not tried:
             return False
         for doubt in tried:
             doubt.served, doubt.tries = max(0, doubt.served - 1), 0
-        is_news = abs(stamp - self._refused_at) > _TOGETHER
-        self._refused_at, self._refused = stamp, 1 if is_news else self._refused + 1
+        is_first = abs(stamp - self._refused_at) > _TOGETHER
+        self._refused_at, self._refused = stamp, 1 if is_first else self._refused + 1
         likely = [doubt for doubt in tried if self._refused <= doubt.at_once + _BESIDE]
-        if self._blamed is not None and not is_news and self._blamed not in likely:
-            self.explain()  # by what would refuse them however is counted
+        if not is_first and self._blamed not in likely:
+            self.explain()
         if not likely:
             return False
-        blamed = next((doubt for doubt in likely if not doubt.is_over), likely[0])
-        if is_news or self._refused >= _MOST_OF * blamed.at_once:
+        blamed = next((doubt for doubt in likely if not doubt.is_ruled_out), likely[0])
+        if is_first or self._refused >= _MOST_OF * blamed.at_once:
             blamed.served = max(0, blamed.served - _PER_REFUSAL)
-        if blamed.is_over:
+        if blamed.is_ruled_out:
             return False
         blamed.blame(stamp, self._seconds)
         self._blamed = blamed
         return True
 
     def explain(self) -> None:
-        """Take back what the last refusal told: what calls cost explains it."""
+        """Take back what the last refusal told of how is counted: something else explains it."""
         if self._blamed is not None:
             self._blamed.take_back()
             self._blamed = None
@@ -182,7 +185,7 @@ class Counting:
         more_than_cost = max(by_start[Way.COST], by_end[Way.COST]) + clearly
         for way, doubt in self._doubts.items():
             counted = min(by_start[way], by_end[way]) - unsure
-            if doubt.is_over or counted <= more_than_cost:
+            if doubt.is_ruled_out or counted <= more_than_cost:
                 continue
             if used < counted - clearly:
                 doubt.is_known, doubt.barred_until = doubt.refusals > 0, -math.inf
