@@ -76,7 +76,7 @@ class Observing(Waiting):
         self._observe(lowered(told_by(response, "headers")), longest_pause.get(), is_refused=is_refused)
 
     def _observe(self, headers: dict[str, str], at_most: float, *, is_refused: bool) -> bool:
-        """Learn from headers, and return whether its own log tells of a limit that is used up when there is room again."""
+        """Learn from headers, and return whether a limit is used up whose own log tells when there is room again."""
         if not headers:
             return False
         hint = retry_after(headers)

@@ -19,7 +19,9 @@ if TYPE_CHECKING:
 _DEVIATIONS = 2
 _MORE = (Way.SETTLED, Way.SETTLED_BACK, Way.ESTIMATE)
 _ARRIVES = 0.1  # seconds until a call arrives, or so: what leaves the server's window by then is not in its way
-_AS_LONG, _WAITED = 4.0, 0.25  # as the first call took, in which those that start next have told; at most, of the window
+# Calls that started before anything was told tell of no known moment. Until the next ones do, nothing is tried: for so many times
+# as long as the first call took, or for such a part of the window.
+_AS_LONG, _WAITED = 4.0, 0.25
 _IN_ANY_ORDER = 0.3  # seconds: of calls that start so close to each other, any arrives first
 _ENDED = 2  # calls that may have ended at the server whose answers are not here yet
 
