@@ -6,7 +6,7 @@ Pure: `now` is an argument, in seconds. It knows neither slots nor who waits.
 from __future__ import annotations
 
 import math
-from bisect import insort
+from bisect import bisect_left, insort
 from collections import deque
 from itertools import takewhile
 from typing import TYPE_CHECKING
@@ -226,8 +226,7 @@ class Budget(Spaced):
         """Forget the oldest starts made until then, so that `used` are counted: as many as the server does."""
         times = self.requests.times if self.requests is not None else deque[float]()
         if len(times) > used:
-            since = sum(1 for _ in takewhile(lambda stamp: stamp >= until, reversed(times)))
-            later = max(0, since - 1)  # those that started with it may have arrived after it
+            later = max(0, len(times) - bisect_left(times, until) - 1)  # those that started with it may have arrived after it
             for _ in range(len(times) - later - used):
                 times.popleft()
 
