@@ -198,6 +198,14 @@ def test_a_faster_pace_is_tried_the_more_rarely_the_longer_the_api_asks_to_wait_
     assert starts_between_refused_probes(wait=2.0) == pytest.approx(50 * 2.0 / 0.1, abs=5)  # a fiftieth of the starts is lost
 
 
+def test_a_wait_beyond_all_measure_is_no_trouble_to_a_pace() -> None:
+    rate, closing = closed(0.0, 5.0, hinted_until=5.1)
+    rate.explain(closing, now=5.1)
+    rate._pace._probe()
+    rate._pace.correct(5.2, wait=1e308)
+    assert not rate._pace.is_probing
+
+
 def test_refusals_in_a_row_are_no_mere_correction_of_a_pace() -> None:
     rate, closing = closed(0.0, 5.0, hinted_until=5.1)
     rate.explain(closing, now=5.1)

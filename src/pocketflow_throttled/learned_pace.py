@@ -24,6 +24,7 @@ _STARTS = 14  # held back before the next step
 _MOST_CERTAIN = 3  # times that a pace was found again: each halves the steps, and doubles the starts before them
 _RAREST = 5  # the same, of the starts after a refused step ...
 _WORTH = 50  # ... or as many starts for each that could have been made while the API asked to wait
+_NEVER = 1e9  # starts
 _SHORTEST_WINDOW, _LONGEST_PATIENCE = 1.0, 5.0  # seconds: for so long may go well what is too fast
 _SAME = 0.85  # paces that differ by less than that are the same
 _ENOUGH = 10  # starts to measure a pace by: a single one more or less must not make it
@@ -137,8 +138,8 @@ class LearnedPace(Probing):
         if self.is_probing:
             self._times_returned = min(self._times_returned + 1, _MANY)
             self.hold(self._good[1], 2 ** min(self._times_returned, _MOST_CERTAIN))
-            rarest = max(_STARTS * 2**_RAREST, int(_WORTH * wait / self.seconds))
-            self._after = min(_STARTS * 2**self._times_returned, rarest)
+            rarest = max(_STARTS * 2**_RAREST, min(_WORTH * wait / self.seconds, _NEVER))
+            self._after = int(min(_STARTS * 2**self._times_returned, rarest))
             return
         if self.is_full(started):
             self.hold(_SLOWER * self._good[1], 2**_MOST_CERTAIN)
