@@ -935,32 +935,43 @@ class _Down(AdaptiveThrottledNode):
 
     max_concurrent = 20
     since, until = 2.0, math.inf
+    cap = math.inf
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**settings)
+        self.under_way = 0
 
     async def prep_async(self, shared: Any) -> Any:
         return range(shared)
 
     async def exec_async(self, item: int) -> int:
-        down = self.since <= now() < self.until
-        await asyncio.sleep(0.05)
+        down = self.since <= now() < self.until or self.under_way >= self.cap
         if down:
+            await asyncio.sleep(0.05)
             raise RateLimitHit("down")
-        await asyncio.sleep(1)
+        self.under_way += 1
+        await asyncio.sleep(0.95 + item % 3 * 0.05)
+        self.under_way -= 1
         return item
 
     async def exec_fallback_async(self, item: int, exc: Exception) -> None:
         return None
 
 
-@pytest.mark.parametrize("seconds", [20.0, 60.0, 100.0, 400.0, 3000.0])
+@pytest.mark.parametrize("seconds", [5.0, 20.0, 60.0, 100.0, 400.0, 3000.0])
 @pytest.mark.parametrize("since", [0.5, 2.0, 5.0])
-def test_an_api_that_is_down_at_first_is_not_taken_for_one_that_allows_few_calls(since: float, seconds: float) -> None:
+@pytest.mark.parametrize("cap", [8, math.inf])
+def test_an_api_that_is_down_at_first_is_not_taken_for_one_that_allows_few_calls(
+    cap: float, since: float, seconds: float
+) -> None:
     async def main() -> float:
         node = _Down(rate_limit_timeout=1e5)
+        node.cap = cap
         node.since, node.until = now() + since, now() + since + seconds
         await node.run_async(600)
         return now() - node.until
 
-    assert run_virtual(main()) < 120  # 36 of them for the calls
+    assert run_virtual(main()) < 120 + 2 * 600 / cap  # of them for the calls, without a limit 36
 
 
 def test_a_batch_long_after_one_that_was_given_up_is_as_fast_as_any() -> None:

@@ -102,6 +102,9 @@ class LearnedRate:
         held = self.held
         if held is None or self.is_smoothing:
             return False
+        if isinstance(held, LearnedWindow) and held.is_disproved:
+            self.held = None
+            return False
         if isinstance(held, LearnedWindow) and held.learns_length(started):
             return True
         if self._absorbed >= _MOST_ABSORBED or not held.explains(started):
