@@ -117,6 +117,10 @@ class LearnedRate:
             held.correct(started, wait)
         return True
 
+    def probes_window(self, started: float) -> bool:
+        """Return whether a call only started because more may fit into a window than is known."""
+        return isinstance(self.held, LearnedWindow) and self.held.is_probed_by(started)
+
     def was_idle(self, until: float) -> None:
         """Take note that nobody called for a while, though nothing held a call back."""
         self._pace.was_idle(until)

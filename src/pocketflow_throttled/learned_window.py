@@ -22,6 +22,7 @@ _CLOCK_MARGIN = 1.005
 _FEWEST_STARTS = 30  # held back before a probe
 _RARER = 4  # times as many after a refused probe
 _PART = 10  # of the starts known, the largest step
+_FEW = 2  # more than were known, or as large a step: so far a refusal may as well be another limit's
 _DOUBT = 0.04  # of its length, up to which that need not be known
 # Seconds: a usual window so long is doubted once, a shorter one twice. So many count by the minute that it is hardly another.
 _MINUTE = 60.0
@@ -134,6 +135,10 @@ class LearnedWindow(Probing):
         self.seconds = seconds
         self._good = (self._good[0], seconds)
         self._trying = self._tried = None
+
+    def is_probed_by(self, started: float) -> bool:
+        """Return whether a call only started because a few more may fit."""
+        return self._is_beyond(started) and self._good[0] <= self._base + max(_FEW, self._base // _PART)
 
     def explains(self, started: float) -> bool:
         """Return whether a refusal is no more than the end of a probe."""
