@@ -974,6 +974,25 @@ def test_an_api_that_is_down_at_first_is_not_taken_for_one_that_allows_few_calls
     assert run_virtual(main()) < 90 + 600 / min(cap, 20)
 
 
+@pytest.mark.parametrize("seconds", [30.0, 120.0])
+def test_an_api_that_refuses_half_of_the_calls_for_a_while_is_not_taken_for_one_that_allows_few(seconds: float) -> None:
+    chance = random.Random(1)
+
+    async def call(item: int) -> int:
+        if now() < until and chance.random() < 0.5:
+            await asyncio.sleep(0.05)
+            raise RateLimitHit("busy", retry_after=5.0)
+        await asyncio.sleep(chance.uniform(0.9, 1.1))
+        return item
+
+    async def main() -> float:
+        await Adapting(call, rate_limit_timeout=1e5).run_async({"items": range(600)})
+        return now() - until
+
+    until = seconds
+    assert run_virtual(main()) < 250
+
+
 def test_a_batch_long_after_one_that_was_given_up_is_as_fast_as_any() -> None:
     async def main() -> float:
         node = _Down(rate_limit_timeout=100.0)
