@@ -993,6 +993,18 @@ def test_an_api_that_refuses_half_of_the_calls_for_a_while_is_not_taken_for_one_
     assert run_virtual(main()) < 250
 
 
+@pytest.mark.parametrize("since", [0.5, 5.0])
+def test_one_long_wait_that_is_asked_for_early_does_not_hold_a_batch_back_for_long(since: float) -> None:
+    async def call(item: int) -> int:
+        if since <= now() < since + 1:
+            await asyncio.sleep(0.05)
+            raise RateLimitHit("down", retry_after=30.0)
+        await asyncio.sleep(0.95 + item % 3 * 0.05)
+        return item
+
+    assert seconds_for(Adapting(call), 600) <= 30 + 80  # at the best 30 + 30
+
+
 def test_a_batch_long_after_one_that_was_given_up_is_as_fast_as_any() -> None:
     async def main() -> float:
         node = _Down(rate_limit_timeout=100.0)

@@ -358,7 +358,7 @@ class AdaptiveRule:
             self._is_cap, self._has_climbed = True, False
             level = max(self.settings.min_concurrent, min(ceiling.target, closing.level - 1))
             cost = self._asked.times * self._timing.cost(self._asked.seconds, level)
-            ceiling.found(level, is_doubted=False, cost=cost)
+            ceiling.found(level, is_doubted=self._asked.times == 1, cost=cost)  # it may have been down for a moment
             self._change(now, min(self.limit, ceiling.target), "as many as were admitted")
             ceiling.stay_clear(self.limit)
             return
