@@ -935,32 +935,74 @@ class _Down(AdaptiveThrottledNode):
 
     max_concurrent = 20
     since, until = 2.0, math.inf
+    cap = math.inf
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**settings)
+        self.under_way = 0
 
     async def prep_async(self, shared: Any) -> Any:
         return range(shared)
 
     async def exec_async(self, item: int) -> int:
-        down = self.since <= now() < self.until
-        await asyncio.sleep(0.05)
+        down = self.since <= now() < self.until or self.under_way >= self.cap
         if down:
+            await asyncio.sleep(0.05)
             raise RateLimitHit("down")
-        await asyncio.sleep(1)
+        self.under_way += 1
+        await asyncio.sleep(0.95 + item % 3 * 0.05)
+        self.under_way -= 1
         return item
 
     async def exec_fallback_async(self, item: int, exc: Exception) -> None:
         return None
 
 
-@pytest.mark.parametrize("seconds", [20.0, 60.0, 100.0, 400.0, 3000.0])
+@pytest.mark.parametrize("seconds", [5.0, 20.0, 60.0, 100.0, 400.0, 3000.0])
 @pytest.mark.parametrize("since", [0.5, 2.0, 5.0])
-def test_an_api_that_is_down_at_first_is_not_taken_for_one_that_allows_few_calls(since: float, seconds: float) -> None:
+@pytest.mark.parametrize("cap", [4, 8, math.inf])
+def test_an_api_that_is_down_at_first_is_not_taken_for_one_that_allows_few_calls(
+    cap: float, since: float, seconds: float
+) -> None:
     async def main() -> float:
         node = _Down(rate_limit_timeout=1e5)
+        node.cap = cap
         node.since, node.until = now() + since, now() + since + seconds
         await node.run_async(600)
         return now() - node.until
 
-    assert run_virtual(main()) < 120  # 36 of them for the calls
+    assert run_virtual(main()) < 90 + 600 / min(cap, 20)
+
+
+@pytest.mark.parametrize("seconds", [30.0, 120.0])
+def test_an_api_that_refuses_half_of_the_calls_for_a_while_is_not_taken_for_one_that_allows_few(seconds: float) -> None:
+    chance = random.Random(1)
+
+    async def call(item: int) -> int:
+        if now() < until and chance.random() < 0.5:
+            await asyncio.sleep(0.05)
+            raise RateLimitHit("busy", retry_after=5.0)
+        await asyncio.sleep(chance.uniform(0.9, 1.1))
+        return item
+
+    async def main() -> float:
+        await Adapting(call, rate_limit_timeout=1e5).run_async({"items": range(600)})
+        return now() - until
+
+    until = seconds
+    assert run_virtual(main()) < 250
+
+
+@pytest.mark.parametrize("since", [0.5, 5.0])
+def test_one_long_wait_that_is_asked_for_early_does_not_hold_a_batch_back_for_long(since: float) -> None:
+    async def call(item: int) -> int:
+        if since <= now() < since + 1:
+            await asyncio.sleep(0.05)
+            raise RateLimitHit("down", retry_after=30.0)
+        await asyncio.sleep(0.95 + item % 3 * 0.05)
+        return item
+
+    assert seconds_for(Adapting(call), 600) <= 30 + 80  # at the best 30 + 30
 
 
 def test_a_batch_long_after_one_that_was_given_up_is_as_fast_as_any() -> None:

@@ -219,7 +219,12 @@ class AdaptiveRule:
         if self._closing is None:
             cost = self._timing.cost(hint, self.limit)
             is_full = self._finds_a_second(now)
-            if is_full or self._finds_cap(now, started) or self._is_absorbed(now, started, level, cost, hint):
+            if (
+                is_full
+                or self._finds_cap(now, started)
+                or self._may_be_cap(now, started, level, hint)
+                or self._is_absorbed(now, started, level, cost, hint)
+            ):
                 self._last_cut = now
                 wait = (SECOND if is_full else max(self._timing.first_gap, self.rate.gap)) if hint is None else hint
                 self.opens_at = max(self.rate.opens_at(now), now + wait)
@@ -268,6 +273,20 @@ class AdaptiveRule:
             return False
         self._ceiling.level = None
         self._change(now, max(self.limit, self._ceiling.target), "it was a rate")
+        return True
+
+    def _may_be_cap(self, now: float, started: float, level: int, hint: float | None) -> bool:
+        """Return whether a refusal tells nothing of a window that was probed, as so many at once were never admitted.
+
+        Fewer are tried then, as that costs least, and the window is probed with those.
+        """
+        is_ambiguous = (
+            self._ceiling.level is None and level > max(self._proven, 1) and not tells_window(hint, self._timing.latency)
+        )
+        if not is_ambiguous or not self.rate.probes_window(started):
+            return False
+        self._ceiling.found(max(self.settings.min_concurrent, level - 1), is_doubted=True)
+        self._change(now, min(self.limit, self._ceiling.target), "never admitted")
         return True
 
     def _is_absorbed(self, now: float, started: float, level: int, cost: float, hint: float | None) -> bool:
@@ -339,7 +358,7 @@ class AdaptiveRule:
             self._is_cap, self._has_climbed = True, False
             level = max(self.settings.min_concurrent, min(ceiling.target, closing.level - 1))
             cost = self._asked.times * self._timing.cost(self._asked.seconds, level)
-            ceiling.found(level, is_doubted=False, cost=cost)
+            ceiling.found(level, is_doubted=self._asked.times == 1, cost=cost)  # it may have been down for a moment
             self._change(now, min(self.limit, ceiling.target), "as many as were admitted")
             ceiling.stay_clear(self.limit)
             return

@@ -53,7 +53,9 @@ class Ceiling:
         """Take a level for the ceiling, beyond which a call was just refused, at a cost of so many calls."""
         self.level = self.target = self._first = level
         self.step = 1
-        self._probe_after = _DOUBTED if is_doubted else max(self.rare, min(int(_WORTH * cost), self._rarest(cost)))
+        self._probe_after = (
+            max(_DOUBTED, int(cost)) if is_doubted else max(self.rare, min(int(_WORTH * cost), self._rarest(cost)))
+        )
 
     def stay_clear(self, limit: int) -> None:
         """Lower it a bit, but not below `limit`: it was refused below, so the network blurs it."""

@@ -37,7 +37,7 @@ _ALMOST = 16  # a part of what is allowed in a second, without which it is full 
 _MANY = 30  # starts, by which it is known what is admitted
 # A pace so many times slower than what was admitted for some seconds, not long ago, is probed by doubling it, after few starts.
 # An API that was down for a while is used again soon.
-_FAR, _FEW = 2.0, 5
+_FAR, _FEW, _FEWEST = 2.0, 5, 2  # the last, where it is a guess
 _SHORT = 2.0  # seconds that it was closed, by which a pace is guessed from fewer starts than it takes to measure one
 _IN_VAIN = 1.15  # times slower than where it was refused as rarely
 _FAST_ENOUGH = 1.25  # times slower than that: it is no pace that a refusal now and then would be explained by
@@ -68,6 +68,7 @@ class LearnedPace(Probing):
         self._far_refused = 0  # probes in a row, of a pace far from that
         self._first_end = math.inf
         self._idle_until = -math.inf
+        self._cycle = 0.0  # the last one
         self._fast_since: float | None = None  # when it was first made faster than it was found
         self._patience = _SHORTEST_WINDOW
 
@@ -94,7 +95,7 @@ class LearnedPace(Probing):
             if self._beyond_since is None:
                 self._beyond_since = now
             self._beyond += is_held_back
-            starts, patience = (_STARTS, self._patience) if not self._is_far else (_FEW, _SHORTEST_WINDOW)
+            starts, patience = self._proof
             if self._beyond >= starts and now > self._known_at + patience:
                 self._far_refused = 0
                 self._step = min(2 * self._step, _LARGEST_STEP)
@@ -110,6 +111,13 @@ class LearnedPace(Probing):
         self._step = 1.0 if self._is_far or self._is_guess else min(self._step, _LARGEST_STEP)
         self.seconds /= 1 + self._step
         self._end_step()
+
+    @property
+    def _proof(self) -> tuple[int, float]:
+        """Starts beyond what is known, and seconds, after which a probe is believed."""
+        if self._is_guess:
+            return _FEWEST, _SHORTEST_WINDOW
+        return (_FEW, _SHORTEST_WINDOW) if self._is_far else (_STARTS, self._patience)
 
     @property
     def _is_far(self) -> bool:
@@ -218,7 +226,11 @@ class LearnedPace(Probing):
         self._be_more_patient(until)
         since = next((end for end in reversed(ends) if between(end, until) >= _ENOUGH), None)
         if since is None and before is not None:
-            self._slow_down(until, before.seconds / before.count, cycle)
+            known = before.seconds / before.count
+            self._slow_down(until, known, cycle)
+            if cycle > max(_SHORT, _FAR * known, _FAR * self._cycle):  # the API may have been down for as long, too
+                self._is_guess, self._step, self._after = True, 1.0, 1
+            self._cycle = cycle
             return True
         if since is None and ends and reopened is not None and between(ends[0], until) >= 1:
             self.hold((reopened - ends[0]) / (between(ends[0], until) + 1))  # each came as soon as it could

@@ -102,6 +102,9 @@ class LearnedRate:
         held = self.held
         if held is None or self.is_smoothing:
             return False
+        if isinstance(held, LearnedWindow) and held.is_disproved:
+            self.held = None
+            return False
         if isinstance(held, LearnedWindow) and held.learns_length(started):
             return True
         if self._absorbed >= _MOST_ABSORBED or not held.explains(started):
@@ -113,6 +116,10 @@ class LearnedRate:
         else:
             held.correct(started, wait)
         return True
+
+    def probes_window(self, started: float) -> bool:
+        """Return whether a call only started because more may fit into a window than is known."""
+        return isinstance(self.held, LearnedWindow) and self.held.is_probed_by(started)
 
     def was_idle(self, until: float) -> None:
         """Take note that nobody called for a while, though nothing held a call back."""

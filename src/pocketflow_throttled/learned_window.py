@@ -22,10 +22,12 @@ _CLOCK_MARGIN = 1.005
 _FEWEST_STARTS = 30  # held back before a probe
 _RARER = 4  # times as many after a refused probe
 _PART = 10  # of the starts known, the largest step
+_FEW = 2  # more than were known, or as large a step: so far a refusal may as well be another limit's
 _DOUBT = 0.04  # of its length, up to which that need not be known
 # Seconds: a usual window so long is doubted once, a shorter one twice. So many count by the minute that it is hardly another.
 _MINUTE = 60.0
 _PAUSE = 0.05  # of its length, without a start: longer ones part the cycles
+_MOST_ADMITTED = 2  # times what it allows, in its length: one that is counted by the clock admits as much around its end
 _FIRMLY = 0.97  # of its length, in which more starts than it allows are more than it allows
 
 
@@ -134,10 +136,19 @@ class LearnedWindow(Probing):
         self._good = (self._good[0], seconds)
         self._trying = self._tried = None
 
+    def is_probed_by(self, started: float) -> bool:
+        """Return whether a call only started because a few more may fit."""
+        return self._is_beyond(started) and self._good[0] <= self._base + max(_FEW, self._base // _PART)
+
     def explains(self, started: float) -> bool:
         """Return whether a refusal is no more than the end of a probe."""
         # Where it grew without being sure, it was another window than was thought.
         return self._is_beyond(started) and (self._is_sure or self._good[0] <= self._base)
+
+    @property
+    def is_disproved(self) -> bool:
+        """Whether more was admitted in its length than in two windows that meet: what refuses is another limit."""
+        return self._good[0] > _MOST_ADMITTED * self._base
 
     def was_used_up(self, since: float, until: float) -> bool:
         """Return whether all that was thought to fit was used between two times."""
