@@ -1016,3 +1016,20 @@ def test_a_batch_long_after_one_that_was_given_up_is_as_fast_as_any() -> None:
         return now() - began
 
     assert run_virtual(main()) < 40
+
+
+def test_a_window_of_the_users_own_that_holds_calls_back_is_no_time_in_which_nobody_calls() -> None:
+    """Fifty in any minute of which the user allows sixty; asked to wait a second, whatever is left of the minute."""
+    api = SimulatedAPI(max_concurrent=None, max_per_window=50, window_seconds=60.0, latency=1.0, retry_after=1.0)
+
+    class Ask(AdaptiveThrottledNode):
+        max_per_minute = 60
+
+        async def prep_async(self, shared: Any) -> Any:
+            return range(500)
+
+        async def exec_async(self, item: int) -> int:
+            return await api.call(item)
+
+    run_virtual(Ask(rate_limit_timeout=1e4).run_async({}))
+    assert api.refused < 50

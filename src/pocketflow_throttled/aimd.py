@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 _HISTORY = 1000
 _SURELY_A_RATE = 4  # refusals in a row, each of a call that tried alone
-_IDLE = 1.0  # seconds in which nobody called though nothing held a call back: they tell nothing of what is allowed
+_IDLE = 1.0  # seconds in which nobody asked to call, though the rule held none back: they tell nothing of what is allowed
 _MOST_AT_ONCE = 15  # starts beyond proven ground in the time of one refusal, once as many went well
 
 
@@ -121,6 +121,13 @@ class AdaptiveRule:
         """Return before what time a call may not start that would be the `level`-th under way."""
         return self.opens_at if level <= self._proven else max(self.opens_at, self.beyond_at)
 
+    def called(self, now: float) -> None:
+        """Take note that somebody asks to start a call while none is under way and nobody else waits."""
+        if now > max(self._last_end, self.opens_at) + _IDLE:
+            self._cycle = self._closing = self.trial = None
+            self.rate.was_idle(now)
+            self._last_end = now
+
     def may_start(self, now: float, level: int) -> bool:
         """Return whether the `level`-th call under way may start `now`, as far as pauses, spacing and the learned rate go."""
         if now < self.opens_at:
@@ -132,9 +139,6 @@ class AdaptiveRule:
 
     def started(self, now: float, level: int) -> None:
         """Take note of a start, the `level`-th call under way."""
-        if level == 1 and now > max(self._last_end, self.opens_at) + _IDLE:
-            self._cycle = self._closing = self.trial = None
-            self.rate.was_idle(now)
         if self._cycle is None:
             self._cycle = now
         rate, due = self.rate, self.opens_at

@@ -89,7 +89,10 @@ class Permit:
             if limiter._active < limiter._max_concurrent and (not limiter._queue or limiter._has_let_all_in()):
                 if loop is None or loop is not limiter._loop:
                     limiter._start_clock()
-                if limiter._grant(self, limiter._clock()):
+                now = limiter._clock()
+                if limiter._rule is not None and not limiter._active:
+                    limiter._rule.called(now)
+                if limiter._grant(self, now):
                     return True
             if waiter is not None and loop is not None:
                 limiter._enqueue(self, waiter, loop)

@@ -83,6 +83,8 @@ class RateLimiter(Observing):
             if self._active < self._max_concurrent and not self._queue:
                 now = self._clock()
                 rule, budget = self._rule, self._budget
+                if rule is not None and not self._active:
+                    rule.called(now)
                 if (
                     now >= self._paused_until
                     and (rule is None or self._lets_start(rule, now))
