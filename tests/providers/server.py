@@ -42,6 +42,7 @@ class Behaviour:
 class Provider:
     """The server's limits, what it does to which request (by its number from 1), and what it saw.
 
+    Its fixed windows begin when it is made, so that no test depends on where in a minute the machine happens to be.
     `received` is all there was; `served` was answered, `refused` was over a limit, `unfair` was refused for no reason.
     """
 
@@ -60,6 +61,7 @@ class Provider:
     unfair: int = 0
     in_flight: int = 0
     peak_concurrent: int = 0
+    _made: float = field(default_factory=time.monotonic, repr=False)
 
     @contextmanager
     def serve(self) -> Iterator[str]:
@@ -95,7 +97,7 @@ class Provider:
         return await self._answer(request, Anthropic)
 
     async def _answer(self, request: web.Request, wire: "Wire") -> web.StreamResponse:
-        now = time.monotonic()
+        now = time.monotonic() - self._made
         self.received += 1
         behaviour = self.misbehave(self.received)
         body = await request.json()

@@ -55,7 +55,7 @@ def test_it_has_room_again_when_the_window_has_passed_and_not_before() -> None:
 
 
 def test_it_refuses_more_at_once_than_it_allows() -> None:
-    provider = Provider(max_concurrent=1, latency=0.3)
+    provider = Provider(max_concurrent=1, latency=1.0)
     with provider.serve() as url:
 
         async def main() -> list[int]:
