@@ -11,6 +11,8 @@ from typing import Any
 from pocketflow_throttled import AdaptiveThrottledNode, SimulatedAPI, run_virtual
 
 AT_ONCE = 100
+INITIAL = 10
+THRESHOLD, FACTOR = 10, 1.2  # the defaults of `recovery_threshold` and `recovery_factor`
 
 
 def step(*changes: tuple[float, int | None]) -> Callable[[float], int | None]:
@@ -49,27 +51,36 @@ class Server:
 
 @dataclass(frozen=True)
 class Result:
-    """What became of a batch."""
+    """What became of a batch: its speed, as a share of that of a client that knows all (`of_bound`: but must grow)."""
 
     speed: float
+    of_bound: float
     refused: float
     lost: int
     seconds: float
 
 
-def clairvoyant(server: Server, seed: int) -> float:
-    """Return the seconds that a client needs which knows every limit and keeps to it, with at most 100 calls under way."""
+def clairvoyant(server: Server, seed: int, *, grows: bool = False) -> float:
+    """Return the seconds that a client needs which knows every limit and keeps to it, with at most 100 calls under way.
+
+    One that `grows` starts with as many at once as the adaptive node, and has more after as many successes as that promises: no
+    rule that keeps the promise can be faster.
+    """
     api = server.api(seed)
     there_and_back = 2 * server.settings.get("network_delay", 0.0) * (1 + server.jitter / 2)
     now = ended = 0.0
+    at_once, successes = INITIAL if grows else AT_ONCE, 0
     under_way: list[float] = []
     for item in range(server.items):
         while True:
             while under_way and under_way[0] <= now:
                 heapq.heappop(under_way)
+                successes += 1
+                if successes >= THRESHOLD:
+                    at_once, successes = min(AT_ONCE, max(at_once + 1, int(at_once * FACTOR))), 0
             cap = api.max_concurrent(now) if callable(api.max_concurrent) else api.max_concurrent
             wait = 0.0 if api._requests is None else api._requests.wait(now, 1)
-            if len(under_way) >= min(AT_ONCE, cap or AT_ONCE):
+            if len(under_way) >= min(at_once, cap or AT_ONCE):
                 now = min(under_way[0], now + 0.1) if callable(api.max_concurrent) else under_way[0]
             elif wait > 0:
                 now += wait + 1e-9
@@ -84,7 +95,7 @@ def clairvoyant(server: Server, seed: int) -> float:
 
 
 class _Adaptive(AdaptiveThrottledNode):
-    initial_concurrent = 10
+    initial_concurrent = INITIAL
     min_concurrent = 1
     max_concurrent = AT_ONCE
     rate_limit_timeout = 10_000.0
@@ -141,7 +152,8 @@ def fixed(server: Server, seed: int) -> Result:
 
 def _result(server: Server, seed: int, api: SimulatedAPI, results: list[Any], ended: float) -> Result:
     lost = sum(result != item for item, result in enumerate(results)) + abs(len(results) - server.items)
-    return Result(clairvoyant(server, seed) / ended, api.refused / (api.refused + api.served), lost, ended)
+    speed, of_bound = (clairvoyant(server, seed, grows=grows) / ended for grows in (False, True))
+    return Result(speed, of_bound, api.refused / (api.refused + api.served), lost, ended)
 
 
 def _window(limit: int, seconds: float, algorithm: str = "sliding_window", **more: Any) -> dict[str, Any]:
