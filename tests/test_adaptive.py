@@ -257,6 +257,24 @@ def test_a_rate_by_the_second_is_told_from_a_cap_by_two_refusals_though_calls_ar
     assert api.refused <= 0.01 * 2000
 
 
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize(("cap", "wait"), [(40, 10.0), (20, 10.0), (12, 5.0)])
+def test_a_cap_of_calls_that_all_take_a_second_is_not_taken_for_a_rate_by_the_second(cap: int, wait: float, seed: int) -> None:
+    """It admits as many in any second as at once, and asks for a wait that no limit by the second would ask for."""
+    chance = random.Random(seed)
+    random.seed(seed)
+    api = SimulatedAPI(
+        max_concurrent=cap,
+        latency=lambda _: chance.uniform(0.98, 1.02),
+        network_delay=lambda: chance.uniform(0.05, 0.075),
+        retry_after=wait,
+    )
+    node = Adapting(api.call, initial_concurrent=10, max_concurrent=100)
+
+    assert seconds_for(node, 1500) <= 1.2 * 1500 * 1.125 / cap + 2 * wait
+    assert api.refused <= 0.01 * 1500
+
+
 @pytest.mark.parametrize("hint", [True, False])
 def test_two_a_second_of_calls_that_all_take_15_seconds_are_not_taken_for_a_cap(hint: bool) -> None:
     """A few calls start together, so a few of them end together, and the next few are refused together."""

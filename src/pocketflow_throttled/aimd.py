@@ -222,7 +222,7 @@ class AdaptiveRule:
         self.rate.evidence.refused_at(started, level)
         if self._closing is None:
             cost = self._timing.cost(hint, self.limit)
-            is_full = self._finds_a_second(now)
+            is_full = self._finds_a_second(now, hint)
             if (
                 is_full
                 or self._finds_cap(now, started)
@@ -271,9 +271,12 @@ class AdaptiveRule:
         self._change(now, cap, "it was a cap")
         return True
 
-    def _finds_a_second(self, now: float) -> bool:
-        """Return whether the last refusals tell a rate by the second, where a cap was thought to be the reason."""
-        if not self.rate.tells_a_second():
+    def _finds_a_second(self, now: float, hint: float | None) -> bool:
+        """Return whether the last refusals tell a rate by the second, where a cap was thought to be the reason.
+
+        If calls take about a second, a cap admits as many in any second, too; but who counts by it asks for no longer wait.
+        """
+        if (hint is not None and hint > SECOND) or not self.rate.tells_a_second():
             return False
         self._ceiling.level = None
         self._change(now, max(self.limit, self._ceiling.target), "it was a rate")
