@@ -272,11 +272,8 @@ class AdaptiveRule:
         return True
 
     def _finds_a_second(self, now: float, hint: float | None) -> bool:
-        """Return whether the last refusals tell a rate by the second, where a cap was thought to be the reason.
-
-        If calls take about a second, a cap admits as many in any second, too; but who counts by it asks for no longer wait.
-        """
-        if (hint is not None and hint > SECOND) or not self.rate.tells_a_second():
+        """Return whether the last refusals tell a rate by the second, where a cap was thought to be the reason."""
+        if not self.rate.tells_a_second(hint or 0.0):
             return False
         self._ceiling.level = None
         self._change(now, max(self.limit, self._ceiling.target), "it was a rate")

@@ -25,7 +25,9 @@ SECOND = 1.0  # many an API counts by it
 _ALONE = 20  # starts admitted since the refusal before at the level of one that is alone then
 _ALONG = 6  # starts since a refused one: more of them would be refused along with it, if it has a reason
 _LAST, _RECENT = 4, 1000  # refusals, and starts, that tell what is counted by the second
-_DENIED = 5  # starts, at the level of a refusal or beyond, that were admitted: what refused is no cap
+# Starts at the level of a refusal or beyond that were admitted, if what refused is no cap, and their share of all where the API
+# asks for longer than a second: who counts by the second hardly does.
+_ADMITTED, _ADMITTED_PART = 5, 0.15
 _BLUR = 0.01  # of the starts: so many more in a second may have been admitted, as not all are as long on their way
 _LOGGED = 10_000  # starts
 _BARELY = 1.001
@@ -112,17 +114,21 @@ class Evidence:
             return 0
         return len(self.starts) - bisect_right(self.starts, self._refused_levels[-2][0])
 
-    def a_second(self) -> int | None:
+    def a_second(self, wait: float = 0.0) -> int | None:
         """Return how many starts a second there were before each of the last refusals, and never more; None: it is not so.
 
         Nor if the levels tell a cap: where all calls take equally long, that admits as many in any second, too.
+
+        Args:
+            wait: seconds for which the API asked to wait.
         """
         starts = list(islice(self.starts, max(0, len(self.starts) - _RECENT), None))
         refused = [(at, level) for at, level in self._refused_levels if starts and at >= starts[0]]
         if len(refused) < 2 or refused[-1][0] - refused[0][0] <= 2 * SECOND:
             return None
         least = min(level for _, level in refused)
-        if sum(level >= least for level in islice(self._levels, len(self.starts) - len(starts), None)) <= _DENIED:
+        admitted = sum(level >= least for level in islice(self._levels, len(self.starts) - len(starts), None))
+        if admitted <= (_ADMITTED if wait <= SECOND else max(_ADMITTED, _ADMITTED_PART * len(starts))):
             return None
         count = min(self.between(at - SECOND, at) for at, _ in refused)
         fuller = first = 0

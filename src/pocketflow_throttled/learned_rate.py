@@ -130,10 +130,10 @@ class LearnedRate:
         self.evidence.refused(started)
         self._absorbed = 0
 
-    def tells_a_second(self) -> bool:
-        """Return whether the last refusals tell a rate by the second, which is held from now on."""
+    def tells_a_second(self, wait: float) -> bool:
+        """Return whether the last refusals, which asked for such a wait, tell a rate by the second, which is held from now on."""
         is_known = isinstance(self.held, LearnedWindow) or (self.is_pace and self._pace.is_by_the_second)
-        count = None if is_known else self.evidence.a_second()
+        count = None if is_known else self.evidence.a_second(wait)
         if count is None:
             return False
         self._pace.hold_by_the_second(count)
