@@ -992,6 +992,26 @@ def test_an_api_that_is_down_at_first_is_not_taken_for_one_that_allows_few_calls
     assert run_virtual(main()) < 90 + 600 / min(cap, 20)
 
 
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("since", [5.0, 30.0])
+def test_an_api_that_was_down_is_not_taken_for_a_window_since_something_else_refused_a_call_then(since: float, seed: int) -> None:
+    """It allows ten calls a second, and so refuses the one that was to tell whether there is a window of ten minutes."""
+    chance = random.Random(seed)
+    random.seed(seed)
+    until = since + 600
+    api = SimulatedAPI(
+        max_per_window=10, window_seconds=1.0, latency=lambda _: chance.uniform(0.9, 1.1), refusal_latency=0.05, retry_after=False
+    )
+
+    async def call(item: int) -> int:
+        if since <= now() < until:
+            await asyncio.sleep(0.05)
+            raise RateLimitHit("down", retry_after=5.0)
+        return await api.call(item)
+
+    assert seconds_for(Adapting(call, rate_limit_timeout=1e5), 600) < until + 600 / 10 + 0.2 * 600
+
+
 @pytest.mark.parametrize("seconds", [30.0, 120.0])
 def test_an_api_that_refuses_half_of_the_calls_for_a_while_is_not_taken_for_one_that_allows_few(seconds: float) -> None:
     chance = random.Random(1)

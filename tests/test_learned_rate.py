@@ -124,6 +124,29 @@ def test_an_odd_window_is_known_better_each_time_and_no_shorter_than_it_is() -> 
     assert 37.0 <= rate.seconds <= 37.0 * 1.05
 
 
+@pytest.mark.parametrize("is_window", [True, False])
+def test_a_long_window_is_believed_when_two_probes_were_refused_one_in_the_midst_of_its_pause(is_window: bool) -> None:
+    rate, closing = closed(0.0, 5.0, 5.1, 6.0, 20.0, 100.0, 250.0)
+    assert rate.explain(closing, now=301.0)
+    starts, now = [], 301.0
+    for _ in range(KNOWN + 2):
+        now = rate.opens_at(now)
+        begin(rate, now)
+        starts.append(now)
+        if len(starts) == KNOWN + 1:  # by whatever it was refused
+            rate.evidence.forget(now)
+            assert rate.absorbs(now)
+        now += 0.1
+    assert 0.1 * 300 < starts[-1] - starts[-2] < 0.2 * 300
+    if is_window:
+        rate.evidence.forget(starts[-1])
+        assert rate.absorbs(starts[-1])
+        assert rate.opens_at(now) - starts[0] > 270  # a length of which there is more doubt yet
+    else:
+        rate.succeeded(starts[-1])
+        assert rate.held is None
+
+
 @pytest.mark.parametrize(("seconds", "doubts"), [(10.0, 2), (60.0, 1)])
 def test_a_usual_window_is_doubted_twice_and_a_minute_once(seconds: float, doubts: int) -> None:
     rate, closing = closed(0.0, 3.0, 0.7 * seconds)

@@ -184,6 +184,8 @@ class AdaptiveRule:
         self._timing.served(now - started)
         if rate.held is not None:
             rate.succeeded(started)
+            if rate.held is None and self._closing is None:
+                self.opens_at = now
         if self._closing is not None:
             if self.trial is None or started < self.trial:
                 if self._closing.tries == 1 and in_use and not self._closing.is_asked and self.limit < self._ceiling.target:

@@ -91,6 +91,8 @@ class LearnedRate:
             self._absorbed = 0
         if isinstance(self.held, LearnedWindow):
             self.held.succeeded(started)
+            if self.held.is_refuted:
+                self.held = None
 
     def absorbs(self, started: float, wait: float = 0.0) -> bool:
         """Return whether the refusal of a call only corrects this rate, which is done then; else it is news.

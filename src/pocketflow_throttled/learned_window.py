@@ -3,11 +3,13 @@
 Pure: times are arguments, in seconds. Whether the API counts back from each call or by its own clock, a window is known by a
 cycle: a first start, all that fit, a pause until the window has passed. Its length lies between the last call that was refused
 and the first that was admitted, and the first call of a cycle narrows that down. How many fit is probed upwards, at once and then
-rarely.
+rarely. If the window is long, the first probe that was refused is made again in the midst of the pause, as another limit may have
+refused it: an API that was down for so long has no window, and admits that call.
 """
 
 from __future__ import annotations
 
+import math
 from itertools import islice, pairwise
 from typing import TYPE_CHECKING
 
@@ -26,6 +28,8 @@ _FEW = 2  # more than were known, or as large a step: so far a refusal may as we
 _DOUBT = 0.04  # of its length, up to which that need not be known
 # Seconds: a usual window so long is doubted once, a shorter one twice. So many count by the minute that it is hardly another.
 _MINUTE = 60.0
+# Of the time until more fits, if that is so much of its length: one more is tried again then, where a window is longer than this.
+_AGAIN_AFTER, _AGAIN_IN, _LONG = 0.15, 0.2, 61.0
 _PAUSE = 0.05  # of its length, without a start: longer ones part the cycles
 _MOST_ADMITTED = 2  # times what it allows, in its length: one that is counted by the clock admits as much around its end
 _FIRMLY = 0.97  # of its length, in which more starts than it allows are more than it allows
@@ -38,6 +42,9 @@ class LearnedWindow(Probing):
         evidence: the starts there were.
         timing: how long calls and refusals take.
         window: what explained the refusals.
+
+    Attributes:
+        is_refuted: whether a call was served that no such window admits.
     """
 
     def __init__(self, evidence: Evidence, timing: Timing, window: Window) -> None:
@@ -51,6 +58,8 @@ class LearnedWindow(Probing):
         self._doubts = 0  # in vain
         self._longer: float | None = None  # what it was before it was found to be shorter
         self._step, self._after = 1, 1
+        self.is_refuted = False
+        self._is_again: bool | None = None  # whether a first probe that was refused is made again; None: none was
         self._probe()  # at once: if the API was down for so long, there is no window, and more is admitted before it has passed
 
     gap = 0.0  # seconds in which no call can be admitted again: none
@@ -60,9 +69,11 @@ class LearnedWindow(Probing):
     def opens_at(self, now: float) -> float:
         """Return when the next start is allowed, given those there were."""
         at = self._opens_at(now)
+        if self._is_again:
+            at = max(at, self._again_at())
         if at <= now:
             return now
-        if self._beyond_since is not None and self._known_at < at:
+        if self._beyond_since is not None and not self._is_again and self._known_at < at:
             soon = max(now, self._known_at)
             if not self._evidence.allows(self._good[0], self._surely_shorter, soon):
                 return soon  # one beyond was admitted, so the next may be too
@@ -72,6 +83,13 @@ class LearnedWindow(Probing):
             at = max(now, at - self.seconds + self._trying)
         self._due = at
         return at
+
+    def _again_at(self) -> float:
+        """Return when the first probe is made again, unless more fits soon."""
+        starts, (count, seconds) = self._evidence.starts, self._good
+        opens = starts[-count] + seconds if len(starts) >= count else -math.inf
+        pause = opens - starts[-1] if starts else 0.0
+        return opens if pause < _AGAIN_IN * seconds else starts[-1] + _AGAIN_AFTER * pause
 
     def _is_used_up(self) -> bool:
         """Whether the next start is the first of a cycle: the longest pause of late came right before all that fit."""
@@ -95,7 +113,7 @@ class LearnedWindow(Probing):
             self._beyond += 1
             if self._beyond_since is None:
                 self._beyond_since = now
-            elif now >= self._known_at:
+            elif now >= self._known_at and not self._is_again:
                 self._accept(now)
         elif is_held_back:
             self._held_back += 1
@@ -107,7 +125,9 @@ class LearnedWindow(Probing):
         return min(_FIRMLY * self.seconds, self._too_short)
 
     def succeeded(self, started: float) -> None:
-        """Take note that a call was served: a shorter length that it tried is the right one."""
+        """Take note that a call was served: a shorter length that it tried is the right one, or there is no such window."""
+        if self._is_again and started == self._beyond_since:
+            self.is_refuted = True
         if self._tried is not None and self._trying is not None and started >= self._tried:
             self._longer, self._is_usual = self.seconds, False
             self._set_length(self._trying)
@@ -183,4 +203,8 @@ class LearnedWindow(Probing):
         self._is_sure = True
         self.count, self._step = self._base, 1
         self._good = (self.count, self.seconds)
+        is_made = self._beyond_since is not None
         self._end_step()
+        self._is_again = self.seconds > _LONG if self._is_again is None else self._is_again and not is_made
+        if self._is_again:
+            self._probe()
