@@ -560,6 +560,22 @@ def test_a_small_bucket_that_tells_what_is_left_is_not_emptied_where_starts_are_
     assert refused == []
 
 
+@pytest.mark.parametrize("seconds", [[20.0], [15.0, 20.0, 25.0]])
+def test_a_window_that_answers_find_used_up_is_not_taken_for_a_small_bucket(seconds: list[float]) -> None:
+    """Answers that take long tell of a limit only when all of it was started: never much is left, and yet all were served."""
+
+    async def call(item: int) -> None:
+        starts.append(now())
+        count.add(now(), 1)
+        await asyncio.sleep(seconds[item % len(seconds)])
+        node.limiter.observe(told(60, count.left(now())))
+
+    count, starts = Count(60, 60.0, "sliding"), list[float]()
+    node = Batch(call, max_concurrent=100, max_per_minute=60)
+    run(node, range(240))
+    assert starts == pytest.approx([60.0 * (index // 60) for index in range(240)], abs=4)
+
+
 def test_a_limiter_that_is_reset_holds_nothing_back_for_a_small_bucket() -> None:
     async def main() -> None:
         limiter = RateLimiter(10, 300)

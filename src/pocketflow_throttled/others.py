@@ -80,13 +80,22 @@ class Others:
         self._by_start, self._by_end = Boundary(), Boundary()  # as told, if that is of calls' starts, and if it is of their ends
         self._blamed_until = -math.inf  # for refusals that own calls do not explain
 
-    def served(self, quota: Quota) -> None:
+    def served(self, quota: Quota, now: float) -> None:
         """Learn how much there ever is left; whoever first gives a small bucket away ends the wait for a whole window."""
         span = self._spans[quota.kind]
         was_small = span.is_small
-        span.served(quota)
+        span.served(quota, self._served_at_once(quota.kind, now))
         if span.is_small and not was_small:
             self._told_at[quota.kind] = -math.inf
+
+    def _served_at_once(self, kind: Kind, now: float) -> int:
+        """Return how many calls a bucket must have held, as so many started at once and none of them is refused by now."""
+        window = self._budget.requests
+        if kind == "tokens" or window is None or not window.times or now < window.times[0] + _ON_ITS_WAY:
+            return 0
+        first = window.times[0]
+        filled = (_OVERTAKING + _ON_ITS_WAY) * window.limit / window.seconds
+        return window.count_served_between(math.nextafter(first, -math.inf), first + _OVERTAKING) - math.ceil(filled)
 
     def take_away(self, quota: Quota, answer: Answer, *, is_pace: bool) -> float:
         """Count what others have used, and return for how long nothing should start: until the reset at 0 left.
