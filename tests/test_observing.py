@@ -903,6 +903,14 @@ def test_what_own_calls_explain_is_still_waited_for_when_a_response_is_a_refusal
     run_virtual(main())
 
 
+@pytest.mark.parametrize("number", ["٣", "1_0", "３"])
+def test_numbers_that_no_server_writes_are_no_information(number: str) -> None:
+    limiter = RateLimiter(5, 60)
+    limiter.observe({f"x-ratelimit-{part}-requests": number for part in ("limit", "remaining")})
+    limiter.observe({"ratelimit": f'"api";r={number}', "ratelimit-policy": f'"api";q={number}'})
+    assert (limiter.max_per_window, limiter.current_window_count, limiter.paused_for) == (60, 0, 0.0)
+
+
 def test_a_response_that_cannot_be_read_says_nothing() -> None:
     for response in (None, 5, HostileError(), Raising()):
         asyncio.run(RateLimiter().observe_response(response))

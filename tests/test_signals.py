@@ -296,6 +296,7 @@ NOW = datetime(2026, 11, 24, 12, tzinfo=UTC)
             (value, None)
             for value in ("", "soon", "-1", "nan", "inf", "-inf", "1e400", -3, True, None, [], "5 apples", "9" * 5000)
         ],
+        *[(value, None) for value in ("1_0", "٣", "٣s")],
     ],
 )
 def test_every_format_of_a_time_is_read_and_nonsense_is_no_information(value: Any, seconds: float | None) -> None:
