@@ -998,6 +998,23 @@ def test_a_bucket_whose_reset_is_told_as_a_date_up_to_two_seconds_too_late_is_no
     assert run_virtual(main()) == 0
 
 
+@pytest.mark.parametrize(("sends_date", "pause"), [(True, 50.0), (False, 0.0)])
+def test_a_reset_that_is_seconds_off_by_clocks_which_differ_is_no_time_to_pause_for(sends_date: bool, pause: float) -> None:
+    """Told without the server's own time, a window that has begun just now may seem to have begun ten seconds ago."""
+
+    async def main() -> float:
+        limiter = RateLimiter(5, max_tokens_per_window=1000)
+        async with limiter.reserve(tokens=900):
+            pass
+        now = datetime.now(UTC)
+        headers = {"limit": "1000", "remaining": "0", "reset": (now + timedelta(seconds=50)).isoformat()}
+        told = {f"anthropic-ratelimit-tokens-{part}": value for part, value in headers.items()}
+        limiter.observe(told | ({"date": now.isoformat()} if sends_date else {}))
+        return limiter.paused_for
+
+    assert run_virtual(main()) == pytest.approx(pause, abs=1)
+
+
 @pytest.mark.parametrize(
     "headers",
     [

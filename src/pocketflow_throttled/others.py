@@ -23,7 +23,8 @@ if TYPE_CHECKING:
     from .untold import Span
     from .window import SlidingWindow
 
-_ROLLING = 0.9  # of a window: a reset as far away as that does not tell when the first of the limit comes back
+_ROLLING = 0.9  # of a window: a reset as far away as that does not tell when the first of the limit comes back ...
+_ROLLING_IF_GUESSED = 0.65  # ... nor does one that by clocks which differ may be as far away
 _ON_ITS_WAY = 1.0  # seconds until a call arrives, at most: a reset is counted from then
 _OVERTAKING = 0.3  # seconds by which a call that started later may arrive earlier
 _OFTEN_REFUSED = 0.05  # of the calls: then it is others that empty a bucket
@@ -142,7 +143,7 @@ class Others:
         if call is not None and quota.kind == "requests" and self._asked["requests"] is None:
             self._budget.forget_requests(call.time, used)
         is_counted = others <= _ROUNDED * window.limit
-        is_rolling = own > 0 and reset + age >= _ROLLING * window.seconds
+        is_rolling = own > 0 and reset + age >= (_ROLLING_IF_GUESSED if quota.is_guess else _ROLLING) * window.seconds
         longest = max(reset, 0.0 if quota.window is None else quota.window)  # of which its own log may be too short to tell
         rounded = 2 * FULL_SECOND if quota.is_date else FULL_SECOND if reset.is_integer() else 0.0
         return 0.0 if (is_counted or is_rolling) and longest <= 1.05 * window.seconds + rounded else wait
