@@ -13,7 +13,7 @@ from enum import IntEnum
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Container, Iterable
+    from collections.abc import Callable, Container, Iterable
 
 # Of the window, from a try to the next, for a refusal to be back by then. Each try halves it, unless one was refused before.
 _FIRST_GAP, _LEAST_GAP = 1 / 150, 1 / 1200
@@ -170,7 +170,17 @@ class Counting:
             self._blamed.take_back()
             self._blamed = None
 
-    def told(self, now: float, used: int, *, by_start: Counts, by_end: Counts, limit: int, unsure: int) -> None:
+    def told(
+        self,
+        now: float,
+        used: int,
+        *,
+        by_start: Counts,
+        by_end: Counts,
+        limit: int,
+        unsure: int,
+        least: Callable[[Way], float] | None = None,
+    ) -> None:
         """Learn from what is used by an answer, others' share included.
 
         Args:
@@ -180,6 +190,7 @@ class Counting:
             by_end: ... and what is counted now: nobody knows which of the two an answer tells of.
             limit: of the window.
             unsure: what of it may not have arrived when its call did.
+            least: tells what a bucket would count, which is less than what is counted here; None: it is none.
         """
         clearly = _CLEARLY * limit
         more_than_cost = max(by_start[Way.COST], by_end[Way.COST]) + clearly
@@ -188,6 +199,8 @@ class Counting:
             if doubt.is_ruled_out or counted <= more_than_cost:
                 continue
             if used < counted - clearly:
+                if doubt.is_known and least is not None and used >= least(way) - unsure - clearly:
+                    continue
                 doubt.is_known, doubt.barred_until = doubt.refusals > 0, -math.inf
             elif used >= more_than_cost:
                 doubt.is_known, doubt.barred_until = True, now + self._seconds

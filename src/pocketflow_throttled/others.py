@@ -78,7 +78,11 @@ class Others:
         self._spans = spans
         self._told_at: dict[Kind, float] = {"requests": -math.inf, "tokens": -math.inf}
         self._moment, self._level = Moment(), Level()
-        self._by_start, self._by_end = Boundary(), Boundary()  # as told, if that is of calls' starts, and if it is of their ends
+        # As told, if that is of calls' starts, and if it is of their ends.
+        self._boundaries: dict[Kind, tuple[Boundary, Boundary]] = {
+            "requests": (Boundary(), Boundary()),
+            "tokens": (Boundary(), Boundary()),
+        }
         self._blamed_until = -math.inf  # for refusals that own calls do not explain
 
     def served(self, quota: Quota, now: float) -> None:
@@ -118,10 +122,11 @@ class Others:
         used = max(0, (quota.limit or window.limit) - remaining)  # by the server's count
         if quota.kind == "requests" and self._follow_level(quota, remaining, answer):
             return 0.0
-        if isinstance(window, TokenWindow) and call is not None and not answer.is_refused:
-            window.compare(now, used, call.time, call.tokens)
-        if quota.kind == "requests" and not answer.is_refused:
+        if not answer.is_refused:
             self._find_boundary(quota, answer, used, window.seconds)
+        if isinstance(window, TokenWindow) and call is not None and not answer.is_refused:
+            is_bucket, began_at = self._spans["tokens"].comes_back_evenly, self._began_at("tokens", now, window.seconds)
+            window.compare(now, used, call.time, call.tokens, is_bucket=is_bucket, began_at=began_at)
         age, own = self._held_against(answer, quota.kind, used)
         if quota.is_date:
             age = 0.0
@@ -239,15 +244,20 @@ class Others:
         if call is None or call is UNMARKED or reset is None or quota.is_guess:
             return
         end = now + reset
-        self._by_start.learn(call.time, now, end if quota.is_date else call.time + reset, used, seconds=seconds)
-        self._by_end.learn(call.time, now, end, used, seconds=seconds)
+        by_start, by_end = self._boundaries[quota.kind]
+        by_start.learn(call.time, now, end if quota.is_date else call.time + reset, used, seconds=seconds)
+        by_end.learn(call.time, now, end, used, seconds=seconds)
 
     def _since(self, kind: Kind, now: float) -> float:
+        """Return when a fixed window of requests began, if it is known to be one."""
+        window = self._budget.requests
+        return -math.inf if kind == "tokens" or window is None else self._began_at(kind, now, window.seconds)
+
+    def _began_at(self, kind: Kind, now: float, seconds: float) -> float:
         """Return when a fixed window began, if it is known to be one."""
-        end, window = self._by_start.end or self._by_end.end, self._budget.requests
-        if kind == "tokens" or end is None or window is None or now >= end:
-            return -math.inf
-        return end - window.seconds
+        by_start, by_end = self._boundaries[kind]
+        end = by_start.end or by_end.end
+        return -math.inf if end is None or now >= end else end - seconds
 
     def _served_since(self, since: float, until: float) -> int:
         window = self._budget.requests

@@ -97,7 +97,7 @@ class Span:
                 self._most = min(self._most, (reset or FULL_SECOND) * limit / (limit - remaining))
             if remaining is not None and remaining < limit and not quota.is_date:
                 self._learn_speed(reset, limit - remaining)
-        if self._comes_back_evenly and not self.is_of_one:
+        if self.comes_back_evenly and not self.is_of_one:
             return min(default, max(self._least, self._slowest))
         seconds = (self._least or FULL_SECOND) * limit if self.is_of_one else max(self._least, self._most)
         return min(default, max(_SHORTEST_WINDOW, seconds))
@@ -110,7 +110,8 @@ class Span:
         self._least_used, self._most_used = min(self._least_used, used), max(self._most_used, used)
 
     @property
-    def _comes_back_evenly(self) -> bool:
+    def comes_back_evenly(self) -> bool:
+        """Whether what is used is known to come back bit by bit, as in a bucket."""
         is_known = self._answers >= _TOLD and self._most_used >= _APART * self._least_used
         return is_known and self._fastest <= self._slowest <= self._fastest / ALIKE
 
