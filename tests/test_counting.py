@@ -145,6 +145,17 @@ def test_answers_that_tell_of_more_than_calls_cost_spare_the_tries() -> None:
     assert counting.may_start(10.0, BEYOND)
 
 
+@pytest.mark.parametrize(("window", "is_known"), [({}, False), ({"is_bucket": True}, True), ({"began_at": 40.0}, True)])
+def test_what_comes_back_by_itself_is_no_sign_that_calls_give_something_back(window: dict[str, Any], is_known: bool) -> None:
+    window_of_tokens, counts = TokenWindow(LIMIT, 60.0), (20_000, 20_000, 20_000, 60_000)
+    spend = window_of_tokens.add(0.0, 20_000, 0, 60_000)
+    window_of_tokens.compare(10.0, 60_000, 0.5, counts)
+    window_of_tokens.correct(spend, 20_000, 10.0)
+    assert window_of_tokens.counting.way is Way.ESTIMATE
+    window_of_tokens.compare(50.0, 500, 45.0, counts, **window)
+    assert (window_of_tokens.counting.way is Way.ESTIMATE) is is_known
+
+
 def test_answers_by_which_all_ways_are_alike_tell_nothing() -> None:
     counting = Counting(60.0)
     counting.told(9.0, 20_000, by_start=(20_000,) * 4, by_end=(20_000,) * 4, limit=100_000, unsure=0)

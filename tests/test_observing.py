@@ -560,6 +560,22 @@ def test_a_small_bucket_that_tells_what_is_left_is_not_emptied_where_starts_are_
     assert refused == []
 
 
+@pytest.mark.parametrize("seconds", [[20.0], [15.0, 20.0, 25.0]])
+def test_a_window_that_answers_find_used_up_is_not_taken_for_a_small_bucket(seconds: list[float]) -> None:
+    """Answers that take long tell of a limit only when all of it was started: never much is left, and yet all were served."""
+
+    async def call(item: int) -> None:
+        starts.append(now())
+        count.add(now(), 1)
+        await asyncio.sleep(seconds[item % len(seconds)])
+        node.limiter.observe(told(60, count.left(now())))
+
+    count, starts = Count(60, 60.0, "sliding"), list[float]()
+    node = Batch(call, max_concurrent=100, max_per_minute=60)
+    run(node, range(240))
+    assert starts == pytest.approx([60.0 * (index // 60) for index in range(240)], abs=4)
+
+
 def test_a_limiter_that_is_reset_holds_nothing_back_for_a_small_bucket() -> None:
     async def main() -> None:
         limiter = RateLimiter(10, 300)
@@ -887,6 +903,14 @@ def test_what_own_calls_explain_is_still_waited_for_when_a_response_is_a_refusal
     run_virtual(main())
 
 
+@pytest.mark.parametrize("number", ["٣", "1_0", "３"])
+def test_numbers_that_no_server_writes_are_no_information(number: str) -> None:
+    limiter = RateLimiter(5, 60)
+    limiter.observe({f"x-ratelimit-{part}-requests": number for part in ("limit", "remaining")})
+    limiter.observe({"ratelimit": f'"api";r={number}', "ratelimit-policy": f'"api";q={number}'})
+    assert (limiter.max_per_window, limiter.current_window_count, limiter.paused_for) == (60, 0, 0.0)
+
+
 def test_a_response_that_cannot_be_read_says_nothing() -> None:
     for response in (None, 5, HostileError(), Raising()):
         asyncio.run(RateLimiter().observe_response(response))
@@ -972,6 +996,23 @@ def test_a_bucket_whose_reset_is_told_as_a_date_up_to_two_seconds_too_late_is_no
         return limiter.paused_for
 
     assert run_virtual(main()) == 0
+
+
+@pytest.mark.parametrize(("sends_date", "pause"), [(True, 50.0), (False, 0.0)])
+def test_a_reset_that_is_seconds_off_by_clocks_which_differ_is_no_time_to_pause_for(sends_date: bool, pause: float) -> None:
+    """Told without the server's own time, a window that has begun just now may seem to have begun ten seconds ago."""
+
+    async def main() -> float:
+        limiter = RateLimiter(5, max_tokens_per_window=1000)
+        async with limiter.reserve(tokens=900):
+            pass
+        now = datetime.now(UTC)
+        headers = {"limit": "1000", "remaining": "0", "reset": (now + timedelta(seconds=50)).isoformat()}
+        told = {f"anthropic-ratelimit-tokens-{part}": value for part, value in headers.items()}
+        limiter.observe(told | ({"date": now.isoformat()} if sends_date else {}))
+        return limiter.paused_for
+
+    assert run_virtual(main()) == pytest.approx(pause, abs=1)
 
 
 @pytest.mark.parametrize(

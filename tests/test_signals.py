@@ -16,7 +16,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pocketflow_throttled import RateLimitHit, SimulatedAPI, run_virtual
+from pocketflow_throttled import AdaptiveThrottledNode, RateLimitHit, SimulatedAPI, ThrottledParallelBatchNode, run_virtual
 from pocketflow_throttled.headers import Quota, lowered, parse_wait, read_quotas
 from pocketflow_throttled.headers import retry_after as header_wait
 from pocketflow_throttled.signals import Refusal, headers_of, is_rate_limit_error, read_error, retry_after
@@ -296,6 +296,7 @@ NOW = datetime(2026, 11, 24, 12, tzinfo=UTC)
             (value, None)
             for value in ("", "soon", "-1", "nan", "inf", "-inf", "1e400", -3, True, None, [], "5 apples", "9" * 5000)
         ],
+        *[(value, None) for value in ("1_0", "٣", "٣s")],
     ],
 )
 def test_every_format_of_a_time_is_read_and_nonsense_is_no_information(value: Any, seconds: float | None) -> None:
@@ -526,6 +527,27 @@ def test_an_exception_that_cannot_be_read_says_nothing() -> None:
     first.__cause__, second.__cause__ = second, first
     assert read_error(first) is None
     assert headers_of(first) == {}
+
+
+@pytest.mark.parametrize("node_class", [ThrottledParallelBatchNode, AdaptiveThrottledNode])
+def test_an_exception_that_cannot_be_read_takes_its_items_place(node_class: type[ThrottledParallelBatchNode]) -> None:
+    error = HostileError()
+
+    class Ask(node_class):  # type: ignore[misc, valid-type]
+        async def prep_async(self, shared: dict[str, Any]) -> list[int]:
+            return [0, 1]
+
+        async def exec_async(self, item: int) -> int:
+            if item == 0:
+                raise error
+            return item
+
+        async def post_async(self, shared: dict[str, Any], prep_res: Any, exec_res_list: list[Any]) -> None:
+            shared["results"] = exec_res_list
+
+    shared: dict[str, Any] = {}
+    run_virtual(asyncio.wait_for(Ask(on_error="collect").run_async(shared), 10))
+    assert shared["results"] == [error, 1]
 
 
 def test_a_chain_and_a_group_that_cannot_be_read_say_nothing() -> None:

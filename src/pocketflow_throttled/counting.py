@@ -13,7 +13,7 @@ from enum import IntEnum
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Container, Iterable
+    from collections.abc import Callable, Container, Iterable
 
 # Of the window, from a try to the next, for a refusal to be back by then. Each try halves it, unless one was refused before.
 _FIRST_GAP, _LEAST_GAP = 1 / 150, 1 / 1200
@@ -24,6 +24,7 @@ _TOGETHER = 0.3  # seconds: calls that start so close to each other arrive in an
 _MOST_OF = 0.5  # of the tries of such a moment: from there on each refusal outweighs served ones, before that only the first
 _BESIDE = 1  # refusals of a moment beyond its tries: with more, something else is the reason
 _NEXT_TRY, _MUCH_LATER = 1.0, 8.0  # windows from a refused try to the next, after the first one and after any other
+_NEXT_LOOK = 1 / 100  # windows from a look at every call to the next
 _CLEARLY = 0.05  # of the limit: by what differs less, an answer tells no way from another
 
 
@@ -43,7 +44,18 @@ NOTHING: Counts = (0,) * len(Way)
 class _Doubt:
     """Whether a server counts in one way, by the tries that this way would refuse."""
 
-    __slots__ = ("at_once", "barred_until", "is_known", "next_at", "refusals", "refused_at", "served", "tried_at", "tries")
+    __slots__ = (
+        "at_once",
+        "barred_until",
+        "is_known",
+        "look_at",
+        "next_at",
+        "refusals",
+        "refused_at",
+        "served",
+        "tried_at",
+        "tries",
+    )
 
     def __init__(self) -> None:
         self.is_known = False  # that it does
@@ -53,6 +65,7 @@ class _Doubt:
         self.tried_at, self.at_once = -math.inf, 0  # the last try, and how many since the first of its moment
         self.next_at = -math.inf  # of the next try, by the gap and by refusals ...
         self.barred_until = -math.inf  # ... and by answers
+        self.look_at = -math.inf  # at whether what a bucket would count rules it out: that takes a look at each call
 
     @property
     def is_ruled_out(self) -> bool:
@@ -170,7 +183,17 @@ class Counting:
             self._blamed.take_back()
             self._blamed = None
 
-    def told(self, now: float, used: int, *, by_start: Counts, by_end: Counts, limit: int, unsure: int) -> None:
+    def told(
+        self,
+        now: float,
+        used: int,
+        *,
+        by_start: Counts,
+        by_end: Counts,
+        limit: int,
+        unsure: int,
+        least: Callable[[Way], float] | None = None,
+    ) -> None:
         """Learn from what is used by an answer, others' share included.
 
         Args:
@@ -180,6 +203,7 @@ class Counting:
             by_end: ... and what is counted now: nobody knows which of the two an answer tells of.
             limit: of the window.
             unsure: what of it may not have arrived when its call did.
+            least: tells what a bucket would count, which is less than what is counted here; None: it is none.
         """
         clearly = _CLEARLY * limit
         more_than_cost = max(by_start[Way.COST], by_end[Way.COST]) + clearly
@@ -188,6 +212,11 @@ class Counting:
             if doubt.is_ruled_out or counted <= more_than_cost:
                 continue
             if used < counted - clearly:
+                if doubt.is_known and least is not None:
+                    if now >= doubt.look_at and used >= least(way) - unsure - clearly:
+                        doubt.look_at = now + _NEXT_LOOK * self._seconds
+                    if now < doubt.look_at:
+                        continue
                 doubt.is_known, doubt.barred_until = doubt.refusals > 0, -math.inf
             elif used >= more_than_cost:
                 doubt.is_known, doubt.barred_until = True, now + self._seconds

@@ -19,13 +19,13 @@ if TYPE_CHECKING:
 _LONGEST = 200  # of a header's value, in characters: beyond that nobody means well
 _EPOCH_SECONDS, _EPOCH_MILLISECONDS = 1e9, 1e12  # a bare number as large as that is a date
 _RFC_3339 = re.compile(r"\d{4}-\d\d-\d\dT")
-_DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)", re.IGNORECASE)
-_DURATIONS = re.compile(r"(?:\d{1,15}(?:\.\d{1,15})?(?:ms|s|m|h|d)){1,5}", re.IGNORECASE)
+_DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)", re.IGNORECASE | re.ASCII)
+_DURATIONS = re.compile(r"(?:\d{1,15}(?:\.\d{1,15})?(?:ms|s|m|h|d)){1,5}", re.IGNORECASE | re.ASCII)
 _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 
 Kind = Literal["requests", "tokens"]
 
-_PARAMETER = re.compile(r"\b([a-z]{1,20})\s?=\s?(\d{1,15})")
+_PARAMETER = re.compile(r"\b([a-z]{1,20})\s?=\s?(\d{1,15})(?![\d_])", re.ASCII)
 _MOST = 1e15  # of anything that is counted
 _HOUR = 3600.0
 
@@ -96,7 +96,7 @@ def parse_wait(value: object, now: datetime | None = None) -> float | None:
     if isinstance(value, bool) or not isinstance(value, int | float | str):
         return None
     try:
-        seconds = float(value)
+        seconds = _number(value) if isinstance(value, str) else float(value)
     except OverflowError:
         return None
     except ValueError:
@@ -107,9 +107,16 @@ def parse_wait(value: object, now: datetime | None = None) -> float | None:
     return seconds if math.isfinite(seconds) and seconds >= 0 else None
 
 
+def _number(text: str) -> float:
+    """Return a number as servers write it: `float` also reads 1_000, and the digits of other scripts."""
+    if not text.isascii() or "_" in text:
+        raise ValueError(text)
+    return float(text)
+
+
 def _is_date(value: str) -> bool:
     try:
-        return float(value) >= _EPOCH_SECONDS
+        return _number(value) >= _EPOCH_SECONDS
     except ValueError:
         return parse_date(value) is not None
 
@@ -250,7 +257,7 @@ def _ietf_name(item: str) -> str:
 def _count(value: str | None, *, least: float) -> int | None:
     """Return a count, or None for what is none: unreadable, or the -1 and the limit of 0 that some servers send for "unknown"."""
     try:
-        number = float((value or "")[:_LONGEST])
+        number = _number((value or "")[:_LONGEST])
     except ValueError:
         return None
     return int(number) if least <= number < _MOST and number > -_MOST else None

@@ -256,4 +256,4 @@ class AdaptiveThrottledNode(AdaptiveThrottled, ThrottledParallelBatchNode):
         raise hit from error
 
     def _collects_error(self, error: Exception) -> bool:
-        return super()._collects_error(error) and not getattr(error, "propagated", False)
+        return super()._collects_error(error) and not (isinstance(error, RateLimitHit) and error.propagated)

@@ -92,7 +92,7 @@ class Observing(Waiting):
                     continue
                 self._is_told = True
                 if not is_refused:
-                    self._others.served(quota)
+                    self._others.served(quota, now)
                 is_pace = self._told_limits.set(quota, now, self._active)
                 wait = self._others.take_away(quota, answer, is_pace=is_pace)
                 if hint is None:

@@ -23,7 +23,8 @@ if TYPE_CHECKING:
     from .untold import Span
     from .window import SlidingWindow
 
-_ROLLING = 0.9  # of a window: a reset as far away as that does not tell when the first of the limit comes back
+_ROLLING = 0.9  # of a window: a reset as far away as that does not tell when the first of the limit comes back ...
+_ROLLING_IF_GUESSED = 0.65  # ... nor does one that by clocks which differ may be as far away
 _ON_ITS_WAY = 1.0  # seconds until a call arrives, at most: a reset is counted from then
 _OVERTAKING = 0.3  # seconds by which a call that started later may arrive earlier
 _OFTEN_REFUSED = 0.05  # of the calls: then it is others that empty a bucket
@@ -77,16 +78,29 @@ class Others:
         self._spans = spans
         self._told_at: dict[Kind, float] = {"requests": -math.inf, "tokens": -math.inf}
         self._moment, self._level = Moment(), Level()
-        self._by_start, self._by_end = Boundary(), Boundary()  # as told, if that is of calls' starts, and if it is of their ends
+        # As told, if that is of calls' starts, and if it is of their ends.
+        self._boundaries: dict[Kind, tuple[Boundary, Boundary]] = {
+            "requests": (Boundary(), Boundary()),
+            "tokens": (Boundary(), Boundary()),
+        }
         self._blamed_until = -math.inf  # for refusals that own calls do not explain
 
-    def served(self, quota: Quota) -> None:
+    def served(self, quota: Quota, now: float) -> None:
         """Learn how much there ever is left; whoever first gives a small bucket away ends the wait for a whole window."""
         span = self._spans[quota.kind]
         was_small = span.is_small
-        span.served(quota)
+        span.served(quota, self._served_at_once(quota.kind, now))
         if span.is_small and not was_small:
             self._told_at[quota.kind] = -math.inf
+
+    def _served_at_once(self, kind: Kind, now: float) -> int:
+        """Return how many calls a bucket must have held, as so many started at once and none of them is refused by now."""
+        window = self._budget.requests
+        if kind == "tokens" or window is None or not window.times or now < window.times[0] + _ON_ITS_WAY:
+            return 0
+        first = window.times[0]
+        filled = (_OVERTAKING + _ON_ITS_WAY) * window.limit / window.seconds
+        return window.count_served_between(math.nextafter(first, -math.inf), first + _OVERTAKING) - math.ceil(filled)
 
     def take_away(self, quota: Quota, answer: Answer, *, is_pace: bool) -> float:
         """Count what others have used, and return for how long nothing should start: until the reset at 0 left.
@@ -108,10 +122,11 @@ class Others:
         used = max(0, (quota.limit or window.limit) - remaining)  # by the server's count
         if quota.kind == "requests" and self._follow_level(quota, remaining, answer):
             return 0.0
-        if isinstance(window, TokenWindow) and call is not None and not answer.is_refused:
-            window.compare(now, used, call.time, call.tokens)
-        if quota.kind == "requests" and not answer.is_refused:
+        if not answer.is_refused:
             self._find_boundary(quota, answer, used, window.seconds)
+        if isinstance(window, TokenWindow) and call is not None and not answer.is_refused:
+            is_bucket, began_at = self._spans["tokens"].comes_back_evenly, self._began_at("tokens", now, window.seconds)
+            window.compare(now, used, call.time, call.tokens, is_bucket=is_bucket, began_at=began_at)
         age, own = self._held_against(answer, quota.kind, used)
         if quota.is_date:
             age = 0.0
@@ -133,7 +148,7 @@ class Others:
         if call is not None and quota.kind == "requests" and self._asked["requests"] is None:
             self._budget.forget_requests(call.time, used)
         is_counted = others <= _ROUNDED * window.limit
-        is_rolling = own > 0 and reset + age >= _ROLLING * window.seconds
+        is_rolling = own > 0 and reset + age >= (_ROLLING_IF_GUESSED if quota.is_guess else _ROLLING) * window.seconds
         longest = max(reset, 0.0 if quota.window is None else quota.window)  # of which its own log may be too short to tell
         rounded = 2 * FULL_SECOND if quota.is_date else FULL_SECOND if reset.is_integer() else 0.0
         return 0.0 if (is_counted or is_rolling) and longest <= 1.05 * window.seconds + rounded else wait
@@ -229,15 +244,20 @@ class Others:
         if call is None or call is UNMARKED or reset is None or quota.is_guess:
             return
         end = now + reset
-        self._by_start.learn(call.time, now, end if quota.is_date else call.time + reset, used, seconds=seconds)
-        self._by_end.learn(call.time, now, end, used, seconds=seconds)
+        by_start, by_end = self._boundaries[quota.kind]
+        by_start.learn(call.time, now, end if quota.is_date else call.time + reset, used, seconds=seconds)
+        by_end.learn(call.time, now, end, used, seconds=seconds)
 
     def _since(self, kind: Kind, now: float) -> float:
+        """Return when a fixed window of requests began, if it is known to be one."""
+        window = self._budget.requests
+        return -math.inf if kind == "tokens" or window is None else self._began_at(kind, now, window.seconds)
+
+    def _began_at(self, kind: Kind, now: float, seconds: float) -> float:
         """Return when a fixed window began, if it is known to be one."""
-        end, window = self._by_start.end or self._by_end.end, self._budget.requests
-        if kind == "tokens" or end is None or window is None or now >= end:
-            return -math.inf
-        return end - window.seconds
+        by_start, by_end = self._boundaries[kind]
+        end = by_start.end or by_end.end
+        return -math.inf if end is None or now >= end else end - seconds
 
     def _served_since(self, since: float, until: float) -> int:
         window = self._budget.requests

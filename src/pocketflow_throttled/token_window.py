@@ -5,10 +5,12 @@ from __future__ import annotations
 import math
 from bisect import bisect_left
 from collections import deque
+from functools import partial
 from itertools import islice, takewhile
 from typing import TYPE_CHECKING, NamedTuple
 
 from .counting import Counting, Way
+from .refill import in_bucket, in_fixed_window
 from .window import Window
 
 if TYPE_CHECKING:
@@ -176,7 +178,16 @@ class TokenWindow(Window):
             room += _ENDED * max(0, spend.estimated - spend.cost)
             self.counting.started(now, beyond, self._beyond(room, cost))
 
-    def compare(self, now: float, used: int, started: float, by_start: Counts) -> None:
+    def compare(
+        self,
+        now: float,
+        used: int,
+        started: float,
+        by_start: Counts,
+        *,
+        is_bucket: bool = False,
+        began_at: float = -math.inf,
+    ) -> None:
         """Learn from what is used by an answer what a server counts.
 
         Args:
@@ -184,6 +195,8 @@ class TokenWindow(Window):
             used: of the limit, others' share included.
             started: when its call did, and ...
             by_start: ... what was counted then, if that is known.
+            is_bucket: whether the server's limit is known to come back bit by bit.
+            began_at: when its window began, if it is known to be a fixed one.
         """
         if not self._more[Way.SETTLED] and not self._more[Way.ESTIMATE]:
             return
@@ -191,7 +204,13 @@ class TokenWindow(Window):
             first = bisect_left(self.spends, started - _IN_ANY_ORDER, key=_time_of)
             lately = takewhile(lambda spend: spend.time <= started, islice(self.spends, first, None))
             unsure = sum(max(spend.cost, spend.estimated) for spend in lately)
-            self.counting.told(now, used, by_start=by_start, by_end=self.counts(now), limit=self._limit, unsure=unsure)
+            by_end = self.counts(now)
+            least = None
+            if is_bucket:
+                least = partial(in_bucket, self.spends, moments=(started, now), rate=self._limit / self.seconds)
+            elif began_at > -math.inf:
+                least = partial(in_fixed_window, self.spends, began_at + _IN_ANY_ORDER, started)
+            self.counting.told(now, used, by_start=by_start, by_end=by_end, limit=self._limit, unsure=unsure, least=least)
         elif self.spends:
             took = now - self.spends[0].time  # or less
             self.counting.wait_for_more(now + min(_AS_LONG * took, _WAITED * self.seconds))

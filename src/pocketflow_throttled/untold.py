@@ -61,14 +61,14 @@ class Span:
         self._fastest, self._slowest = 0.0, math.inf  # ... as bounds, in seconds for all of it
         self._least_used, self._most_used = math.inf, 0
         self.is_of_one = False  # whether resets tell of the next single call
-        self._most_left: int | None = None  # that was told of this limit when a call was served
+        self._most_left: int | None = None  # that was told of this limit when a call was served, or was served at once
 
-    def served(self, quota: Quota) -> None:
-        """Learn from what is left after a call was served."""
+    def served(self, quota: Quota, at_once: int) -> None:
+        """Learn from what is left after a call was served, `at_once` with so many others at least."""
         if quota.remaining is not None:
             if quota.limit is not None and quota.limit != self._limit:
                 self._forget(quota.limit)
-            self._most_left = max(self._most_left or 0, quota.remaining)
+            self._most_left = max(self._most_left or 0, quota.remaining, at_once)
 
     @property
     def is_small(self) -> bool:
@@ -77,7 +77,7 @@ class Span:
 
     @property
     def most_left(self) -> int:
-        """The most that ever was left after a call was served."""
+        """The most that ever was left after a call was served, or was served at once."""
         return self._most_left or 0
 
     def may_be_small(self, at_once: int | None, limit: int) -> bool:
@@ -97,7 +97,7 @@ class Span:
                 self._most = min(self._most, (reset or FULL_SECOND) * limit / (limit - remaining))
             if remaining is not None and remaining < limit and not quota.is_date:
                 self._learn_speed(reset, limit - remaining)
-        if self._comes_back_evenly and not self.is_of_one:
+        if self.comes_back_evenly and not self.is_of_one:
             return min(default, max(self._least, self._slowest))
         seconds = (self._least or FULL_SECOND) * limit if self.is_of_one else max(self._least, self._most)
         return min(default, max(_SHORTEST_WINDOW, seconds))
@@ -110,7 +110,8 @@ class Span:
         self._least_used, self._most_used = min(self._least_used, used), max(self._most_used, used)
 
     @property
-    def _comes_back_evenly(self) -> bool:
+    def comes_back_evenly(self) -> bool:
+        """Whether what is used is known to come back bit by bit, as in a bucket."""
         is_known = self._answers >= _TOLD and self._most_used >= _APART * self._least_used
         return is_known and self._fastest <= self._slowest <= self._fastest / ALIKE
 

@@ -172,6 +172,37 @@ def test_refusals_that_say_little_cost_nothing(retry_after: Any) -> None:
     check(measure(server(100, None, "sliding", retry_after=retry_after)))
 
 
+@pytest.mark.parametrize("counting", ["bucket", "fixed"])
+@pytest.mark.parametrize("factor", [1.5, 2, 3])
+def test_a_limit_that_counts_what_calls_may_cost_for_good_is_told_by_what_is_left(counting: Counting, factor: float) -> None:
+    """What comes back bit by bit, or at once, is no sign that a server gives back at the end of a call what it did not cost."""
+    chance = random.Random(7)
+    costs = [chance.randint(300, 1700) for _ in range(300)]
+    latency, delay = jitter(chance, 0.5, 3.0), jitter(chance, 0.01, 0.15)
+    model = Model(tokens=Count(60_000, 60.0, counting, phase=43.0), tells_late=True, latency=latency, delay=delay)
+
+    class Node(ThrottledParallelBatchNode):
+        max_concurrent, max_tokens_per_minute = 20, 60_000
+
+        async def prep_async(self, shared: Any) -> Any:
+            return costs
+
+        def estimate_tokens(self, item: int) -> int:
+            return int(factor * item)
+
+        async def exec_async(self, item: int) -> Any:
+            await self.limiter.observe_response(await model.call(int(factor * item)))
+            return {"usage": {"total_tokens": item}}
+
+    async def main() -> float:
+        await Node().run_async({})
+        return asyncio.get_running_loop().time()
+
+    took = run_virtual(main())
+    assert model.refused <= 0.01 * len(costs)
+    assert took <= factor * sum(costs) / 1000 / 0.95
+
+
 def clairvoyant(seconds: list[float], slots: int, per_minute: int) -> float:
     """Return how long calls that take these seconds take together, if each starts as soon as slots and limit allow."""
     free, starts, end = [0.0] * slots, list[float](), 0.0
