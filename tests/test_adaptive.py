@@ -1031,6 +1031,22 @@ def test_an_api_that_refuses_half_of_the_calls_for_a_while_is_not_taken_for_one_
     assert run_virtual(main()) < 250
 
 
+@pytest.mark.parametrize("seed", range(3))
+def test_an_api_that_refused_half_of_the_calls_for_long_is_used_again_when_it_does_not(seed: int) -> None:
+    """In a quarter of an hour it asked to wait for a minute each time, and a call in 840 seconds was all that it admitted."""
+    chance = random.Random(seed)
+    random.seed(seed)
+
+    async def call(item: int) -> int:
+        if 1 < now() < 900 and chance.random() < 0.5:
+            await asyncio.sleep(0.05)
+            raise RateLimitHit("busy", retry_after=60.0)
+        await asyncio.sleep(chance.uniform(0.9, 1.1))
+        return item
+
+    assert seconds_for(Adapting(call, rate_limit_timeout=1e5), 600) < 900 + 500
+
+
 @pytest.mark.parametrize("since", [0.5, 5.0])
 def test_one_long_wait_that_is_asked_for_early_does_not_hold_a_batch_back_for_long(since: float) -> None:
     async def call(item: int) -> int:

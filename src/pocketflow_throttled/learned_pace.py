@@ -38,6 +38,9 @@ _MANY = 30  # starts, by which it is known what is admitted
 # A pace so many times slower than what was admitted for some seconds, not long ago, is probed by doubling it, after few starts.
 # An API that was down for a while is used again soon.
 _FAR, _FEW, _FEWEST = 2.0, 5, 2  # the last, where it is a guess
+# Seconds between starts: a pace so slow may have been learned while the API was hardly there, and is doubted soon. If that is all the
+# time for which it was closed, a small part is tried at once.
+_SLOW, _AT_ONCE = 5.0, 0.15
 _SHORT = 2.0  # seconds that it was closed, by which a pace is guessed from fewer starts than it takes to measure one
 _IN_VAIN = 1.15  # times slower than where it was refused as rarely
 _FAST_ENOUGH = 1.25  # times slower than that: it is no pace that a refusal now and then would be explained by
@@ -62,7 +65,7 @@ class LearnedPace(Probing):
         self._a_second: int | None = None  # starts, if they are counted by the second
         self._found_before = 0.0
         self._times_found = self._times_returned = 0
-        self._is_guess = False  # from a few starts only
+        self._is_guess = False  # from a few starts only, or slow
         self._slowed_from: deque[float] = deque(maxlen=8)  # paces that were refused now and then
         self._best = self._ever = math.inf  # seconds between starts, that were admitted of late, and ever
         self._far_refused = 0  # probes in a row, of a pace far from that
@@ -195,7 +198,9 @@ class LearnedPace(Probing):
         self._step, self._after = _FIRST_STEP / certainty, _STARTS * certainty
         if self._is_far:
             self._step, self._after = 1.0, _FEW * 2**self._far_refused
-        self.is_smoothing = self._is_guess = False
+        self.is_smoothing, self._is_guess = False, seconds > _SLOW
+        if self._is_guess:
+            self._step, self._after = 1.0, 1
         self._end_step()
 
     def hold_by_the_second(self, count: int) -> None:
@@ -230,6 +235,7 @@ class LearnedPace(Probing):
             self._slow_down(until, known, cycle)
             if cycle > max(_SHORT, _FAR * known, _FAR * self._cycle):  # the API may have been down for as long, too
                 self._is_guess, self._step, self._after = True, 1.0, 1
+                self.seconds *= _AT_ONCE if self.seconds > _SLOW else 1
             self._cycle = cycle
             return True
         if since is None and ends and reopened is not None and between(ends[0], until) >= 1:
