@@ -32,6 +32,8 @@ _BLUR = 0.01  # of the starts: so many more in a second may have been admitted, 
 _LOGGED = 10_000  # starts
 _BARELY = 1.001
 _LONGEST_SURE, _LONGEST_ODD = 120.0, 3600.0  # seconds
+_LONG_ENOUGH = 61.0  # seconds, for an API to be down
+_OFTEN = 3  # times that it asked for a long wait, in vain: it does not know when it opens
 _MANY = 10  # starts since it opened: fewer may be all that a bucket has
 _LONG = 0.1  # of the time that it was open: closed for longer, a window has ended, and no single place in it become free
 
@@ -45,12 +47,14 @@ class Window:
         count: starts allowed in it.
         too_short: a length that was refused, so that the true one lies between; the same as `seconds` if it is exact.
         is_sure: whether all that was counted lay in one window; else it may allow more.
+        is_doubted: whether an API that was down for a while would look the same.
     """
 
     seconds: float
     count: int
     too_short: float
     is_sure: bool
+    is_doubted: bool = False
 
 
 class Evidence:
@@ -189,7 +193,8 @@ class Evidence:
             return None
         # Closed for longer than it was open, so all of what was open lies in one window. Or the API was down for so long.
         is_sure = was_closed >= was_open and found[0] <= _LONGEST_SURE
-        return Window(*found, shut - opened, is_sure)
+        is_doubted = found[0] > _LONG_ENOUGH or (closing.is_asked and closing.tries >= _OFTEN)
+        return Window(*found, shut - opened, is_sure, is_doubted)
 
     def _best(
         self, lengths: list[float], refusals: list[float], blur: float, since: float = -math.inf

@@ -38,8 +38,8 @@ _MANY = 30  # starts, by which it is known what is admitted
 # A pace so many times slower than what was admitted for some seconds, not long ago, is probed by doubling it, after few starts.
 # An API that was down for a while is used again soon.
 _FAR, _FEW, _FEWEST = 2.0, 5, 2  # the last, where it is a guess
-# Seconds between starts: a pace so slow may have been learned while the API was hardly there, and is doubted soon. If that is all the
-# time for which it was closed, a small part is tried at once.
+# Seconds between starts: a pace so slow may have been learned while the API was hardly there, and is doubted soon. Where it is as
+# slow as the API was closed for long, a small part of that is tried at once.
 _SLOW, _AT_ONCE = 5.0, 0.15
 _SHORT = 2.0  # seconds that it was closed, by which a pace is guessed from fewer starts than it takes to measure one
 _IN_VAIN = 1.15  # times slower than where it was refused as rarely

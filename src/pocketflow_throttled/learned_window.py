@@ -3,8 +3,8 @@
 Pure: times are arguments, in seconds. Whether the API counts back from each call or by its own clock, a window is known by a
 cycle: a first start, all that fit, a pause until the window has passed. Its length lies between the last call that was refused
 and the first that was admitted, and the first call of a cycle narrows that down. How many fit is probed upwards, at once and then
-rarely. If the window is long, the first probe that was refused is made again in the midst of the pause, as another limit may have
-refused it: an API that was down for so long has no window, and admits that call.
+rarely. If an API that was down may have looked the same, the first probe that was refused is made again in the midst of a pause,
+as another limit may have refused it: an API that was down has no window, and admits that call.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ _FEW = 2  # more than were known, or as large a step: so far a refusal may as we
 _DOUBT = 0.04  # of its length, up to which that need not be known
 # Seconds: a usual window so long is doubted once, a shorter one twice. So many count by the minute that it is hardly another.
 _MINUTE = 60.0
-# Of the time until more fits, if that is so much of its length: one more is tried again then, where a window is longer than this.
-_AGAIN_AFTER, _AGAIN_IN, _LONG = 0.15, 0.2, 61.0
+_AGAIN_AFTER = 0.15  # of the time until more fits: one more is tried again then, where a window is doubted ...
+_AGAIN_IN = 0.2  # ... and that time is so much of its length
 _PAUSE = 0.05  # of its length, without a start: longer ones part the cycles
 _MOST_ADMITTED = 2  # times what it allows, in its length: one that is counted by the clock admits as much around its end
 _FIRMLY = 0.97  # of its length, in which more starts than it allows are more than it allows
@@ -59,6 +59,7 @@ class LearnedWindow(Probing):
         self._longer: float | None = None  # what it was before it was found to be shorter
         self._step, self._after = 1, 1
         self.is_refuted = False
+        self._is_doubted = window.is_doubted
         self._is_again: bool | None = None  # whether a first probe that was refused is made again; None: none was
         self._probe()  # at once: if the API was down for so long, there is no window, and more is admitted before it has passed
 
@@ -205,6 +206,6 @@ class LearnedWindow(Probing):
         self._good = (self.count, self.seconds)
         is_made = self._beyond_since is not None
         self._end_step()
-        self._is_again = self.seconds > _LONG if self._is_again is None else self._is_again and not is_made
+        self._is_again = self._is_doubted if self._is_again is None else self._is_again and not is_made
         if self._is_again:
             self._probe()
