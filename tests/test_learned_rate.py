@@ -14,7 +14,6 @@ from pocketflow_throttled.aimd import AdaptiveRule
 from pocketflow_throttled.ceiling import Ceiling
 from pocketflow_throttled.closing import Closing
 from pocketflow_throttled.evidence import Evidence
-from pocketflow_throttled.learned_pace import LearnedPace
 from pocketflow_throttled.learned_rate import LearnedRate
 from pocketflow_throttled.learned_window import LearnedWindow
 from pocketflow_throttled.timing import Timing
@@ -343,29 +342,6 @@ def test_a_few_refusals_or_starts_tell_no_cap() -> None:
     assert evidence.cap() is None
 
 
-@pytest.mark.parametrize(
-    ("admitted", "level", "along", "alone"),
-    [
-        (20, 9, 0, True),
-        (19, 9, 0, False),  # too few since the refusal before
-        (20, 11, 0, False),  # admitted below only
-        (20, 9, 7, False),  # so many would have been refused along with it
-    ],
-)
-def test_a_refusal_where_many_were_admitted_since_the_one_before_tells_nothing(
-    admitted: int, level: int, along: int, alone: bool
-) -> None:
-    evidence = levels(10)
-    evidence.refused_at(0.5, 8)
-    assert not evidence.is_alone(0.6, 8), "the first one is no exception"
-    for at in range(admitted):
-        evidence.started(1.0 + at, 10)
-    evidence.refused_at(30.0, level)
-    for at in range(along):
-        evidence.started(30.0 + 0.01 * (at + 1), 9)
-    assert evidence.is_alone(30.1, level) is alone
-
-
 def test_a_rate_is_guessed_by_a_few_starts_and_then_doubled_until_it_is_refused() -> None:
     rate = LearnedRate(Timing())
     for start in (0.0, 0.05, 0.1):
@@ -388,25 +364,6 @@ def test_a_rate_is_not_guessed_by_a_few_starts_where_it_was_closed_for_long() ->
     rate.evidence.refused(started=0.15)
     rate.explain(Closing(opened=0.0, since=0.15, last=2.5, tries=3, is_rate=True), now=3.5)
     assert rate.held is None
-
-
-def test_a_pace_that_was_slowed_in_vain_is_returned_to() -> None:
-    rate, now, slowest = LearnedRate(Timing()), 0.0, 0.0
-    for start in range(20):
-        begin(rate, 0.25 * start)
-    rate.evidence.refused(5.0)
-    assert rate.explain(Closing(opened=0.0, since=5.0, last=5.0, tries=1, is_rate=True), now=5.2)
-    pace, first, now = rate.held, rate.seconds, 5.2
-    assert isinstance(pace, LearnedPace)
-    for call in range(3000):
-        now = max(rate.opens_at(now), now + first)  # never faster than it was found
-        begin(rate, now)
-        if call % 25 == 24:  # whatever the pace
-            rate.evidence.forget(now)
-            rate.evidence.refused_at(now, 1)
-            pace.correct(now)
-        slowest = max(slowest, rate.seconds)
-    assert slowest <= 1.3 * first
 
 
 def bursts(*, level: int, before: int = 10) -> Evidence:

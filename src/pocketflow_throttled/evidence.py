@@ -22,8 +22,6 @@ USUAL_WINDOWS = (300.0, 60.0, 30.0, 20.0, 15.0, 10.0, 5.0)
 _EXACT, _NEARLY = 1.0, 1.02
 _TELLING, _TOLD_BY = 3, 20  # refusals that can tell a cap, and starts since the first of them
 SECOND = 1.0  # many an API counts by it
-_ALONE = 20  # starts admitted since the refusal before at the level of one that is alone then
-_ALONG = 6  # starts since a refused one: more of them would be refused along with it, if it has a reason
 _LAST, _RECENT = 4, 1000  # refusals, and starts, that tell what is counted by the second
 _DENIED = 5  # starts, at the level of a refusal or beyond, that were admitted: what refused is no cap
 _BLUR = 0.01  # of the starts: so many more in a second may have been admitted, as not all are as long on their way
@@ -97,20 +95,6 @@ class Evidence:
         admitted = sum(level >= least for level in islice(self._levels, first, None))
         is_cap = admitted <= _TELLING and len(self.starts) - first >= _TOLD_BY
         return least - 1 if is_cap and least > 1 else None
-
-    def is_alone(self, now: float, level: int) -> bool:
-        """Return whether the last refusal, with so many under way, tells nothing: others were admitted where it was refused."""
-        if self.since_refusal() < _ALONE:
-            return False
-        started, before = self._refused_levels[-1][0], self._refused_levels[-2][0]
-        admitted = islice(self._levels, bisect_right(self.starts, before), None)
-        return self.between(started, now) <= _ALONG and sum(at >= level for at in admitted) >= _ALONE
-
-    def since_refusal(self) -> int:
-        """Return how many starts there were since the refusal before the last; none if that was the first."""
-        if len(self._refused_levels) < 2:
-            return 0
-        return len(self.starts) - bisect_right(self.starts, self._refused_levels[-2][0])
 
     def a_second(self) -> int | None:
         """Return how many starts a second there were before each of the last refusals, and never more; None: it is not so.

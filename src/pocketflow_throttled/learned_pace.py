@@ -39,8 +39,6 @@ _MANY = 30  # starts, by which it is known what is admitted
 # An API that was down for a while is used again soon.
 _FAR, _FEW, _FEWEST = 2.0, 5, 2  # the last, where it is a guess
 _SHORT = 2.0  # seconds that it was closed, by which a pace is guessed from fewer starts than it takes to measure one
-_IN_VAIN = 1.15  # times slower than where it was refused as rarely
-_FAST_ENOUGH = 1.25  # times slower than that: it is no pace that a refusal now and then would be explained by
 _SUSTAINED, _REMEMBERED = 10.0, 300.0  # seconds
 _SLOWEST = 12.0  # times slower than the best there was: what is refused at that pace is refused for another reason
 _FASTEST = 1e-6  # seconds, which nobody notices: by coarse clocks, or those of several loops, no time may have passed, or less
@@ -63,7 +61,6 @@ class LearnedPace(Probing):
         self._found_before = 0.0
         self._times_found = self._times_returned = 0
         self._is_guess = False  # from a few starts only
-        self._slowed_from: deque[float] = deque(maxlen=8)  # paces that were refused now and then
         self._best = self._ever = math.inf  # seconds between starts, that were admitted of late, and ever
         self._far_refused = 0  # probes in a row, of a pace far from that
         self._first_end = math.inf
@@ -153,26 +150,9 @@ class LearnedPace(Probing):
             self.hold(_SLOWER * self._good[1], 2**_MOST_CERTAIN)
             self.ended(started)
             return
-        other = self._without_reason()
-        if other is not None:
-            self.hold(other)
-            return
         self.seconds = self._good[1]
         self.find(started, before=self)
         self.ended(started)
-
-    def _without_reason(self) -> float | None:
-        """Return the pace to go on with if the last refusal is none of its: slower is no better, or faster went well."""
-        starts, good = self._evidence.since_refusal(), self._good[1]
-        if starts < _ENOUGH or self.is_smoothing:
-            return None
-        self._look_back()
-        self._slowed_from.append(good)
-        fastest = min(self._slowed_from)
-        if good > _IN_VAIN * fastest:
-            self._slowed_from.clear()
-            return fastest
-        return good if starts >= _MANY and good > _FAST_ENOUGH * self._best else None
 
     def was_idle(self, until: float) -> None:
         """Take note that nobody called for a while: only what is admitted from now on tells what is allowed."""
