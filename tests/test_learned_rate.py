@@ -342,30 +342,6 @@ def test_a_few_refusals_or_starts_tell_no_cap() -> None:
     assert evidence.cap() is None
 
 
-def test_a_rate_is_guessed_by_a_few_starts_and_then_doubled_until_it_is_refused() -> None:
-    rate = LearnedRate(Timing())
-    for start in (0.0, 0.05, 0.1):
-        begin(rate, start)
-    rate.evidence.refused(started=0.15)
-    assert rate.explain(Closing(opened=0.0, since=0.15, last=0.15, tries=1, is_rate=True), now=1.2)
-    assert rate.seconds == pytest.approx(0.4), "three in 1.2 s"
-    now = 1.2
-    while rate.seconds > 0.3:
-        now = rate.opens_at(now)
-        begin(rate, now)
-    assert rate.seconds == pytest.approx(0.2)
-    assert now <= 1.2 + 6 * 0.4
-
-
-def test_a_rate_is_not_guessed_by_a_few_starts_where_it_was_closed_for_long() -> None:
-    rate = LearnedRate(Timing())
-    for start in (0.0, 0.05, 0.1):
-        begin(rate, start)
-    rate.evidence.refused(started=0.15)
-    rate.explain(Closing(opened=0.0, since=0.15, last=2.5, tries=3, is_rate=True), now=3.5)
-    assert rate.held is None
-
-
 def bursts(*, level: int, before: int = 10) -> Evidence:
     """Ten calls now and then in a second, and an eleventh that was refused."""
     evidence = Evidence()

@@ -80,7 +80,6 @@ class AdaptiveRule:
         self._closing: Closing | None = None
         self.trial: float | None = None
         self._trial_level = 0
-        self._trial_due = 0.0  # when it was allowed; it may have waited for a slot since
         self._has_climbed = False  # whether a probe went well since bursts are held back
         self._is_cap = False  # whether it was refused beyond the ceiling without a burst too
         self._asked = Asked(self._timing)
@@ -140,7 +139,7 @@ class AdaptiveRule:
         """Take note of a start, the `level`-th call under way."""
         if self._cycle is None:
             self._cycle = now
-        rate, due = self.rate, self.opens_at
+        rate = self.rate
         held = rate.held
         if held is None:
             rate.evidence.started(now, level)
@@ -150,7 +149,6 @@ class AdaptiveRule:
             self.opens_at = held.opens_at(now)
         if self._closing is not None:
             self.trial, self._trial_level = now, level
-            self._trial_due = min(now, max(self._closing.last, due))
             self.opens_at = now + self._timing.unrefused_after
             return
         if level > self._proven:
@@ -352,7 +350,7 @@ class AdaptiveRule:
         closing, self._closing, self.trial = self._closing, None, None
         closing.is_rate = closing.is_rate or self._trial_level >= closing.level
         ceiling = self._ceiling
-        if closing.is_asked and self._asked.means_cap(closing, self.rate.evidence, self._trial_due, at):
+        if closing.is_asked and self._asked.means_cap(closing, self.rate.evidence, at):
             self.rate.drop()
             self._cycle = at
             self._is_cap, self._has_climbed = True, False
@@ -362,7 +360,7 @@ class AdaptiveRule:
             self._change(now, min(self.limit, ceiling.target), "as many as were admitted")
             ceiling.stay_clear(self.limit)
             return
-        if self.rate.explain(closing, self._trial_due, self._asked.window):
+        if self.rate.explain(closing, at, self._asked.window):
             before = self._asked.before(closing)
             ceiling.level, ceiling.target, self._proven = before.ceiling, before.target, before.proven
             self._cycle = at

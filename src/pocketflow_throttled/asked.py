@@ -59,13 +59,12 @@ class Asked:
         """Return whether a wait is too long to be asked for where only too many calls are under way."""
         return hint is not None and hint > _NEWS * self.seconds and tells_window(hint, self._timing.latency)
 
-    def means_cap(self, closing: Closing, evidence: Evidence, due: float, reopened: float) -> bool:
+    def means_cap(self, closing: Closing, evidence: Evidence, reopened: float) -> bool:
         """Return whether to go on as if too many calls at once were meant, until more is known.
 
         Args:
             closing: in which a long wait was asked for.
             evidence: the starts there were.
-            due: when the wait ended.
             reopened: when the first call was admitted after it.
         """
         cycle, before = self._cycle, closing.before
@@ -84,9 +83,9 @@ class Asked:
             return False
         self.times += 1
         self.seconds = closing.hinted_until - closing.last
-        window = evidence.window(closing, due)
+        window = evidence.window(closing, reopened)
         if window is None:
-            starts, seconds = evidence.between(closing.opened - 1e-9, closing.since), due - closing.opened
+            starts, seconds = evidence.between(closing.opened - 1e-9, closing.since), reopened - closing.opened
         else:
             starts, seconds = window.count, window.seconds
         self._cycle = _Cycle(starts, seconds, length, reopened, before, window)

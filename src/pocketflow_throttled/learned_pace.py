@@ -38,7 +38,7 @@ _MANY = 30  # starts, by which it is known what is admitted
 # A pace so many times slower than what was admitted for some seconds, not long ago, is probed by doubling it, after few starts.
 # An API that was down for a while is used again soon.
 _FAR, _FEW, _FEWEST = 2.0, 5, 2  # the last, where it is a guess
-_SHORT = 2.0  # seconds that it was closed, by which a pace is guessed from fewer starts than it takes to measure one
+_SHORT = 2.0  # seconds: no API that was down for a moment is slow for long
 _SUSTAINED, _REMEMBERED = 10.0, 300.0  # seconds
 _SLOWEST = 12.0  # times slower than the best there was: what is refused at that pace is refused for another reason
 _FASTEST = 1e-6  # seconds, which nobody notices: by coarse clocks, or those of several loops, no time may have passed, or less
@@ -218,7 +218,7 @@ class LearnedPace(Probing):
         if since is None:
             since = max(starts[0], self._idle_until) if starts else until
             if between(since, until) < _ENOUGH:
-                return reopened is not None and self._guess(since, until, reopened)
+                return False
         if until <= since:
             return before is self
         overall = (between(since, until) + 1) / (until - since)
@@ -232,14 +232,6 @@ class LearnedPace(Probing):
         self._times_found = min(self._times_found + 1, _MOST_CERTAIN) if was_found else 0
         self._found_before = seconds
         self.hold(seconds, 2**self._times_found)
-        return True
-
-    def _guess(self, since: float, until: float, reopened: float) -> bool:
-        """Hold what a few starts tell, and double it soon, if it was closed for too short a time to be too slow by far."""
-        if reopened - until > _SHORT:
-            return False
-        self.hold((reopened - since) / (self._evidence.between(since, until) + 1))
-        self._is_guess, self._step, self._after = True, 1.0, _FEW
         return True
 
     def _slow_down(self, until: float, known: float, cycle: float) -> None:
