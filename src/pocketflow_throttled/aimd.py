@@ -80,7 +80,6 @@ class AdaptiveRule:
         self._closing: Closing | None = None
         self.trial: float | None = None
         self._trial_level = 0
-        self._has_climbed = False  # whether a probe went well since bursts are held back
         self._is_cap = False  # whether it was refused beyond the ceiling without a burst too
         self._asked = Asked(self._timing)
 
@@ -245,7 +244,6 @@ class AdaptiveRule:
                 self._change(now, max(self.limit + 1, int(self.limit * settings.recovery_factor)), "successes in a row")
         elif ceiling.is_to_be_lifted(self.limit):
             ceiling.lift(self.limit)
-            self._has_climbed = True
             self.rate.widen((self.limit + ceiling.step) / self.limit)
             self._change(now, self.limit + ceiling.step, "probe went well")
         elif ceiling.is_to_be_probed(self.limit, self._earned):
@@ -261,7 +259,6 @@ class AdaptiveRule:
         self.rate.drop()
         self._ceiling.found(cap, is_doubted=False)
         self._ceiling.trust()
-        self._has_climbed = False
         self._change(now, cap, "it was a cap")
         return True
 
@@ -291,8 +288,7 @@ class AdaptiveRule:
         """Return whether a refusal only ends a probe, or corrects the rate."""
         if self._asked.is_news(hint):
             return False
-        absorbs, wait = self.rate.absorbs, hint or 0.0
-        return (self._has_climbed and absorbs(started, wait)) or self._ends_probe(now, level, cost) or absorbs(started, wait)
+        return self._ends_probe(now, level, cost) or self.rate.absorbs(started, hint or 0.0)
 
     def _ends_probe(self, now: float, level: int, cost: float) -> bool:
         """Return whether a refusal only ends a probe beyond the ceiling; it is taken back then."""
@@ -302,7 +298,6 @@ class AdaptiveRule:
         ceiling.probe_refused()
         if not rate.is_smoothing and not self._is_cap:
             rate.smooth(now)
-            self._has_climbed = False
         elif rate.is_smoothing:
             self._is_cap = True
             rate.roughen()
@@ -353,7 +348,7 @@ class AdaptiveRule:
         if closing.is_asked and self._asked.means_cap(closing, self.rate.evidence, at):
             self.rate.drop()
             self._cycle = at
-            self._is_cap, self._has_climbed = True, False
+            self._is_cap = True
             level = max(self.settings.min_concurrent, min(ceiling.target, closing.level - 1))
             cost = self._asked.times * self._timing.cost(self._asked.seconds, level)
             ceiling.found(level, is_doubted=self._asked.times == 1, cost=cost)  # it may have been down for a moment
