@@ -258,7 +258,6 @@ class AdaptiveRule:
             return False
         self.rate.drop()
         self._ceiling.found(cap, is_doubted=False)
-        self._ceiling.trust()
         self._change(now, cap, "it was a cap")
         return True
 
