@@ -302,7 +302,6 @@ class AdaptiveRule:
             rate.roughen()
         if self._is_cap or not rate.is_smoothing:
             ceiling.probe_more_rarely(cost)
-        self._proven = min(self._proven, level - 1)
         self._change(now, min(self.limit, ceiling.level), "probe refused")
         return True
 
