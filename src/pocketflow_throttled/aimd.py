@@ -295,12 +295,12 @@ class AdaptiveRule:
         if ceiling.level is None or not ceiling.is_probed_by(level, self.limit):
             return False
         ceiling.probe_refused()
-        if not rate.is_smoothing and not self._is_cap:
-            rate.smooth(now)
-        elif rate.is_smoothing:
+        if rate.is_smoothing:
             self._is_cap = True
             rate.roughen()
-        if self._is_cap or not rate.is_smoothing:
+        elif not self._is_cap:
+            rate.smooth(now)
+        if not rate.is_smoothing:
             ceiling.probe_more_rarely(cost)
         self._change(now, min(self.limit, ceiling.level), "probe refused")
         return True

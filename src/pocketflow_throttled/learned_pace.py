@@ -248,18 +248,16 @@ class LearnedPace(Probing):
 
     # --- a pace that is no limit: it holds back bursts, which a window of a second takes for too much, and nothing else
 
-    def smooth(self, until: float, *, is_held: bool) -> bool:
-        """Hold back what comes faster than of late; return whether anything is held back then."""
+    def smooth(self, until: float, least: float) -> bool:
+        """Hold back what comes faster than of late; return whether that is a start in more seconds than `least`."""
         starts, latency = self._evidence.starts, self._timing.latency
-        if not latency or len(starts) < 2:
-            return is_held
-        span = min(_SMOOTHED * latency, until - starts[0])
-        average = self._evidence.most(span) / span if span > 0 else 0.0
-        if 0 < average < math.inf and (not is_held or self.seconds < 1 / (_ROOM * average)):
-            self.hold(1 / (_ROOM * average))
-            self.is_smoothing = True
-            return True
-        return is_held
+        span = min(_SMOOTHED * (latency or 0.0), until - starts[0]) if len(starts) > 1 else 0.0
+        seconds = span / (_ROOM * self._evidence.most(span)) if span > 0 else 0.0
+        if seconds <= least:
+            return False
+        self.hold(seconds)
+        self.is_smoothing = True
+        return True
 
     def widen(self, factor: float) -> None:
         """Grow with the calls at once, where it only smooths."""

@@ -195,7 +195,7 @@ class LearnedRate:
 
     def smooth(self, until: float) -> None:
         """Hold back what comes faster than of late, if nothing else is held."""
-        if (self.held is None or self.is_smoothing) and self._pace.smooth(until, is_held=self.held is not None):
+        if (self.held is None or self.is_smoothing) and self._pace.smooth(until, least=self.seconds):
             self.held = self._pace
 
     def widen(self, factor: float) -> None:
