@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from .timing import Timing
 
 _ALIKE = 1.25  # times as many calls, or as few, are as many
-_ROUNDED, _BLUR = 1.0, 0.05  # seconds, or a part of it, by which the time differs from a first start to the end of a wait
 _FAR = 0.6  # of the calls at once that it was refused beyond: refused with fewer, it is no matter of that
 _PATIENCE = 2  # times in a row that a rate did not prevent, before it is doubted
 _NEWS = 2  # times as long a wait as where too many are under way has another reason
@@ -28,7 +27,6 @@ class _Cycle(NamedTuple):
 
     starts: int
     seconds: float
-    length: float  # seconds from the first start to the end of the wait
     since: float  # when the next cycle began
     before: Before  # what was believed
     window: Window | None  # that would explain it
@@ -45,7 +43,7 @@ class Asked:
         times: how often that was thought to be what it meant.
     """
 
-    __slots__ = ("_cycle", "_in_vain", "_patience", "_timing", "seconds", "times")
+    __slots__ = ("_cycle", "_in_vain", "_timing", "seconds", "times")
 
     def __init__(self, timing: Timing) -> None:
         self.seconds = 0.0
@@ -53,7 +51,6 @@ class Asked:
         self._timing = timing
         self._cycle: _Cycle | None = None
         self._in_vain = 0
-        self._patience = _PATIENCE
 
     def is_news(self, hint: float | None) -> bool:
         """Return whether a wait is too long to be asked for where only too many calls are under way."""
@@ -68,16 +65,14 @@ class Asked:
             reopened: when the first call was admitted after it.
         """
         cycle, before = self._cycle, closing.before
-        if closing.tries > 1 or closing.level == 1 or closing.level <= _FAR * (before.ceiling or before.proven):
+        if closing.level == 1 or closing.level <= _FAR * (before.ceiling or before.proven):
             return False
-        length = closing.hinted_until - closing.opened
         if cycle is not None:
-            if self._is_like(cycle, closing, evidence):
+            if self._is_like(cycle, evidence):
                 self._in_vain = 0
                 return False
-        elif self._in_vain >= self._patience:
+        elif self._in_vain >= _PATIENCE:
             self._in_vain = 0
-            self._patience *= 2
         elif self.times or closing.level <= before.proven:
             self._in_vain += 1
             return False
@@ -88,7 +83,7 @@ class Asked:
             starts, seconds = evidence.between(closing.opened - 1e-9, closing.since), reopened - closing.opened
         else:
             starts, seconds = window.count, window.seconds
-        self._cycle = _Cycle(starts, seconds, length, reopened, before, window)
+        self._cycle = _Cycle(starts, seconds, reopened, before, window)
         return True
 
     @property
@@ -102,10 +97,7 @@ class Asked:
         return closing.before if cycle is None else cycle.before
 
     @staticmethod
-    def _is_like(cycle: _Cycle, closing: Closing, evidence: Evidence) -> bool:
-        """Whether the cycle that ends is like the one before it."""
-        length = closing.hinted_until - closing.opened
-        if abs(length - cycle.length) > max(_ROUNDED, _BLUR * length):
-            return False
+    def _is_like(cycle: _Cycle, evidence: Evidence) -> bool:
+        """Whether as much was admitted in the cycle that ends as in the one before it."""
         used = evidence.most(cycle.seconds, cycle.since)
         return cycle.starts <= _ALIKE * used and used <= _ALIKE * cycle.starts
