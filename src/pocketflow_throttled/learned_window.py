@@ -24,8 +24,6 @@ _RARER = 4  # times as many after a refused probe
 _PART = 10  # of the starts known, the largest step
 _FEW = 2  # more than were known, or as large a step: so far a refusal may as well be another limit's
 _DOUBT = 0.04  # of its length, up to which that need not be known
-# Seconds: a usual window so long is doubted once, a shorter one twice. So many count by the minute that it is hardly another.
-_MINUTE = 60.0
 _PAUSE = 0.05  # of its length, without a start: longer ones part the cycles
 _MOST_ADMITTED = 2  # times what it allows, in its length: one that is counted by the clock admits as much around its end
 _FIRMLY = 0.97  # of its length, in which more starts than it allows are more than it allows
@@ -48,8 +46,6 @@ class LearnedWindow(Probing):
         self._too_short = self.seconds if window.too_short == window.seconds else window.too_short
         self._trying: float | None = None  # a shorter length ...
         self._tried: float | None = None  # ... since a call started that only it allows
-        self._doubts = 0  # in vain
-        self._longer: float | None = None  # what it was before it was found to be shorter
         self._step, self._after = 1, 1
         self._probe()  # at once: if the API was down for so long, there is no window, and more is admitted before it has passed
 
@@ -109,32 +105,19 @@ class LearnedWindow(Probing):
     def succeeded(self, started: float) -> None:
         """Take note that a call was served: a shorter length that it tried is the right one."""
         if self._tried is not None and self._trying is not None and started >= self._tried:
-            self._longer, self._is_usual = self.seconds, False
-            self._set_length(self._trying)
+            self._is_usual = False
+            self.seconds = self._trying
+            self._good = (self._good[0], self.seconds)
+            self._trying = self._tried = None
 
     def learns_length(self, started: float) -> bool:
         """Return whether a refusal only tells that the window is longer."""
-        if self._tried is not None and self._trying is not None and started >= self._tried:
-            # An unusual length is doubted until it is known well enough.
-            self._doubts += 1
-            is_settled = self._is_usual and (self.seconds >= _MINUTE or self._doubts > 1)
-            self._too_short = self.seconds if is_settled else self._trying
-            self._trying = self._tried = None
-            return True
-        starts = self._evidence.starts
-        is_first = not starts or started - starts[-1] > _PAUSE * self.seconds
-        if self._longer is not None and is_first:
-            # It was shorter once by luck: a window of the server's clock had begun earlier than was thought.
-            self._too_short = self._longer
-            self._set_length(self._longer)
-            self._longer = None
-            return True
-        return False
-
-    def _set_length(self, seconds: float) -> None:
-        self.seconds = seconds
-        self._good = (self._good[0], seconds)
+        if self._tried is None or self._trying is None or started < self._tried:
+            return False
+        # A usual length is doubted once, any other until it is known well enough.
+        self._too_short = self.seconds if self._is_usual else self._trying
         self._trying = self._tried = None
+        return True
 
     def is_probed_by(self, started: float) -> bool:
         """Return whether a call only started because a few more may fit."""
@@ -178,8 +161,7 @@ class LearnedWindow(Probing):
         What was admitted beyond it may belong to the next window: one that is counted by the clock admits twice as much
         around its end.
         """
-        has_grown = self._good[0] > 1.1 * self._base
-        self._after = _FEWEST_STARTS if has_grown else _RARER * max(_FEWEST_STARTS, self._base, self._after)
+        self._after = _RARER * max(_FEWEST_STARTS, self._base, self._after)
         self._is_sure = True
         self.count, self._step = self._base, 1
         self._good = (self.count, self.seconds)
