@@ -342,6 +342,17 @@ def test_a_few_refusals_or_starts_tell_no_cap() -> None:
     assert evidence.cap() is None
 
 
+@pytest.mark.parametrize(("admitted", "level", "alone"), [(20, 9, True), (19, 9, False), (20, 11, False)])
+def test_a_refusal_where_many_were_admitted_since_the_one_before_tells_nothing(admitted: int, level: int, alone: bool) -> None:
+    evidence = levels(10)
+    evidence.refused_at(0.5, 8)
+    assert not evidence.is_alone(8), "the first one is no exception"
+    for at in range(admitted):
+        evidence.started(1.0 + at, 10)
+    evidence.refused_at(30.0, level)
+    assert evidence.is_alone(level) is alone
+
+
 def bursts(*, level: int, before: int = 10) -> Evidence:
     """Ten calls now and then in a second, and an eleventh that was refused."""
     evidence = Evidence()

@@ -9,6 +9,7 @@ outline, as TCP has it, with what an API needs beyond it:
   small probe at a time, more and more rarely (CUBIC, RFC 9438, does the same). A refused probe costs that call and cuts nothing.
 * Refused with nothing under way, it is a rate and not a cap. Fewer at once is the wrong answer to that: see LearnedRate.
 * After a refusal one call tries first. Not refused for as long as a refusal takes, it was admitted.
+* A refusal that stands alone among many calls admitted at that level proves no limit lower than believed: it cuts nothing.
 * Starts beyond proven ground are spaced by about the time a refusal takes: the first 429 is back before ten more are sent.
 """
 
@@ -228,6 +229,9 @@ class AdaptiveRule:
                 self._last_cut = now
                 wait = (SECOND if is_full else max(self._timing.first_gap, self.rate.gap)) if hint is None else hint
                 self.opens_at = max(self.rate.opens_at(now), now + wait)
+                return
+            if self.rate.evidence.is_alone(level) and not tells_window(hint, self._timing.latency):
+                self.opens_at = max(self.rate.opens_at(now), now + (hint or self._timing.first_gap))
                 return
         self._cut(now, started, level, hint, at_most)
 

@@ -22,6 +22,7 @@ USUAL_WINDOWS = (300.0, 60.0, 30.0, 20.0, 15.0, 10.0, 5.0)
 _EXACT, _NEARLY = 1.0, 1.02
 _TELLING, _TOLD_BY = 3, 20  # refusals that can tell a cap, and starts since the first of them
 SECOND = 1.0  # many an API counts by it
+_ALONE = 20  # starts admitted since the refusal before, at the level of one that is alone then
 _LAST, _RECENT = 4, 1000  # refusals, and starts, that tell what is counted by the second
 _DENIED = 5  # starts, at the level of a refusal or beyond, that were admitted: what refused is no cap
 _BLUR = 0.01  # of the starts: so many more in a second may have been admitted, as not all are as long on their way
@@ -95,6 +96,13 @@ class Evidence:
         admitted = sum(level >= least for level in islice(self._levels, first, None))
         is_cap = admitted <= _TELLING and len(self.starts) - first >= _TOLD_BY
         return least - 1 if is_cap and least > 1 else None
+
+    def is_alone(self, level: int) -> bool:
+        """Return whether the last refusal, with so many under way, tells nothing: others were admitted where it was refused."""
+        if len(self._refused_levels) < 2:
+            return False
+        before = self._refused_levels[-2][0]
+        return sum(at >= level for at in islice(self._levels, bisect_right(self.starts, before), None)) >= _ALONE
 
     def a_second(self) -> int | None:
         """Return how many starts a second there were before each of the last refusals, and never more; None: it is not so.
