@@ -23,7 +23,6 @@ from .adaptivity import Change
 from .asked import Asked
 from .ceiling import Ceiling
 from .closing import Before, Closing, tells_window
-from .evidence import SECOND
 from .learned_rate import LearnedRate
 from .timing import Timing
 
@@ -219,16 +218,14 @@ class AdaptiveRule:
         self.rate.evidence.refused_at(started, level)
         if self._closing is None:
             cost = self._timing.cost(hint, self.limit)
-            is_full = self._finds_a_second(now)
             if (
-                is_full
+                self._finds_a_second(now)
                 or self._finds_cap(now, started)
                 or self._may_be_cap(now, started, level, hint)
                 or self._is_absorbed(now, started, level, cost, hint)
             ):
                 self._last_cut = now
-                wait = (SECOND if is_full else max(self._timing.first_gap, self.rate.gap)) if hint is None else hint
-                self.opens_at = max(self.rate.opens_at(now), now + wait)
+                self.opens_at = max(self.rate.opens_at(now), now + (hint or max(self._timing.first_gap, self.rate.gap)))
                 return
             if self.rate.evidence.is_alone(level) and not tells_window(hint, self._timing.latency):
                 self.opens_at = max(self.rate.opens_at(now), now + (hint or self._timing.first_gap))
