@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from pocketflow_throttled import Adaptive
 from pocketflow_throttled.aimd import AdaptiveRule
 from pocketflow_throttled.ceiling import Ceiling
-from pocketflow_throttled.closing import Closing
+from pocketflow_throttled.closing import Closing, Refusal
 from pocketflow_throttled.evidence import Evidence
 from pocketflow_throttled.learned_rate import LearnedRate
 from pocketflow_throttled.learned_window import LearnedWindow
@@ -576,7 +576,7 @@ def test_a_long_wait_where_more_than_ever_are_under_way_leaves_open_what_is_limi
     fill(rule, 0.0, 9)
     refuse_with_a_wait(rule, 0.05, 10, 30.0)
     assert rule.limit == 5
-    assert rule.ceiling == 8
+    assert rule.ceiling == 9
     assert rule.rate.count is None
 
 
@@ -623,9 +623,9 @@ def test_a_second_that_is_asked_for_again_and_again_is_no_word_on_when() -> None
 def test_a_second_that_is_asked_for_again_and_again_does_not_make_a_window_longer() -> None:
     closing = Closing(opened=0.0, since=1.0)
     for started in (1.0, 2.0, 3.0):
-        closing.refused(started, 1, 1.0)
+        closing.refused(Refusal(started, started, 1, 1.0))
     assert closing.hinted_until == 2.0
-    closing.refused(4.0, 1, 30.0)
+    closing.refused(Refusal(4.0, 4.0, 1, 30.0))
     assert closing.hinted_until == 34.0
 
 

@@ -9,10 +9,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
-from .closing import tells_window
-
 if TYPE_CHECKING:
-    from .closing import Before, Closing
+    from .closing import Before, Closing, Refusal
     from .evidence import Evidence, Window
     from .timing import Timing
 
@@ -52,9 +50,9 @@ class Asked:
         self._cycle: _Cycle | None = None
         self._in_vain = 0
 
-    def is_news(self, hint: float | None) -> bool:
+    def is_news(self, refusal: Refusal) -> bool:
         """Return whether a wait is too long to be asked for where only too many calls are under way."""
-        return hint is not None and hint > _NEWS * self.seconds and tells_window(hint, self._timing.latency)
+        return (refusal.hint or 0.0) > _NEWS * self.seconds and refusal.tells_window(self._timing.latency)
 
     def means_cap(self, closing: Closing, evidence: Evidence, reopened: float) -> bool:
         """Return whether to go on as if too many calls at once were meant, until more is known.

@@ -30,16 +30,16 @@ class Ceiling:
 
     Args:
         timing: how long calls and refusals take.
-        rare: successes before it is probed, where nothing makes it doubtful.
 
     Attributes:
+        rare: successes before it is probed, where nothing makes it doubtful.
         level: calls at once; None: none is known.
         target: calls at once to return to without probing.
         step: calls at once by which the next probe goes beyond it.
     """
 
     timing: Timing
-    rare: int
+    rare: int = 1
     level: int | None = None
     target: int = 0
     step: int = 1
