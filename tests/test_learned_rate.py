@@ -128,7 +128,7 @@ def test_a_usual_window_is_doubted_once(seconds: float) -> None:
     rate, closing = closed(0.0, 3.0, 0.7 * seconds)
     rate.explain(closing, now=seconds)
     assert isinstance(rate.held, LearnedWindow)
-    rate.held.end_probe()
+    rate.held.correct(0.0, 0.0)
     opened, shorter = seconds, 0
     for _ in range(5):
         for tenth in range(30):

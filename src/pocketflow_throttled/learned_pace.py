@@ -30,9 +30,8 @@ _SAME = 0.85  # paces that differ by less than that are the same
 _ENOUGH = 10  # starts to measure a pace by: a single one more or less must not make it
 _SMOOTHED = 4  # latencies over which throughput is averaged
 _ROOM = 1.15  # over that average: bursts are held back, the throughput is not
-_SLOWER = 1.03  # a pace that was refused after many starts
-_SLOWER_BY_FEW, _MOST_BY_FEW = 1.1, 1.5  # and after few
-_BY_THE_SECOND = 1.03  # times slower than what is counted by the second: not all calls are as long on their way
+_SLOWER = 1.03  # times: a pace that was refused after many starts, or what is counted by the second, as calls are late ...
+_SLOWER_BY_FEW, _MOST_BY_FEW = 1.1, 1.5  # ... and a pace that was refused after few
 _ALMOST = 16  # a part of what is allowed in a second, without which it is full as well
 _MANY = 30  # starts, by which it is known what is admitted
 # A pace so many times slower than what was admitted for some seconds, not long ago, is probed by doubling it, after few starts.
@@ -181,7 +180,7 @@ class LearnedPace(Probing):
     def hold_by_the_second(self, count: int) -> None:
         """Allow so many starts in any second."""
         self._a_second = count
-        self.hold(_BY_THE_SECOND * SECOND / count, 2**_MOST_CERTAIN)
+        self.hold(_SLOWER * SECOND / count, 2**_MOST_CERTAIN)
 
     def _look_back(self) -> None:
         """Find out what was admitted for some seconds, since the first refusal: before it, a bucket may have been full."""

@@ -102,19 +102,17 @@ class LearnedRate:
         held = self.held
         if held is None or self.is_smoothing:
             return False
-        if isinstance(held, LearnedWindow) and held.is_disproved:
-            self.held = None
-            return False
-        if isinstance(held, LearnedWindow) and held.learns_length(started):
-            return True
+        if isinstance(held, LearnedWindow):
+            if held.is_disproved:
+                self.held = None
+                return False
+            if held.learns_length(started):
+                return True
         if self._absorbed >= _MOST_ABSORBED or not held.explains(started):
             return False
         self._absorbed += 1
         self._absorbed_at = started
-        if isinstance(held, LearnedWindow):
-            held.end_probe()
-        else:
-            held.correct(started, wait)
+        held.correct(started, wait)
         return True
 
     def probes_window(self, started: float) -> bool:

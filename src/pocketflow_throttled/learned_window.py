@@ -8,6 +8,7 @@ rarely.
 
 from __future__ import annotations
 
+import math
 from itertools import islice, pairwise
 from typing import TYPE_CHECKING
 
@@ -44,8 +45,8 @@ class LearnedWindow(Probing):
         self._base = window.count  # before any probe
         self._is_sure = window.is_sure  # that these were all in one window
         self._too_short = self.seconds if window.too_short == window.seconds else window.too_short
-        self._trying: float | None = None  # a shorter length ...
-        self._tried: float | None = None  # ... since a call started that only it allows
+        self._shorter: float | None = None  # a length to try ...
+        self._tried_since = math.inf  # ... since a call started that only it allows
         self._step, self._after = 1, 1
         self._probe()  # at once: if the API was down for so long, there is no window, and more is admitted before it has passed
 
@@ -62,10 +63,10 @@ class LearnedWindow(Probing):
             soon = max(now, self._known_at)
             if not self._evidence.allows(self._good[0], self._surely_shorter, soon):
                 return soon  # one beyond was admitted, so the next may be too
-        is_in_doubt = self._tried is None and self.seconds - self._too_short > _DOUBT * self.seconds
+        is_in_doubt = self._tried_since == math.inf and self.seconds - self._too_short > _DOUBT * self.seconds
         if is_in_doubt and at - now > _PAUSE * self.seconds and self._is_used_up():
-            self._trying = (self._too_short + self.seconds) / 2
-            at = max(now, at - self.seconds + self._trying)
+            self._shorter = (self._too_short + self.seconds) / 2
+            at = max(now, at - self.seconds + self._shorter)
         self._due = at
         return at
 
@@ -85,8 +86,8 @@ class LearnedWindow(Probing):
         # Calls that follow each other as in the cycle before, only a bit sooner, are no evidence that more fit.
         is_beyond = self.is_probing and not self._evidence.allows(self._good[0], self._surely_shorter, now)
         self._evidence.started(now, level)
-        if self._trying is not None and self._tried is None:
-            self._tried = now
+        if self._shorter is not None:
+            self._tried_since = min(self._tried_since, now)
         if is_beyond:
             self._beyond += 1
             if self._beyond_since is None:
@@ -104,19 +105,19 @@ class LearnedWindow(Probing):
 
     def succeeded(self, started: float) -> None:
         """Take note that a call was served: a shorter length that it tried is the right one."""
-        if self._tried is not None and self._trying is not None and started >= self._tried:
+        if self._shorter is not None and started >= self._tried_since:
             self._is_usual = False
-            self.seconds = self._trying
+            self.seconds = self._shorter
             self._good = (self._good[0], self.seconds)
-            self._trying = self._tried = None
+            self._shorter, self._tried_since = None, math.inf
 
     def learns_length(self, started: float) -> bool:
         """Return whether a refusal only tells that the window is longer."""
-        if self._tried is None or self._trying is None or started < self._tried:
+        if self._shorter is None or started < self._tried_since:
             return False
         # A usual length is doubted once, any other until it is known well enough.
-        self._too_short = self.seconds if self._is_usual else self._trying
-        self._trying = self._tried = None
+        self._too_short = self.seconds if self._is_usual else self._shorter
+        self._shorter, self._tried_since = None, math.inf
         return True
 
     def is_probed_by(self, started: float) -> bool:
@@ -155,7 +156,7 @@ class LearnedWindow(Probing):
         self._probe()
         self._beyond, self._beyond_since = 1, now  # the call that starts now is beyond that
 
-    def end_probe(self) -> None:
+    def correct(self, started: float, wait: float) -> None:  # noqa: ARG002  (which call it was is no matter here)
         """Go back to what explained everything.
 
         What was admitted beyond it may belong to the next window: one that is counted by the clock admits twice as much
