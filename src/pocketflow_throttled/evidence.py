@@ -25,7 +25,6 @@ SECOND = 1.0  # many an API counts by it
 _ALONE = 20  # starts admitted since the refusal before, at the level of one that is alone then
 _LAST, _RECENT = 4, 1000  # refusals, and starts, that tell what is counted by the second
 _DENIED = 5  # starts, at the level of a refusal or beyond, that were admitted: what refused is no cap
-_BLUR = 0.01  # of the starts: so many more in a second may have been admitted, as not all are as long on their way
 _LOGGED = 10_000  # starts
 _BARELY = 1.001
 _LONGEST_SURE, _LONGEST_ODD = 120.0, 3600.0  # seconds
@@ -109,20 +108,16 @@ class Evidence:
 
         Nor if the levels tell a cap: where all calls take equally long, that admits as many in any second, too.
         """
-        starts = list(islice(self.starts, max(0, len(self.starts) - _RECENT), None))
-        refused = [(at, level) for at, level in self._refused_levels if starts and at >= starts[0]]
+        since = self.starts[-min(_RECENT, len(self.starts))] if self.starts else math.inf
+        refused = [(at, level) for at, level in self._refused_levels if at >= since]
         if len(refused) < 2 or refused[-1][0] - refused[0][0] <= 2 * SECOND:
             return None
         least = min(level for _, level in refused)
-        if sum(level >= least for level in islice(self._levels, len(self.starts) - len(starts), None)) <= _DENIED:
+        if sum(level >= least for level in islice(self._levels, bisect_left(self.starts, since), None)) <= _DENIED:
             return None
         count = min(self.between(at - SECOND, at) for at, _ in refused)
-        fuller = first = 0
-        for index in range(bisect_left(starts, refused[-1][0])):  # what started later may be refused yet
-            while starts[first] <= starts[index] - SECOND:
-                first += 1
-            fuller += index - first >= count
-        return count if count > 1 and fuller <= _BLUR * len(starts) else None
+        is_full = self.most(SECOND, since, until=refused[-1][0]) <= count + 1  # what started later may be refused yet
+        return count if count > 1 and is_full else None
 
     def between(self, since: float, until: float) -> int:
         """Return how many starts there were after `since`, up to `until`."""
@@ -133,9 +128,9 @@ class Evidence:
         before = bisect_right(self.starts, now)
         return before < count or self.starts[before - count] + seconds <= now + 1e-9
 
-    def most(self, seconds: float, since: float = -math.inf) -> int:
-        """Return the most starts in any `seconds`, of those from `since` on."""
-        starts = list(self.starts)[bisect_left(self.starts, since) :]
+    def most(self, seconds: float, since: float = -math.inf, until: float = math.inf) -> int:
+        """Return the most starts in any `seconds`, of those from `since` on and before `until`."""
+        starts = list(self.starts)[bisect_left(self.starts, since) : bisect_left(self.starts, until)]
         most = first = 0
         for index, start in enumerate(starts):
             while first < index and starts[first] <= start - seconds:
