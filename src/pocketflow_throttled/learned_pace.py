@@ -59,7 +59,7 @@ class LearnedPace(Probing):
         self._a_second: int | None = None  # starts, if they are counted by the second
         self._found_before = 0.0
         self._times_found = self._times_returned = 0
-        self._is_guess = False  # from a few starts only
+        self._is_guess = False  # from a time that the API may have been down for
         self._best = self._ever = math.inf  # seconds between starts, that were admitted of late, and ever
         self._far_refused = 0  # probes in a row, of a pace far from that
         self._first_end = math.inf
@@ -104,7 +104,7 @@ class LearnedPace(Probing):
 
     def _probe(self) -> None:
         self._good = (self.count, self.seconds)
-        self._step = 1.0 if self._is_far or self._is_guess else min(self._step, _LARGEST_STEP)
+        self._step = 1.0 if self._is_far else min(self._step, _LARGEST_STEP)
         self.seconds /= 1 + self._step
         self._end_step()
 
@@ -117,7 +117,7 @@ class LearnedPace(Probing):
 
     @property
     def _is_far(self) -> bool:
-        return self._good[1] > _FAR * self._best
+        return self._is_guess or self._good[1] > _FAR * self._best
 
     def explains(self, started: float) -> bool:
         """Return whether a refusal is no more than what a pace that is used to the full is corrected by."""
@@ -171,10 +171,10 @@ class LearnedPace(Probing):
         seconds = min(max(seconds, _FASTEST), _SLOWEST * self._ever)
         self.seconds = seconds
         self._good = (self.count, seconds)
+        self.is_smoothing = self._is_guess = False
         self._step, self._after = _FIRST_STEP / certainty, _STARTS * certainty
         if self._is_far:
             self._step, self._after = 1.0, _FEW * 2**self._far_refused
-        self.is_smoothing = self._is_guess = False
         self._end_step()
 
     def hold_by_the_second(self, count: int) -> None:
@@ -208,7 +208,7 @@ class LearnedPace(Probing):
             known = before.seconds / before.count
             self._slow_down(until, known, cycle)
             if cycle > max(_SHORT, _FAR * known, _FAR * self._cycle):  # the API may have been down for as long, too
-                self._is_guess, self._step, self._after = True, 1.0, 1
+                self._is_guess, self._after = True, 1
             self._cycle = cycle
             return True
         if since is None and ends and reopened is not None and between(ends[0], until) >= 1:
