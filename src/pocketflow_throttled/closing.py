@@ -13,7 +13,6 @@ if TYPE_CHECKING:
     from .timing import Timing
 
 _SHORT = 2.0  # seconds
-_BELIEVED = 1  # times that a short wait is taken at its word
 
 
 class Refusal(NamedTuple):
@@ -77,7 +76,7 @@ class Closing:
         """Take note of one more refusal."""
         self.tries += 1
         self.last, self.level, hint = refusal.started, refusal.level, refusal.hint
-        if hint is not None and (hint > _SHORT or self.tries <= _BELIEVED):
+        if hint is not None and (hint > _SHORT or self.tries == 1):  # a short one is taken at its word once
             self.hinted_until = self.last + hint
 
     def wait(self, refusal: Refusal, timing: Timing, least: float, at_most: float) -> float:
@@ -93,4 +92,4 @@ class Closing:
         if hint is not None and hint > _SHORT:
             return hint
         gap = min(timing.gap(refusal.now, self.opened, self.tries, least), at_most)
-        return gap if hint is None else max(hint, min(gap, hint * (self.tries - _BELIEVED)))
+        return gap if hint is None else max(hint, min(gap, hint * (self.tries - 1)))
