@@ -216,10 +216,8 @@ class AdaptiveRule:
             if verdict is not None:
                 self._last_cut = now
                 self._change(now, verdict.limit, verdict.reason)
+            if verdict is not None or self._blame.is_chance(refusal):
                 self.opens_at = max(self.rate.opens_at(now), now + (hint or max(self._timing.first_gap, self.rate.gap)))
-                return
-            if self.rate.evidence.is_alone(level) and not refusal.tells_window(self._timing.latency):
-                self.opens_at = max(self.rate.opens_at(now), now + (hint or self._timing.first_gap))
                 return
         self._cut(refusal, at_most)
 

@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from .closing import Closing, Refusal
     from .timing import Timing
 
-
 _SURELY_A_RATE = 4  # refusals in a row, each of a call that tried alone
 
 
@@ -118,7 +117,7 @@ class Blame:
         if self._asked.is_news(refusal):
             return None
         if ceiling.level is None or not ceiling.is_probed_by(refusal.level, limit):
-            return Verdict(limit, "") if rate.absorbs(refusal.started, refusal.hint or 0.0) else None
+            return Verdict(limit, "the rate was corrected") if rate.absorbs(refusal.started, refusal.hint or 0.0) else None
         ceiling.probe_refused()
         if rate.is_smoothing:
             self._is_cap = True
@@ -128,6 +127,10 @@ class Blame:
         if not rate.is_smoothing:
             ceiling.probe_more_rarely(self._timing.cost(refusal.hint, limit))
         return Verdict(min(limit, ceiling.level), "probe refused")
+
+    def is_chance(self, refusal: Refusal) -> bool:
+        """Return whether a refusal stands alone among many calls admitted at its level, and so tells nothing."""
+        return self.rate.evidence.is_alone(refusal.level) and not refusal.tells_window(self._timing.latency)
 
     # --- while it is closed
 

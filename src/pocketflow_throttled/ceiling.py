@@ -52,9 +52,7 @@ class Ceiling:
         """Take a level for the ceiling, beyond which a call was just refused, at a cost of so many calls."""
         self.level = self.target = level
         self.step = 1
-        self._probe_after = (
-            max(_DOUBTED, int(cost)) if is_doubted else max(self.rare, min(int(_WORTH * cost), self._rarest(cost)))
-        )
+        self._probe_after = max(_DOUBTED, int(cost)) if is_doubted else self._rarer(0, cost)
 
     def stay_clear(self, limit: int) -> None:
         """Lower it a bit, but not below `limit`: it was refused below, so the network blurs it."""
@@ -108,9 +106,9 @@ class Ceiling:
 
     def probe_more_rarely(self, cost: float) -> None:
         """Wait longer before the next probe: a refused one costs as much as `cost` calls."""
-        after = max(self.rare, int(_WORTH * cost), int(2 * min(cost, _DEARER) * self._probe_after))
-        self._probe_after = min(after, self._rarest(cost))
+        self._probe_after = self._rarer(int(2 * min(cost, _DEARER) * self._probe_after), cost)
 
-    def _rarest(self, cost: float) -> int:
+    def _rarer(self, after: int, cost: float) -> int:
         missed = _MISSED_FOR * (self.level or 1) / (self.timing.latency or 1.0)
-        return int(max(_FEWEST, min(missed, _RAREST_PROBE)) * max(1.0, min(cost, _DEAREST)))
+        rarest = int(max(_FEWEST, min(missed, _RAREST_PROBE)) * max(1.0, min(cost, _DEAREST)))
+        return min(max(after, self.rare, int(_WORTH * cost)), rarest)
