@@ -218,8 +218,12 @@ class LearnedPace(Probing):
             since = max(starts[0], self._idle_until) if starts else until
             if between(since, until) < _ENOUGH:
                 return False
-        if until <= since:
-            return before is self
+        self._measure(since, until, before)
+        return True
+
+    def _measure(self, since: float, until: float, before: Probing | None) -> None:
+        """Hold what was admitted between two times in which all that was allowed was used."""
+        starts, between = self._evidence.starts, self._evidence.between
         overall = (between(since, until) + 1) / (until - since)
         span = max(2 * (self._timing.latency or 1.0), until - starts[-_ENOUGH] if len(starts) >= _ENOUGH else until - since)
         recent = (between(until - span, until) + 1) / span if span < until - since else overall
@@ -231,7 +235,6 @@ class LearnedPace(Probing):
         self._times_found = min(self._times_found + 1, _MOST_CERTAIN) if was_found else 0
         self._found_before = seconds
         self.hold(seconds, 2**self._times_found)
-        return True
 
     def _slow_down(self, until: float, known: float, cycle: float) -> None:
         """Correct a pace by a few starts: they are too few to measure one, and what was sent before them may still count."""

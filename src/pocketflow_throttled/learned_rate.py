@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 _MOST_ABSORBED = 2  # refusals in a row that only correct a rate; after more of them, all is closed
 _OFTEN = 3  # tries, that tell that no call would have been admitted any earlier
-_SMOOTHED_AFTER = 2  # refusals that nothing explained
+_UNEXPLAINED = 2  # refusals that nothing explained, as of which bursts are held back, and a pace is measured all the same
 
 
 class LearnedRate:
@@ -162,7 +162,7 @@ class LearnedRate:
         elif (
             closing.is_rate
             or (self.is_pace and pace.is_in_use(since))
-            or (self._unexplained >= 2 and pace.can_be_measured(since))
+            or (self._unexplained >= _UNEXPLAINED and pace.can_be_measured(since))
         ):
             admitted = self.evidence.between(math.nextafter(closing.opened, -math.inf), since)
             cycle = (now - closing.opened) / max(1, admitted) if closing.tries >= _OFTEN else 0.0
@@ -173,7 +173,7 @@ class LearnedRate:
                 self.held = None  # it was not in use
             self._unexplained += 1
             self.is_unexplained = True
-            if self._unexplained >= _SMOOTHED_AFTER:
+            if self._unexplained >= _UNEXPLAINED:
                 self.smooth(since)
         is_rate = window is not None or closing.is_rate
         pace.ended(now if isinstance(self.held, LearnedWindow) and is_rate else since)
