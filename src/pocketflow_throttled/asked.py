@@ -55,13 +55,7 @@ class Asked:
         return (refusal.hint or 0.0) > _NEWS * self.seconds and refusal.tells_window(self._timing.latency)
 
     def means_cap(self, closing: Closing, evidence: Evidence, reopened: float) -> bool:
-        """Return whether to go on as if too many calls at once were meant, until more is known.
-
-        Args:
-            closing: in which a long wait was asked for.
-            evidence: the starts there were.
-            reopened: when the first call was admitted after it.
-        """
+        """Return whether to go on as if too many calls at once were meant by a long wait, until more is known."""
         cycle, before = self._cycle, closing.before
         if closing.level == 1 or closing.level <= _FAR * (before.ceiling or before.proven):
             return False

@@ -66,13 +66,7 @@ class Blame:
     # --- a refusal while the API is open
 
     def explain(self, refusal: Refusal, limit: int, proven: int) -> Verdict | None:
-        """Return what to go on with after a refusal that proves no limit lower than believed; None: it does.
-
-        Args:
-            refusal: that.
-            limit: calls at once, now.
-            proven: calls at once that were admitted.
-        """
+        """Return what to go on with after a refusal that proves no limit lower than believed; None: it does."""
         return (
             self._as_second(limit)
             or self._as_cap(refusal, limit)

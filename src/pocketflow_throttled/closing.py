@@ -80,14 +80,7 @@ class Closing:
             self.hinted_until = self.last + hint
 
     def wait(self, refusal: Refusal, timing: Timing, least: float, at_most: float) -> float:
-        """Return the seconds to the next try.
-
-        Args:
-            refusal: the last one.
-            timing: how long calls and refusals take.
-            least: seconds in which to try is in vain.
-            at_most: seconds, if the API asks for none.
-        """
+        """Return the seconds to the next try: not less than `least`, nor more than `at_most` unless the API asks for it."""
         hint = refusal.hint
         if hint is not None and hint > _SHORT:
             return hint

@@ -93,12 +93,7 @@ class LearnedRate:
             self.held.succeeded(started)
 
     def absorbs(self, started: float, wait: float = 0.0) -> bool:
-        """Return whether the refusal of a call only corrects this rate, which is done then; else it is news.
-
-        Args:
-            started: when the call did.
-            wait: seconds for which the API asked to wait.
-        """
+        """Return whether the refusal of a call, with a wait that was asked for, only corrects this rate, as is done then."""
         held = self.held
         if held is None or self.is_smoothing:
             return False
@@ -145,13 +140,7 @@ class LearnedRate:
     # --- what is learned when calls are admitted again
 
     def explain(self, closing: Closing, now: float, doubted: Window | None = None) -> bool:
-        """Return whether a rate, learned here, explains a time of refusals that ended `now`.
-
-        Args:
-            closing: that time.
-            now: seconds.
-            doubted: a window that would explain the one before it.
-        """
+        """Return whether a rate, learned here, explains a time of refusals that ended `now`; `doubted` explains that before."""
         pace, held, since = self._pace, self.held, closing.since
         self.is_unexplained = False
         if isinstance(held, LearnedWindow) and held.was_used_up(closing.opened, since):
