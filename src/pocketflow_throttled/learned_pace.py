@@ -58,7 +58,7 @@ class LearnedPace(Probing):
         self.ends: deque[float] = deque(maxlen=8)
         self._a_second: int | None = None  # starts, if they are counted by the second
         self._found_before = 0.0
-        self._times_found = self._times_returned = 0
+        self._times_found = 0  # or returned to
         self._is_guess = False  # from a time that the API may have been down for
         self._best = self._ever = math.inf  # seconds between starts, that were admitted of late, and ever
         self._far_refused = 0  # probes in a row, of a pace far from that
@@ -140,10 +140,10 @@ class LearnedPace(Probing):
             self.hold(self._good[1])
             return
         if self.is_probing:
-            self._times_returned = min(self._times_returned + 1, _MANY)
-            self.hold(self._good[1], 2 ** min(self._times_returned, _MOST_CERTAIN))
+            self._times_found = min(self._times_found + 1, _MANY)
+            self.hold(self._good[1], 2 ** min(self._times_found, _MOST_CERTAIN))
             rarest = max(_STARTS * 2**_RAREST, min(_WORTH * wait / self.seconds, _NEVER))
-            self._after = int(min(_STARTS * 2**self._times_returned, rarest))
+            self._after = int(min(_STARTS * 2**self._times_found, rarest))
             return
         if self.is_full(started):
             self.hold(_SLOWER * self._good[1], 2**_MOST_CERTAIN)
@@ -232,9 +232,9 @@ class LearnedPace(Probing):
         if before is self:
             seconds = max(seconds, _SLOWER * self.seconds)
         was_found = _SAME * self._found_before < seconds < self._found_before / _SAME
-        self._times_found = min(self._times_found + 1, _MOST_CERTAIN) if was_found else 0
+        self._times_found = min(self._times_found + 1, _MANY) if was_found else 0
         self._found_before = seconds
-        self.hold(seconds, 2**self._times_found)
+        self.hold(seconds, 2 ** min(self._times_found, _MOST_CERTAIN))
 
     def _slow_down(self, until: float, known: float, cycle: float) -> None:
         """Correct a pace by a few starts: they are too few to measure one, and what was sent before them may still count."""
