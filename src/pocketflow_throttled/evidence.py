@@ -90,18 +90,17 @@ class Evidence:
         refused = list(self._refused_levels)[-_TELLING:]
         if len(refused) < _TELLING:
             return None
-        first = bisect_right(self.starts, refused[0][0])
-        least = min(level for _, level in refused)
-        admitted = sum(level >= least for level in islice(self._levels, first, None))
-        is_cap = admitted <= _TELLING and len(self.starts) - first >= _TOLD_BY
+        since, least = refused[0][0], min(level for _, level in refused)
+        is_cap = self._admitted(since, least) <= _TELLING and self.between(since, math.inf) >= _TOLD_BY
         return least - 1 if is_cap and least > 1 else None
 
     def is_alone(self, level: int) -> bool:
         """Return whether the last refusal, with so many under way, tells nothing: others were admitted where it was refused."""
-        if len(self._refused_levels) < 2:
-            return False
-        before = self._refused_levels[-2][0]
-        return sum(at >= level for at in islice(self._levels, bisect_right(self.starts, before), None)) >= _ALONE
+        return len(self._refused_levels) > 1 and self._admitted(self._refused_levels[-2][0], level) >= _ALONE
+
+    def _admitted(self, since: float, level: int) -> int:
+        """Return how many calls were admitted, of those that started after `since`, with so many under way or more."""
+        return sum(at >= level for at in islice(self._levels, bisect_right(self.starts, since), None))
 
     def a_second(self) -> int | None:
         """Return how many starts a second there were before each of the last refusals, and never more; None: it is not so.
@@ -112,11 +111,11 @@ class Evidence:
         refused = [(at, level) for at, level in self._refused_levels if at >= since]
         if len(refused) < 2 or refused[-1][0] - refused[0][0] <= 2 * SECOND:
             return None
-        least = min(level for _, level in refused)
-        if sum(level >= least for level in islice(self._levels, bisect_left(self.starts, since), None)) <= _DENIED:
+        if self._admitted(since, min(level for _, level in refused)) <= _DENIED:
             return None
         count = min(self.between(at - SECOND, at) for at, _ in refused)
-        is_full = self.most(SECOND, since, until=refused[-1][0]) <= count + 1  # what started later may be refused yet
+        # One more, as not all are as long on their way. What started after the last refusal may be refused yet.
+        is_full = self.most(SECOND, since, until=refused[-1][0]) <= count + 1
         return count if count > 1 and is_full else None
 
     def between(self, since: float, until: float) -> int:
