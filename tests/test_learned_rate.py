@@ -12,9 +12,8 @@ from hypothesis import strategies as st
 from pocketflow_throttled import Adaptive
 from pocketflow_throttled.aimd import AdaptiveRule
 from pocketflow_throttled.ceiling import Ceiling
-from pocketflow_throttled.closing import Closing
+from pocketflow_throttled.closing import Closing, Refusal
 from pocketflow_throttled.evidence import Evidence
-from pocketflow_throttled.learned_pace import LearnedPace
 from pocketflow_throttled.learned_rate import LearnedRate
 from pocketflow_throttled.learned_window import LearnedWindow
 from pocketflow_throttled.timing import Timing
@@ -147,12 +146,12 @@ def test_a_long_window_is_believed_when_two_probes_were_refused_one_in_the_midst
         assert rate.held is None
 
 
-@pytest.mark.parametrize(("seconds", "doubts"), [(10.0, 2), (60.0, 1)])
-def test_a_usual_window_is_doubted_twice_and_a_minute_once(seconds: float, doubts: int) -> None:
+@pytest.mark.parametrize("seconds", [10.0, 60.0])
+def test_a_usual_window_is_doubted_once(seconds: float) -> None:
     rate, closing = closed(0.0, 3.0, 0.7 * seconds)
     rate.explain(closing, now=seconds)
     assert isinstance(rate.held, LearnedWindow)
-    rate.held.end_probe()
+    rate.held.correct(0.0, 0.0)
     opened, shorter = seconds, 0
     for _ in range(5):
         for tenth in range(30):
@@ -164,7 +163,7 @@ def test_a_usual_window_is_doubted_twice_and_a_minute_once(seconds: float, doubt
             rate.evidence.forget(again)
             assert rate.absorbs(again)
         opened += rate.seconds
-    assert shorter == doubts
+    assert shorter == 1
     assert (rate.count, rate.seconds) == (30, pytest.approx(1.005 * seconds))
 
 
@@ -366,70 +365,15 @@ def test_a_few_refusals_or_starts_tell_no_cap() -> None:
     assert evidence.cap() is None
 
 
-@pytest.mark.parametrize(
-    ("admitted", "level", "along", "alone"),
-    [
-        (20, 9, 0, True),
-        (19, 9, 0, False),  # too few since the refusal before
-        (20, 11, 0, False),  # admitted below only
-        (20, 9, 7, False),  # so many would have been refused along with it
-    ],
-)
-def test_a_refusal_where_many_were_admitted_since_the_one_before_tells_nothing(
-    admitted: int, level: int, along: int, alone: bool
-) -> None:
+@pytest.mark.parametrize(("admitted", "level", "alone"), [(20, 9, True), (19, 9, False), (20, 11, False)])
+def test_a_refusal_where_many_were_admitted_since_the_one_before_tells_nothing(admitted: int, level: int, alone: bool) -> None:
     evidence = levels(10)
     evidence.refused_at(0.5, 8)
-    assert not evidence.is_alone(0.6, 8), "the first one is no exception"
+    assert not evidence.is_alone(8), "the first one is no exception"
     for at in range(admitted):
         evidence.started(1.0 + at, 10)
     evidence.refused_at(30.0, level)
-    for at in range(along):
-        evidence.started(30.0 + 0.01 * (at + 1), 9)
-    assert evidence.is_alone(30.1, level) is alone
-
-
-def test_a_rate_is_guessed_by_a_few_starts_and_then_doubled_until_it_is_refused() -> None:
-    rate = LearnedRate(Timing())
-    for start in (0.0, 0.05, 0.1):
-        begin(rate, start)
-    rate.evidence.refused(started=0.15)
-    assert rate.explain(Closing(opened=0.0, since=0.15, last=0.15, tries=1, is_rate=True), now=1.2)
-    assert rate.seconds == pytest.approx(0.4), "three in 1.2 s"
-    now = 1.2
-    while rate.seconds > 0.3:
-        now = rate.opens_at(now)
-        begin(rate, now)
-    assert rate.seconds == pytest.approx(0.2)
-    assert now <= 1.2 + 6 * 0.4
-
-
-def test_a_rate_is_not_guessed_by_a_few_starts_where_it_was_closed_for_long() -> None:
-    rate = LearnedRate(Timing())
-    for start in (0.0, 0.05, 0.1):
-        begin(rate, start)
-    rate.evidence.refused(started=0.15)
-    rate.explain(Closing(opened=0.0, since=0.15, last=2.5, tries=3, is_rate=True), now=3.5)
-    assert rate.held is None
-
-
-def test_a_pace_that_was_slowed_in_vain_is_returned_to() -> None:
-    rate, now, slowest = LearnedRate(Timing()), 0.0, 0.0
-    for start in range(20):
-        begin(rate, 0.25 * start)
-    rate.evidence.refused(5.0)
-    assert rate.explain(Closing(opened=0.0, since=5.0, last=5.0, tries=1, is_rate=True), now=5.2)
-    pace, first, now = rate.held, rate.seconds, 5.2
-    assert isinstance(pace, LearnedPace)
-    for call in range(3000):
-        now = max(rate.opens_at(now), now + first)  # never faster than it was found
-        begin(rate, now)
-        if call % 25 == 24:  # whatever the pace
-            rate.evidence.forget(now)
-            rate.evidence.refused_at(now, 1)
-            pace.correct(now)
-        slowest = max(slowest, rate.seconds)
-    assert slowest <= 1.3 * first
+    assert evidence.is_alone(level) is alone
 
 
 def bursts(*, level: int, before: int = 10) -> Evidence:
@@ -655,7 +599,7 @@ def test_a_long_wait_where_more_than_ever_are_under_way_leaves_open_what_is_limi
     fill(rule, 0.0, 9)
     refuse_with_a_wait(rule, 0.05, 10, 30.0)
     assert rule.limit == 5
-    assert rule.ceiling == 8
+    assert rule.ceiling == 8  # and one less, as the network blurs it
     assert rule.rate.count is None
 
 
@@ -702,20 +646,20 @@ def test_a_second_that_is_asked_for_again_and_again_is_no_word_on_when() -> None
 def test_a_second_that_is_asked_for_again_and_again_does_not_make_a_window_longer() -> None:
     closing = Closing(opened=0.0, since=1.0)
     for started in (1.0, 2.0, 3.0):
-        closing.refused(started, 1, 1.0)
+        closing.refused(Refusal(started, started, 1, 1.0))
     assert closing.hinted_until == 2.0
-    closing.refused(4.0, 1, 30.0)
+    closing.refused(Refusal(4.0, 4.0, 1, 30.0))
     assert closing.hinted_until == 34.0
 
 
-@pytest.mark.parametrize(("hint", "limit"), [(None, 11), (1.0, 11), (30.0, 10)])
-def test_calls_that_are_served_after_a_refusal_lead_back_unless_a_window_is_to_pass(hint: float | None, limit: int) -> None:
+@pytest.mark.parametrize("hint", [None, 1.0, 30.0])
+def test_calls_that_are_served_after_a_refusal_lead_back(hint: float | None) -> None:
     rule = AdaptiveRule(Adaptive(initial_concurrent=20, max_concurrent=100))
     fill(rule, 0.0, 20)
     rule.refused(0.5, 0.0, 20, hint)
     assert rule.limit == 10
     rule.succeeded(0.6, 0.0, 5, in_use=True, clean=True)
-    assert rule.limit == limit
+    assert rule.limit == 11
 
 
 def test_only_what_goes_beyond_proven_ground_waits_for_what_went_there() -> None:

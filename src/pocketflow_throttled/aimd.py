@@ -20,18 +20,14 @@ from collections import deque
 from typing import TYPE_CHECKING
 
 from .adaptivity import Change
-from .asked import Asked
-from .ceiling import Ceiling
-from .closing import Before, Closing, tells_window
-from .evidence import SECOND
-from .learned_rate import LearnedRate
+from .blame import Blame
+from .closing import Before, Closing, Refusal
 from .timing import Timing
 
 if TYPE_CHECKING:
     from .adaptivity import Adaptive
 
 _HISTORY = 1000
-_SURELY_A_RATE = 4  # refusals in a row, each of a call that tried alone
 _IDLE = 1.0  # seconds in which nobody asked to call, though the rule held none back: they tell nothing of what is allowed
 _MOST_AT_ONCE = 15  # starts beyond proven ground in the time of one refusal, once as many went well
 
@@ -69,8 +65,8 @@ class AdaptiveRule:
         self.limit = self.settings.initial
         self.opens_at = self.beyond_at = -math.inf
         self._timing = Timing()
-        self._ceiling = Ceiling(self._timing, rare=2 * self.settings.recovery_threshold)
-        self.rate = LearnedRate(self._timing)
+        self._blame = Blame(self.settings, self._timing)
+        self._ceiling, self.rate = self._blame.ceiling, self._blame.rate
         self.history.clear()
         self.successes = self.refusals = self.streak = 0
         self._earned = 0  # successes in use since the last change
@@ -81,15 +77,12 @@ class AdaptiveRule:
         self._closing: Closing | None = None
         self.trial: float | None = None
         self._trial_level = 0
-        self._trial_due = 0.0  # when it was allowed; it may have waited for a slot since
-        self._has_climbed = False  # whether a probe went well since bursts are held back
-        self._is_cap = False  # whether it was refused beyond the ceiling without a burst too
-        self._asked = Asked(self._timing)
 
     def forget_times(self) -> None:
         """Forget the pauses and the learned rate; the limit of calls at once stays."""
         self.opens_at = self.beyond_at = -math.inf
-        self.rate = LearnedRate(self._timing)
+        self._blame.forget_times()
+        self.rate = self._blame.rate
         self._cycle = self._closing = self.trial = None
 
     def set_limit(self, now: float, limit: int) -> None:
@@ -112,7 +105,7 @@ class AdaptiveRule:
     def set_settings(self, now: float, settings: Adaptive) -> None:
         """Go on with other settings and what was learned."""
         self.settings = settings
-        self._ceiling.rare = 2 * settings.recovery_threshold
+        self._blame.set_settings(settings)
         self._change(now, self.limit, "settings")
 
     # --- what the limiter asks and tells
@@ -134,14 +127,13 @@ class AdaptiveRule:
             return False
         if self.trial is not None:  # not refused in the time of a refusal
             self._reopen(now, self.trial)
-            self.opens_at = self.rate.opens_at(now)
         return now >= self.opens_for(level)
 
     def started(self, now: float, level: int) -> None:
         """Take note of a start, the `level`-th call under way."""
         if self._cycle is None:
             self._cycle = now
-        rate, due = self.rate, self.opens_at
+        rate = self.rate
         held = rate.held
         if held is None:
             rate.evidence.started(now, level)
@@ -151,7 +143,6 @@ class AdaptiveRule:
             self.opens_at = held.opens_at(now)
         if self._closing is not None:
             self.trial, self._trial_level = now, level
-            self._trial_due = min(now, max(self._closing.last, due))
             self.opens_at = now + self._timing.unrefused_after
             return
         if level > self._proven:
@@ -188,11 +179,10 @@ class AdaptiveRule:
                 self.opens_at = now
         if self._closing is not None:
             if self.trial is None or started < self.trial:
-                if self._closing.tries == 1 and in_use and not self._closing.is_asked and self.limit < self._ceiling.target:
+                if in_use and self.limit < self._ceiling.target:
                     self._change(now, self.limit + 1, "return to what was proven")
                 return
             self._reopen(now, self.trial)
-            self.opens_at = self.rate.opens_at(now)
         if self.beyond_at > now and rate.held is None:  # spaced by a guess, before any call had told how long one takes
             self.beyond_at = min(self.beyond_at, now + self._timing.spacing)
         if not clean:
@@ -222,23 +212,16 @@ class AdaptiveRule:
         if started <= self._last_cut and started != self.trial:
             return
         self.rate.evidence.refused_at(started, level)
+        refusal = Refusal(now, started, level, hint)
         if self._closing is None:
-            cost = self._timing.cost(hint, self.limit)
-            is_full = self._finds_a_second(now, hint)
-            if (
-                is_full
-                or self._finds_cap(now, started)
-                or self._may_be_cap(now, started, level, hint)
-                or self._is_absorbed(now, started, level, cost, hint)
-            ):
+            verdict = self._blame.explain(refusal, self.limit, self._proven)
+            if verdict is not None:
                 self._last_cut = now
-                wait = (SECOND if is_full else max(self._timing.first_gap, self.rate.gap)) if hint is None else hint
-                self.opens_at = max(self.rate.opens_at(now), now + wait)
+                self._change(now, verdict.limit, verdict.reason)
+            if verdict is not None or self._blame.is_chance(refusal):
+                self.opens_at = max(self.rate.opens_at(now), now + (hint or max(self._timing.first_gap, self.rate.gap)))
                 return
-            if self.rate.evidence.is_alone(now, level) and not tells_window(hint, self._timing.latency):
-                self.opens_at = max(self.rate.opens_at(now), now + (hint or self._timing.first_gap))
-                return
-        self._cut(now, started, level, hint, at_most)
+        self._cut(refusal, at_most)
 
     # --- up
 
@@ -253,7 +236,6 @@ class AdaptiveRule:
                 self._change(now, max(self.limit + 1, int(self.limit * settings.recovery_factor)), "successes in a row")
         elif ceiling.is_to_be_lifted(self.limit):
             ceiling.lift(self.limit)
-            self._has_climbed = True
             self.rate.widen((self.limit + ceiling.step) / self.limit)
             self._change(now, self.limit + ceiling.step, "probe went well")
         elif ceiling.is_to_be_probed(self.limit, self._earned):
@@ -261,87 +243,21 @@ class AdaptiveRule:
 
     # --- down
 
-    def _finds_cap(self, now: float, started: float) -> bool:
-        """Return whether the levels of the last refusals tell a cap, where a pace was thought to be the reason."""
-        cap = self.rate.tells_cap(started)
-        if cap is None or cap >= self.limit:
-            return False
-        self.rate.drop()
-        self._ceiling.found(cap, is_doubted=False)
-        self._ceiling.trust()
-        self._has_climbed = False
-        self._change(now, cap, "it was a cap")
-        return True
-
-    def _finds_a_second(self, now: float, hint: float | None) -> bool:
-        """Return whether the last refusals tell a rate by the second, where a cap was thought to be the reason."""
-        if not self.rate.tells_a_second(hint or 0.0):
-            return False
-        self._ceiling.level = None
-        self._change(now, max(self.limit, self._ceiling.target), "it was a rate")
-        return True
-
-    def _may_be_cap(self, now: float, started: float, level: int, hint: float | None) -> bool:
-        """Return whether a refusal tells nothing of a window that was probed, as so many at once were never admitted.
-
-        Fewer are tried then, as that costs least, and the window is probed with those.
-        """
-        is_ambiguous = (
-            self._ceiling.level is None and level > max(self._proven, 1) and not tells_window(hint, self._timing.latency)
-        )
-        if not is_ambiguous or not self.rate.probes_window(started):
-            return False
-        self._ceiling.found(max(self.settings.min_concurrent, level - 1), is_doubted=True)
-        self._change(now, min(self.limit, self._ceiling.target), "never admitted")
-        return True
-
-    def _is_absorbed(self, now: float, started: float, level: int, cost: float, hint: float | None) -> bool:
-        """Return whether a refusal only ends a probe, or corrects the rate."""
-        if self._asked.is_news(hint):
-            return False
-        absorbs, wait = self.rate.absorbs, hint or 0.0
-        return (self._has_climbed and absorbs(started, wait)) or self._ends_probe(now, level, cost) or absorbs(started, wait)
-
-    def _ends_probe(self, now: float, level: int, cost: float) -> bool:
-        """Return whether a refusal only ends a probe beyond the ceiling; it is taken back then."""
-        ceiling, rate = self._ceiling, self.rate
-        if ceiling.level is None or not ceiling.is_probed_by(level, self.limit):
-            return False
-        ceiling.probe_refused()
-        if not rate.is_smoothing and not self._is_cap:
-            rate.smooth(now)
-            self._has_climbed = False
-        elif rate.is_smoothing:
-            self._is_cap = True
-            rate.roughen()
-        if self._is_cap or not rate.is_smoothing:
-            ceiling.probe_more_rarely(cost)
-        self._proven = min(self._proven, level - 1)
-        self._change(now, min(self.limit, ceiling.level), "probe refused")
-        return True
-
-    def _cut(self, now: float, started: float, level: int, hint: float | None, at_most: float) -> None:
-        others, settings, closing = level - 1, self.settings, self._closing
+    def _cut(self, refusal: Refusal, at_most: float) -> None:
+        settings, closing, started, others = self.settings, self._closing, refusal.started, refusal.level - 1
         if closing is None:
             known = self._ceiling.level
             target = self._ceiling.target if known is not None else max(self.limit, self._ceiling.target)  # not a probe's limit
             opened = started if self._cycle is None else min(started, self._cycle)  # times may be forgotten while it runs
             self._closing = closing = Closing(opened, since=started, before=Before(target, self._proven, known))
-        closing.refused(started, level, hint)
-        is_asked = tells_window(hint, self._timing.latency)
-        closing.is_asked = closing.is_asked or is_asked
-        if others == 0 or is_asked or closing.tries >= _SURELY_A_RATE or self._ceiling.is_disproved:
-            closing.is_rate = True
-        self.rate.refused(started)
-        self._is_cap = False
+        closing.refused(refusal)
         new = max(settings.min_concurrent, int(self._limit_at(started) * settings.backoff_factor))
-        ceiling = max(others, new)
-        self._ceiling.found(ceiling, is_doubted=ceiling != closing.before.ceiling)
+        self._blame.closed(closing, refusal, new)
         self._proven = min(self._proven, max(others, 1))
         self.trial = None
-        self._last_cut = now
-        self._change(now, new, "refused")
-        self.opens_at = now + closing.wait(now, self._timing, self.rate.gap, hint, at_most)
+        self._last_cut = refusal.now
+        self._change(refusal.now, new, "refused")
+        self.opens_at = refusal.now + closing.wait(refusal, self._timing, self.rate.gap, at_most)
 
     def _limit_at(self, started: float) -> int:
         """Return the limit that let a call start: what others raised since was no part of what was refused."""
@@ -353,30 +269,16 @@ class AdaptiveRule:
         return min(limit, self.limit)
 
     def _reopen(self, now: float, at: float) -> None:
-        """Blame what explains the refusals, now that calls are admitted again since the one that started at `at`."""
+        """Go on with what explains the refusals, now that calls are admitted again since the one that started at `at`."""
         assert self._closing is not None
         closing, self._closing, self.trial = self._closing, None, None
         closing.is_rate = closing.is_rate or self._trial_level >= closing.level
-        ceiling = self._ceiling
-        if closing.is_asked and self._asked.means_cap(closing, self.rate.evidence, self._trial_due, at):
-            self.rate.drop()
+        verdict = self._blame.reopened(closing, at, self.limit)
+        if verdict is not None:
             self._cycle = at
-            self._is_cap, self._has_climbed = True, False
-            level = max(self.settings.min_concurrent, min(ceiling.target, closing.level - 1))
-            cost = self._asked.times * self._timing.cost(self._asked.seconds, level)
-            ceiling.found(level, is_doubted=self._asked.times == 1, cost=cost)  # it may have been down for a moment
-            self._change(now, min(self.limit, ceiling.target), "as many as were admitted")
-            ceiling.stay_clear(self.limit)
-            return
-        if self.rate.explain(closing, self._trial_due, self._asked.window):
-            before = self._asked.before(closing)
-            ceiling.level, ceiling.target, self._proven = before.ceiling, before.target, before.proven
-            self._cycle = at
-            self._change(now, before.target, "it was a rate")
-            return
-        self._asked.seconds = max(0.0, closing.hinted_until - closing.last)
-        if closing.before.ceiling is not None and self.rate.is_unexplained:
-            ceiling.stay_clear(self.limit)
+            self._proven = max(self._proven, verdict.proven)
+            self._change(now, verdict.limit, verdict.reason)
+        self.opens_at = self.rate.opens_at(now)
 
     def _change(self, now: float, new: int, reason: str) -> None:
         new = max(self.settings.min_concurrent, min(self.settings.max_concurrent, new))

@@ -9,10 +9,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
-from .closing import tells_window
-
 if TYPE_CHECKING:
-    from .closing import Before, Closing
+    from .closing import Before, Closing, Refusal
     from .evidence import Evidence, Window
     from .timing import Timing
 
@@ -55,19 +53,12 @@ class Asked:
         self._in_vain = 0
         self._patience = _PATIENCE
 
-    def is_news(self, hint: float | None) -> bool:
+    def is_news(self, refusal: Refusal) -> bool:
         """Return whether a wait is too long to be asked for where only too many calls are under way."""
-        return hint is not None and hint > _NEWS * self.seconds and tells_window(hint, self._timing.latency)
+        return (refusal.hint or 0.0) > _NEWS * self.seconds and refusal.tells_window(self._timing.latency)
 
-    def means_cap(self, closing: Closing, evidence: Evidence, due: float, reopened: float) -> bool:
-        """Return whether to go on as if too many calls at once were meant, until more is known.
-
-        Args:
-            closing: in which a long wait was asked for.
-            evidence: the starts there were.
-            due: when the wait ended.
-            reopened: when the first call was admitted after it.
-        """
+    def means_cap(self, closing: Closing, evidence: Evidence, reopened: float) -> bool:
+        """Return whether to go on as if too many calls at once were meant by a long wait, until more is known."""
         cycle, before = self._cycle, closing.before
         if closing.tries > 1 or closing.level == 1 or closing.level <= _FAR * (before.ceiling or before.proven):
             return False
@@ -84,9 +75,9 @@ class Asked:
             return False
         self.times += 1
         self.seconds = closing.hinted_until - closing.last
-        window = evidence.window(closing, due)
+        window = evidence.window(closing, reopened)
         if window is None:
-            starts, seconds = evidence.between(closing.opened - 1e-9, closing.since), due - closing.opened
+            starts, seconds = evidence.between(closing.opened - 1e-9, closing.since), reopened - closing.opened
         else:
             starts, seconds = window.count, window.seconds
         self._cycle = _Cycle(starts, seconds, length, reopened, before, window)

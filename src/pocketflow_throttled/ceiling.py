@@ -19,7 +19,7 @@ _DEAREST, _DEARER = 20, 4  # times as rare at the most, in all and at one refusa
 _WORTH = 5  # successes, at least, for each call that a refused probe costs
 _DOUBTED = 3  # successes before a new ceiling is tried for the first time
 _CONFIRMED = 5  # starts beyond a ceiling, none refused, that lift it
-_DISPROVED, _LIFTED = 2, 1.4  # times lifted, and by how much in all: what refuses is no cap
+_DISPROVED = 2  # times lifted: what refuses is no cap
 _NEAR = 0.8  # of a ceiling: while one call probes, another may arrive before it and leave it, or itself, no room
 _BLUR = 16  # a part of it by which the network blurs it
 
@@ -30,46 +30,39 @@ class Ceiling:
 
     Args:
         timing: how long calls and refusals take.
-        rare: successes before it is probed, where nothing makes it doubtful.
 
     Attributes:
+        rare: successes before it is probed, where nothing makes it doubtful.
         level: calls at once; None: none is known.
         target: calls at once to return to without probing.
         step: calls at once by which the next probe goes beyond it.
     """
 
     timing: Timing
-    rare: int
+    rare: int = 1
     level: int | None = None
     target: int = 0
     step: int = 1
     _probe_after: int = 0
-    _first: int = 1  # before it was lifted
     _lifts: float = 0.0
     _beyond: int = 0
     _beyond_since: float | None = None
 
     def found(self, level: int, *, is_doubted: bool, cost: float = 1.0) -> None:
         """Take a level for the ceiling, beyond which a call was just refused, at a cost of so many calls."""
-        self.level = self.target = self._first = level
+        self.level = self.target = level
         self.step = 1
-        self._probe_after = (
-            max(_DOUBTED, int(cost)) if is_doubted else max(self.rare, min(int(_WORTH * cost), self._rarest(cost)))
-        )
+        self._probe_after = max(_DOUBTED, int(cost)) if is_doubted else self._rarer(0, cost)
 
     def stay_clear(self, limit: int) -> None:
         """Lower it a bit, but not below `limit`: it was refused below, so the network blurs it."""
         if self.level is not None:
             self.level = self.target = max(limit, self.level - max(1, self.level // _BLUR))
 
-    def trust(self) -> None:
-        """Forget that it was ever disproved."""
-        self._lifts = 0.0
-
     @property
     def is_disproved(self) -> bool:
-        """Whether it was lifted so often, and so far, that what refuses is no cap."""
-        return self._lifts >= _DISPROVED and self.target >= _LIFTED * self._first
+        """Whether it was lifted so often that what refuses is no cap."""
+        return self._lifts >= _DISPROVED
 
     # --- the probe
 
@@ -113,9 +106,9 @@ class Ceiling:
 
     def probe_more_rarely(self, cost: float) -> None:
         """Wait longer before the next probe: a refused one costs as much as `cost` calls."""
-        after = max(self.rare, int(_WORTH * cost), int(2 * min(cost, _DEARER) * self._probe_after))
-        self._probe_after = min(after, self._rarest(cost))
+        self._probe_after = self._rarer(int(2 * min(cost, _DEARER) * self._probe_after), cost)
 
-    def _rarest(self, cost: float) -> int:
+    def _rarer(self, after: int, cost: float) -> int:
         missed = _MISSED_FOR * (self.level or 1) / (self.timing.latency or 1.0)
-        return int(max(_FEWEST, min(missed, _RAREST_PROBE)) * max(1.0, min(cost, _DEAREST)))
+        rarest = int(max(_FEWEST, min(missed, _RAREST_PROBE)) * max(1.0, min(cost, _DEAREST)))
+        return min(max(after, self.rare, int(_WORTH * cost)), rarest)

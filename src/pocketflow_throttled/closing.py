@@ -13,7 +13,26 @@ if TYPE_CHECKING:
     from .timing import Timing
 
 _SHORT = 2.0  # seconds
-_BELIEVED = 1  # times that a short wait is taken at its word
+
+
+class Refusal(NamedTuple):
+    """A call that was refused.
+
+    Attributes:
+        now: when.
+        started: when it started.
+        level: how many were under way then, itself included.
+        hint: seconds for which the API asked to wait; None: it did not say.
+    """
+
+    now: float
+    started: float
+    level: int
+    hint: float | None = None
+
+    def tells_window(self, latency: float | None) -> bool:
+        """Return whether the API asks for so long a wait that a window must pass, and no slot become free."""
+        return self.hint is not None and self.hint > max(_SHORT, 2 * (latency or 0.0))
 
 
 class Before(NamedTuple):
@@ -53,29 +72,17 @@ class Closing:
     is_asked: bool = False
     before: Before = _NOTHING
 
-    def refused(self, started: float, level: int, hint: float | None) -> None:
-        """Take note of one more refusal, with the seconds that the API asked to wait, if it did."""
+    def refused(self, refusal: Refusal) -> None:
+        """Take note of one more refusal."""
         self.tries += 1
-        self.last, self.level = started, level
-        if hint is not None and (hint > _SHORT or self.tries <= _BELIEVED):
-            self.hinted_until = started + hint
+        self.last, self.level, hint = refusal.started, refusal.level, refusal.hint
+        if hint is not None and (hint > _SHORT or self.tries == 1):  # a short one is taken at its word once
+            self.hinted_until = self.last + hint
 
-    def wait(self, now: float, timing: Timing, least: float, hint: float | None, at_most: float) -> float:
-        """Return the seconds to the next try.
-
-        Args:
-            now: when the last refusal came.
-            timing: how long calls and refusals take.
-            least: seconds in which to try is in vain.
-            hint: seconds that the API asked to wait, if it did.
-            at_most: seconds, if it did not.
-        """
+    def wait(self, refusal: Refusal, timing: Timing, least: float, at_most: float) -> float:
+        """Return the seconds to the next try: not less than `least`, nor more than `at_most` unless the API asks for it."""
+        hint = refusal.hint
         if hint is not None and hint > _SHORT:
             return hint
-        gap = min(timing.gap(now, self.opened, self.tries, least), at_most)
-        return gap if hint is None else max(hint, min(gap, hint * (self.tries - _BELIEVED)))
-
-
-def tells_window(hint: float | None, latency: float | None) -> bool:
-    """Return whether a wait that an API asks for is so long that a window must pass, and no slot become free."""
-    return hint is not None and hint > max(_SHORT, 2 * (latency or 0.0))
+        gap = min(timing.gap(refusal.now, self.opened, self.tries, least), at_most)
+        return gap if hint is None else max(hint, min(gap, hint * (self.tries - 1)))

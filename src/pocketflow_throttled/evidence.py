@@ -22,13 +22,9 @@ USUAL_WINDOWS = (300.0, 60.0, 30.0, 20.0, 15.0, 10.0, 5.0)
 _EXACT, _NEARLY = 1.0, 1.02
 _TELLING, _TOLD_BY = 3, 20  # refusals that can tell a cap, and starts since the first of them
 SECOND = 1.0  # many an API counts by it
-_ALONE = 20  # starts admitted since the refusal before at the level of one that is alone then
-_ALONG = 6  # starts since a refused one: more of them would be refused along with it, if it has a reason
+_ALONE = 20  # starts admitted since the refusal before, at the level of one that is alone then
 _LAST, _RECENT = 4, 1000  # refusals, and starts, that tell what is counted by the second
-# Starts at the level of a refusal or beyond that were admitted, if what refused is no cap, and their share of all where the API
-# asks for longer than a second: who counts by the second hardly does.
-_ADMITTED, _ADMITTED_PART = 5, 0.15
-_BLUR = 0.01  # of the starts: so many more in a second may have been admitted, as not all are as long on their way
+_DENIED = 5  # starts, at the level of a refusal or beyond, that were admitted: what refused is no cap
 _LOGGED = 10_000  # starts
 _BARELY = 1.001
 _LONGEST_SURE, _LONGEST_ODD = 120.0, 3600.0  # seconds
@@ -98,49 +94,33 @@ class Evidence:
         refused = list(self._refused_levels)[-_TELLING:]
         if len(refused) < _TELLING:
             return None
-        first = bisect_right(self.starts, refused[0][0])
-        least = min(level for _, level in refused)
-        admitted = sum(level >= least for level in islice(self._levels, first, None))
-        is_cap = admitted <= _TELLING and len(self.starts) - first >= _TOLD_BY
+        since, least = refused[0][0], min(level for _, level in refused)
+        is_cap = self._admitted(since, least) <= _TELLING and self.between(since, math.inf) >= _TOLD_BY
         return least - 1 if is_cap and least > 1 else None
 
-    def is_alone(self, now: float, level: int) -> bool:
+    def is_alone(self, level: int) -> bool:
         """Return whether the last refusal, with so many under way, tells nothing: others were admitted where it was refused."""
-        if self.since_refusal() < _ALONE:
-            return False
-        started, before = self._refused_levels[-1][0], self._refused_levels[-2][0]
-        admitted = islice(self._levels, bisect_right(self.starts, before), None)
-        return self.between(started, now) <= _ALONG and sum(at >= level for at in admitted) >= _ALONE
+        return len(self._refused_levels) > 1 and self._admitted(self._refused_levels[-2][0], level) >= _ALONE
 
-    def since_refusal(self) -> int:
-        """Return how many starts there were since the refusal before the last; none if that was the first."""
-        if len(self._refused_levels) < 2:
-            return 0
-        return len(self.starts) - bisect_right(self.starts, self._refused_levels[-2][0])
+    def _admitted(self, since: float, level: int) -> int:
+        """Return how many calls were admitted, of those that started after `since`, with so many under way or more."""
+        return sum(at >= level for at in islice(self._levels, bisect_right(self.starts, since), None))
 
-    def a_second(self, wait: float = 0.0) -> int | None:
+    def a_second(self) -> int | None:
         """Return how many starts a second there were before each of the last refusals, and never more; None: it is not so.
 
         Nor if the levels tell a cap: where all calls take equally long, that admits as many in any second, too.
-
-        Args:
-            wait: seconds for which the API asked to wait.
         """
-        starts = list(islice(self.starts, max(0, len(self.starts) - _RECENT), None))
-        refused = [(at, level) for at, level in self._refused_levels if starts and at >= starts[0]]
+        since = self.starts[-min(_RECENT, len(self.starts))] if self.starts else math.inf
+        refused = [(at, level) for at, level in self._refused_levels if at >= since]
         if len(refused) < 2 or refused[-1][0] - refused[0][0] <= 2 * SECOND:
             return None
-        least = min(level for _, level in refused)
-        admitted = sum(level >= least for level in islice(self._levels, len(self.starts) - len(starts), None))
-        if admitted <= (_ADMITTED if wait <= SECOND else max(_ADMITTED, _ADMITTED_PART * len(starts))):
+        if self._admitted(since, min(level for _, level in refused)) <= _DENIED:
             return None
         count = min(self.between(at - SECOND, at) for at, _ in refused)
-        fuller = first = 0
-        for index in range(bisect_left(starts, refused[-1][0])):  # what started later may be refused yet
-            while starts[first] <= starts[index] - SECOND:
-                first += 1
-            fuller += index - first >= count
-        return count if count > 1 and fuller <= _BLUR * len(starts) else None
+        # One more, as not all are as long on their way. What started after the last refusal may be refused yet.
+        is_full = self.most(SECOND, since, until=refused[-1][0]) <= count + 1
+        return count if count > 1 and is_full else None
 
     def between(self, since: float, until: float) -> int:
         """Return how many starts there were after `since`, up to `until`."""
@@ -151,9 +131,9 @@ class Evidence:
         before = bisect_right(self.starts, now)
         return before < count or self.starts[before - count] + seconds <= now + 1e-9
 
-    def most(self, seconds: float, since: float = -math.inf) -> int:
-        """Return the most starts in any `seconds`, of those from `since` on."""
-        starts = list(self.starts)[bisect_left(self.starts, since) :]
+    def most(self, seconds: float, since: float = -math.inf, until: float = math.inf) -> int:
+        """Return the most starts in any `seconds`, of those from `since` on and before `until`."""
+        starts = list(self.starts)[bisect_left(self.starts, since) : bisect_left(self.starts, until)]
         most = first = 0
         for index, start in enumerate(starts):
             while first < index and starts[first] <= start - seconds:

@@ -30,9 +30,8 @@ _SAME = 0.85  # paces that differ by less than that are the same
 _ENOUGH = 10  # starts to measure a pace by: a single one more or less must not make it
 _SMOOTHED = 4  # latencies over which throughput is averaged
 _ROOM = 1.15  # over that average: bursts are held back, the throughput is not
-_SLOWER = 1.03  # a pace that was refused after many starts
-_SLOWER_BY_FEW, _MOST_BY_FEW = 1.1, 1.5  # and after few
-_BY_THE_SECOND = 1.03  # times slower than what is counted by the second: not all calls are as long on their way
+_SLOWER = 1.03  # times: a pace that was refused after many starts, or what is counted by the second, as calls are late ...
+_SLOWER_BY_FEW, _MOST_BY_FEW = 1.1, 1.5  # ... and a pace that was refused after few
 _ALMOST = 16  # a part of what is allowed in a second, without which it is full as well
 _MANY = 30  # starts, by which it is known what is admitted
 # A pace so many times slower than what was admitted for some seconds, not long ago, is probed by doubling it, after few starts.
@@ -40,10 +39,8 @@ _MANY = 30  # starts, by which it is known what is admitted
 _FAR, _FEW, _FEWEST = 2.0, 5, 2  # the last, where it is a guess
 # Seconds between starts: a pace so slow may have been learned while the API was hardly there, and is doubted soon. Where it is as
 # slow as the API was closed for long, a small part of that is tried at once.
-_SLOW, _AT_ONCE = 5.0, 0.15
-_SHORT = 2.0  # seconds that it was closed, by which a pace is guessed from fewer starts than it takes to measure one
-_IN_VAIN = 1.15  # times slower than where it was refused as rarely
-_FAST_ENOUGH = 1.25  # times slower than that: it is no pace that a refusal now and then would be explained by
+_SLOW, _AT_ONCE = 8.0, 0.15
+_SHORT = 2.0  # seconds: no API that was down for a moment is slow for long
 _SUSTAINED, _REMEMBERED = 10.0, 300.0  # seconds
 _SLOWEST = 12.0  # times slower than the best there was: what is refused at that pace is refused for another reason
 _FASTEST = 1e-6  # seconds, which nobody notices: by coarse clocks, or those of several loops, no time may have passed, or less
@@ -64,9 +61,8 @@ class LearnedPace(Probing):
         self.ends: deque[float] = deque(maxlen=8)
         self._a_second: int | None = None  # starts, if they are counted by the second
         self._found_before = 0.0
-        self._times_found = self._times_returned = 0
-        self._is_guess = False  # from a few starts only, or slow
-        self._slowed_from: deque[float] = deque(maxlen=8)  # paces that were refused now and then
+        self._times_found = 0  # or returned to
+        self._is_guess = False  # from a time in which the API may hardly have been there
         self._best = self._ever = math.inf  # seconds between starts, that were admitted of late, and ever
         self._far_refused = 0  # probes in a row, of a pace far from that
         self._first_end = math.inf
@@ -111,7 +107,7 @@ class LearnedPace(Probing):
 
     def _probe(self) -> None:
         self._good = (self.count, self.seconds)
-        self._step = 1.0 if self._is_far or self._is_guess else min(self._step, _LARGEST_STEP)
+        self._step = 1.0 if self._is_far else min(self._step, _LARGEST_STEP)
         self.seconds /= 1 + self._step
         self._end_step()
 
@@ -124,7 +120,7 @@ class LearnedPace(Probing):
 
     @property
     def _is_far(self) -> bool:
-        return self._good[1] > _FAR * self._best
+        return self._is_guess or self._good[1] > _FAR * self._best
 
     def explains(self, started: float) -> bool:
         """Return whether a refusal is no more than what a pace that is used to the full is corrected by."""
@@ -147,35 +143,18 @@ class LearnedPace(Probing):
             self.hold(self._good[1])
             return
         if self.is_probing:
-            self._times_returned = min(self._times_returned + 1, _MANY)
-            self.hold(self._good[1], 2 ** min(self._times_returned, _MOST_CERTAIN))
+            self._times_found = min(self._times_found + 1, _MANY)
+            self.hold(self._good[1], 2 ** min(self._times_found, _MOST_CERTAIN))
             rarest = max(_STARTS * 2**_RAREST, min(_WORTH * wait / self.seconds, _NEVER))
-            self._after = int(min(_STARTS * 2**self._times_returned, rarest))
+            self._after = int(min(_STARTS * 2**self._times_found, rarest))
             return
         if self.is_full(started):
             self.hold(_SLOWER * self._good[1], 2**_MOST_CERTAIN)
             self.ended(started)
             return
-        other = self._without_reason()
-        if other is not None:
-            self.hold(other)
-            return
         self.seconds = self._good[1]
         self.find(started, before=self)
         self.ended(started)
-
-    def _without_reason(self) -> float | None:
-        """Return the pace to go on with if the last refusal is none of its: slower is no better, or faster went well."""
-        starts, good = self._evidence.since_refusal(), self._good[1]
-        if starts < _ENOUGH or self.is_smoothing:
-            return None
-        self._look_back()
-        self._slowed_from.append(good)
-        fastest = min(self._slowed_from)
-        if good > _IN_VAIN * fastest:
-            self._slowed_from.clear()
-            return fastest
-        return good if starts >= _MANY and good > _FAST_ENOUGH * self._best else None
 
     def was_idle(self, until: float) -> None:
         """Take note that nobody called for a while: only what is admitted from now on tells what is allowed."""
@@ -195,18 +174,16 @@ class LearnedPace(Probing):
         seconds = min(max(seconds, _FASTEST), _SLOWEST * self._ever)
         self.seconds = seconds
         self._good = (self.count, seconds)
+        self.is_smoothing, self._is_guess = False, seconds > _SLOW
         self._step, self._after = _FIRST_STEP / certainty, _STARTS * certainty
         if self._is_far:
-            self._step, self._after = 1.0, _FEW * 2**self._far_refused
-        self.is_smoothing, self._is_guess = False, seconds > _SLOW
-        if self._is_guess:
-            self._step, self._after = 1.0, 1
+            self._step, self._after = 1.0, (1 if self._is_guess else _FEW) * 2**self._far_refused
         self._end_step()
 
     def hold_by_the_second(self, count: int) -> None:
         """Allow so many starts in any second."""
         self._a_second = count
-        self.hold(_BY_THE_SECOND * SECOND / count, 2**_MOST_CERTAIN)
+        self.hold(_SLOWER * SECOND / count, 2**_MOST_CERTAIN)
 
     def _look_back(self) -> None:
         """Find out what was admitted for some seconds, since the first refusal: before it, a bucket may have been full."""
@@ -234,7 +211,7 @@ class LearnedPace(Probing):
             known = before.seconds / before.count
             self._slow_down(until, known, cycle)
             if cycle > max(_SHORT, _FAR * known, _FAR * self._cycle):  # the API may have been down for as long, too
-                self._is_guess, self._step, self._after = True, 1.0, 1
+                self._is_guess, self._after = True, 1
                 self.seconds *= _AT_ONCE if self.seconds > _SLOW else 1
             self._cycle = cycle
             return True
@@ -244,9 +221,13 @@ class LearnedPace(Probing):
         if since is None:
             since = max(starts[0], self._idle_until) if starts else until
             if between(since, until) < _ENOUGH:
-                return reopened is not None and self._guess(since, until, reopened)
-        if until <= since:
-            return before is self
+                return False
+        self._measure(since, until, before)
+        return True
+
+    def _measure(self, since: float, until: float, before: Probing | None) -> None:
+        """Hold what was admitted between two times in which all that was allowed was used."""
+        starts, between = self._evidence.starts, self._evidence.between
         overall = (between(since, until) + 1) / (until - since)
         span = max(2 * (self._timing.latency or 1.0), until - starts[-_ENOUGH] if len(starts) >= _ENOUGH else until - since)
         recent = (between(until - span, until) + 1) / span if span < until - since else overall
@@ -255,18 +236,9 @@ class LearnedPace(Probing):
         if before is self:
             seconds = max(seconds, _SLOWER * self.seconds)
         was_found = _SAME * self._found_before < seconds < self._found_before / _SAME
-        self._times_found = min(self._times_found + 1, _MOST_CERTAIN) if was_found else 0
+        self._times_found = min(self._times_found + 1, _MANY) if was_found else 0
         self._found_before = seconds
-        self.hold(seconds, 2**self._times_found)
-        return True
-
-    def _guess(self, since: float, until: float, reopened: float) -> bool:
-        """Hold what a few starts tell, and double it soon, if it was closed for too short a time to be too slow by far."""
-        if reopened - until > _SHORT:
-            return False
-        self.hold((reopened - since) / (self._evidence.between(since, until) + 1))
-        self._is_guess, self._step, self._after = True, 1.0, _FEW
-        return True
+        self.hold(seconds, 2 ** min(self._times_found, _MOST_CERTAIN))
 
     def _slow_down(self, until: float, known: float, cycle: float) -> None:
         """Correct a pace by a few starts: they are too few to measure one, and what was sent before them may still count."""
@@ -282,18 +254,16 @@ class LearnedPace(Probing):
 
     # --- a pace that is no limit: it holds back bursts, which a window of a second takes for too much, and nothing else
 
-    def smooth(self, until: float, *, is_held: bool) -> bool:
-        """Hold back what comes faster than of late; return whether anything is held back then."""
+    def smooth(self, until: float, least: float) -> bool:
+        """Hold back what comes faster than of late; return whether that is a start in more seconds than `least`."""
         starts, latency = self._evidence.starts, self._timing.latency
-        if not latency or len(starts) < 2:
-            return is_held
-        span = min(_SMOOTHED * latency, until - starts[0])
-        average = self._evidence.most(span) / span if span > 0 else 0.0
-        if 0 < average < math.inf and (not is_held or self.seconds < 1 / (_ROOM * average)):
-            self.hold(1 / (_ROOM * average))
-            self.is_smoothing = True
-            return True
-        return is_held
+        span = min(_SMOOTHED * (latency or 0.0), until - starts[0]) if len(starts) > 1 else 0.0
+        seconds = span / (_ROOM * self._evidence.most(span)) if span > 0 else 0.0
+        if seconds <= least:
+            return False
+        self.hold(seconds)
+        self.is_smoothing = True
+        return True
 
     def widen(self, factor: float) -> None:
         """Grow with the calls at once, where it only smooths."""

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 _MOST_ABSORBED = 2  # refusals in a row that only correct a rate; after more of them, all is closed
 _OFTEN = 3  # tries, that tell that no call would have been admitted any earlier
-_SMOOTHED_AFTER = 2  # refusals that nothing explained
+_UNEXPLAINED = 2  # refusals that nothing explained, as of which bursts are held back, and a pace is measured all the same
 
 
 class LearnedRate:
@@ -95,28 +95,21 @@ class LearnedRate:
                 self.held = None
 
     def absorbs(self, started: float, wait: float = 0.0) -> bool:
-        """Return whether the refusal of a call only corrects this rate, which is done then; else it is news.
-
-        Args:
-            started: when the call did.
-            wait: seconds for which the API asked to wait.
-        """
+        """Return whether the refusal of a call, with a wait that was asked for, only corrects this rate, as is done then."""
         held = self.held
         if held is None or self.is_smoothing:
             return False
-        if isinstance(held, LearnedWindow) and held.is_disproved:
-            self.held = None
-            return False
-        if isinstance(held, LearnedWindow) and held.learns_length(started):
-            return True
+        if isinstance(held, LearnedWindow):
+            if held.is_disproved:
+                self.held = None
+                return False
+            if held.learns_length(started):
+                return True
         if self._absorbed >= _MOST_ABSORBED or not held.explains(started):
             return False
         self._absorbed += 1
         self._absorbed_at = started
-        if isinstance(held, LearnedWindow):
-            held.end_probe()
-        else:
-            held.correct(started, wait)
+        held.correct(started, wait)
         return True
 
     def probes_window(self, started: float) -> bool:
@@ -132,10 +125,10 @@ class LearnedRate:
         self.evidence.refused(started)
         self._absorbed = 0
 
-    def tells_a_second(self, wait: float) -> bool:
-        """Return whether the last refusals, which asked for such a wait, tell a rate by the second, which is held from now on."""
+    def tells_a_second(self) -> bool:
+        """Return whether the last refusals tell a rate by the second, which is held from now on."""
         is_known = isinstance(self.held, LearnedWindow) or (self.is_pace and self._pace.is_by_the_second)
-        count = None if is_known else self.evidence.a_second(wait)
+        count = None if is_known else self.evidence.a_second()
         if count is None:
             return False
         self._pace.hold_by_the_second(count)
@@ -149,13 +142,7 @@ class LearnedRate:
     # --- what is learned when calls are admitted again
 
     def explain(self, closing: Closing, now: float, doubted: Window | None = None) -> bool:
-        """Return whether a rate, learned here, explains a time of refusals that ended `now`.
-
-        Args:
-            closing: that time.
-            now: seconds.
-            doubted: a window that would explain the one before it.
-        """
+        """Return whether a rate, learned here, explains a time of refusals that ended `now`; `doubted` explains that before."""
         pace, held, since = self._pace, self.held, closing.since
         self.is_unexplained = False
         if isinstance(held, LearnedWindow) and held.was_used_up(closing.opened, since):
@@ -166,7 +153,7 @@ class LearnedRate:
         elif (
             closing.is_rate
             or (self.is_pace and pace.is_in_use(since))
-            or (self._unexplained >= 2 and pace.can_be_measured(since))
+            or (self._unexplained >= _UNEXPLAINED and pace.can_be_measured(since))
         ):
             admitted = self.evidence.between(math.nextafter(closing.opened, -math.inf), since)
             cycle = (now - closing.opened) / max(1, admitted) if closing.tries >= _OFTEN else 0.0
@@ -177,7 +164,7 @@ class LearnedRate:
                 self.held = None  # it was not in use
             self._unexplained += 1
             self.is_unexplained = True
-            if self._unexplained >= _SMOOTHED_AFTER:
+            if self._unexplained >= _UNEXPLAINED:
                 self.smooth(since)
         is_rate = window is not None or closing.is_rate
         pace.ended(now if isinstance(self.held, LearnedWindow) and is_rate else since)
@@ -197,7 +184,7 @@ class LearnedRate:
 
     def smooth(self, until: float) -> None:
         """Hold back what comes faster than of late, if nothing else is held."""
-        if (self.held is None or self.is_smoothing) and self._pace.smooth(until, is_held=self.held is not None):
+        if (self.held is None or self.is_smoothing) and self._pace.smooth(until, least=self.seconds):
             self.held = self._pace
 
     def widen(self, factor: float) -> None:

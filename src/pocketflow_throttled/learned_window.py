@@ -26,8 +26,6 @@ _RARER = 4  # times as many after a refused probe
 _PART = 10  # of the starts known, the largest step
 _FEW = 2  # more than were known, or as large a step: so far a refusal may as well be another limit's
 _DOUBT = 0.04  # of its length, up to which that need not be known
-# Seconds: a usual window so long is doubted once, a shorter one twice. So many count by the minute that it is hardly another.
-_MINUTE = 60.0
 _AGAIN_AFTER = 0.15  # of the time until more fits: one more is tried again then, where a window is doubted ...
 _AGAIN_IN = 0.2  # ... and that time is so much of its length
 _PAUSE = 0.05  # of its length, without a start: longer ones part the cycles
@@ -53,10 +51,8 @@ class LearnedWindow(Probing):
         self._base = window.count  # before any probe
         self._is_sure = window.is_sure  # that these were all in one window
         self._too_short = self.seconds if window.too_short == window.seconds else window.too_short
-        self._trying: float | None = None  # a shorter length ...
-        self._tried: float | None = None  # ... since a call started that only it allows
-        self._doubts = 0  # in vain
-        self._longer: float | None = None  # what it was before it was found to be shorter
+        self._shorter: float | None = None  # a length to try ...
+        self._tried_since = math.inf  # ... since a call started that only it allows
         self._step, self._after = 1, 1
         self.is_refuted = False
         self._is_doubted = window.is_doubted
@@ -78,10 +74,10 @@ class LearnedWindow(Probing):
             soon = max(now, self._known_at)
             if not self._evidence.allows(self._good[0], self._surely_shorter, soon):
                 return soon  # one beyond was admitted, so the next may be too
-        is_in_doubt = self._tried is None and self.seconds - self._too_short > _DOUBT * self.seconds
+        is_in_doubt = self._tried_since == math.inf and self.seconds - self._too_short > _DOUBT * self.seconds
         if is_in_doubt and at - now > _PAUSE * self.seconds and self._is_used_up():
-            self._trying = (self._too_short + self.seconds) / 2
-            at = max(now, at - self.seconds + self._trying)
+            self._shorter = (self._too_short + self.seconds) / 2
+            at = max(now, at - self.seconds + self._shorter)
         self._due = at
         return at
 
@@ -108,8 +104,8 @@ class LearnedWindow(Probing):
         # Calls that follow each other as in the cycle before, only a bit sooner, are no evidence that more fit.
         is_beyond = self.is_probing and not self._evidence.allows(self._good[0], self._surely_shorter, now)
         self._evidence.started(now, level)
-        if self._trying is not None and self._tried is None:
-            self._tried = now
+        if self._shorter is not None:
+            self._tried_since = min(self._tried_since, now)
         if is_beyond:
             self._beyond += 1
             if self._beyond_since is None:
@@ -129,33 +125,20 @@ class LearnedWindow(Probing):
         """Take note that a call was served: a shorter length that it tried is the right one, or there is no such window."""
         if self._is_again and started == self._beyond_since:
             self.is_refuted = True
-        if self._tried is not None and self._trying is not None and started >= self._tried:
-            self._longer, self._is_usual = self.seconds, False
-            self._set_length(self._trying)
+        if self._shorter is not None and started >= self._tried_since:
+            self._is_usual = False
+            self.seconds = self._shorter
+            self._good = (self._good[0], self.seconds)
+            self._shorter, self._tried_since = None, math.inf
 
     def learns_length(self, started: float) -> bool:
         """Return whether a refusal only tells that the window is longer."""
-        if self._tried is not None and self._trying is not None and started >= self._tried:
-            # An unusual length is doubted until it is known well enough.
-            self._doubts += 1
-            is_settled = self._is_usual and (self.seconds >= _MINUTE or self._doubts > 1)
-            self._too_short = self.seconds if is_settled else self._trying
-            self._trying = self._tried = None
-            return True
-        starts = self._evidence.starts
-        is_first = not starts or started - starts[-1] > _PAUSE * self.seconds
-        if self._longer is not None and is_first:
-            # It was shorter once by luck: a window of the server's clock had begun earlier than was thought.
-            self._too_short = self._longer
-            self._set_length(self._longer)
-            self._longer = None
-            return True
-        return False
-
-    def _set_length(self, seconds: float) -> None:
-        self.seconds = seconds
-        self._good = (self._good[0], seconds)
-        self._trying = self._tried = None
+        if self._shorter is None or started < self._tried_since:
+            return False
+        # A usual length is doubted once, any other until it is known well enough.
+        self._too_short = self.seconds if self._is_usual else self._shorter
+        self._shorter, self._tried_since = None, math.inf
+        return True
 
     def is_probed_by(self, started: float) -> bool:
         """Return whether a call only started because a few more may fit."""
@@ -193,14 +176,13 @@ class LearnedWindow(Probing):
         self._probe()
         self._beyond, self._beyond_since = 1, now  # the call that starts now is beyond that
 
-    def end_probe(self) -> None:
+    def correct(self, started: float, wait: float) -> None:  # noqa: ARG002  (which call it was is no matter here)
         """Go back to what explained everything.
 
         What was admitted beyond it may belong to the next window: one that is counted by the clock admits twice as much
         around its end.
         """
-        has_grown = self._good[0] > 1.1 * self._base
-        self._after = _FEWEST_STARTS if has_grown else _RARER * max(_FEWEST_STARTS, self._base, self._after)
+        self._after = _RARER * max(_FEWEST_STARTS, self._base, self._after)
         self._is_sure = True
         self.count, self._step = self._base, 1
         self._good = (self.count, self.seconds)

@@ -1,0 +1,165 @@
+"""Blame: what refusals are put down to, too many calls at once or too many in a time, and what is believed of both since.
+
+Pure: times are arguments, in seconds. What proves no limit lower than believed is known at once: a probe went too far, a rate is
+slightly slower than was held, or one limit was taken for the other. All else is known only when calls are admitted again.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+from .asked import Asked
+from .ceiling import Ceiling
+from .learned_rate import LearnedRate
+
+if TYPE_CHECKING:
+    from .adaptivity import Adaptive
+    from .closing import Closing, Refusal
+    from .timing import Timing
+
+_LONGEST_FOR_A_SECOND = 2.0  # seconds: one, rounded up
+_SURELY_A_RATE = 4  # refusals in a row, each of a call that tried alone
+
+
+class Verdict(NamedTuple):
+    """What to go on with.
+
+    Attributes:
+        limit: calls at once.
+        reason: why, in words.
+        proven: calls at once that were admitted, if more than were thought since.
+    """
+
+    limit: int
+    reason: str
+    proven: int = 0
+
+
+class Blame:
+    """What is believed of an API's limits.
+
+    Args:
+        settings: of the rule.
+        timing: how long calls and refusals take.
+
+    Attributes:
+        ceiling: calls at once that were refused beyond.
+        rate: starts in a time, if they are known to be limited.
+    """
+
+    def __init__(self, settings: Adaptive, timing: Timing) -> None:
+        self._timing = timing
+        self.ceiling = Ceiling(timing)
+        self.set_settings(settings)
+        self._asked = Asked(timing)
+        self._is_cap = False  # whether it was refused beyond the ceiling without a burst too
+        self.forget_times()
+
+    def set_settings(self, settings: Adaptive) -> None:
+        """Go on with other settings."""
+        self._least = settings.min_concurrent
+        self.ceiling.rare = 2 * settings.recovery_threshold
+
+    def forget_times(self) -> None:
+        """Forget the rate."""
+        self.rate = LearnedRate(self._timing)
+
+    # --- a refusal while the API is open
+
+    def explain(self, refusal: Refusal, limit: int, proven: int) -> Verdict | None:
+        """Return what to go on with after a refusal that proves no limit lower than believed; None: it does."""
+        return (
+            self._as_second(refusal, limit)
+            or self._as_cap(refusal, limit)
+            or self._as_never_admitted(refusal, limit, proven)
+            or self._as_probe(refusal, limit)
+        )
+
+    def _as_second(self, refusal: Refusal, limit: int) -> Verdict | None:
+        """Of a rate by the second, where a cap was thought to be the reason.
+
+        If calls take about as long, a cap admits as many in any second, too; but who counts by it asks for no longer wait.
+        """
+        if (refusal.hint or 0.0) > _LONGEST_FOR_A_SECOND or not self.rate.tells_a_second():
+            return None
+        self.ceiling.level = None
+        return Verdict(max(limit, self.ceiling.target), "it was a rate")
+
+    def _as_cap(self, refusal: Refusal, limit: int) -> Verdict | None:
+        """Of a cap that the levels of the last refusals tell, where a pace was thought to be the reason."""
+        cap = self.rate.tells_cap(refusal.started)
+        if cap is None or cap >= limit:
+            return None
+        self.rate.drop()
+        self.ceiling.found(cap, is_doubted=False)
+        return Verdict(cap, "it was a cap")
+
+    def _as_never_admitted(self, refusal: Refusal, limit: int, proven: int) -> Verdict | None:
+        """Of a window that is probed with more at once than were ever admitted: either may be the reason.
+
+        Fewer are tried then, as that costs least, and the window is probed with those.
+        """
+        if (
+            self.ceiling.level is not None
+            or refusal.level <= max(proven, 1)
+            or refusal.tells_window(self._timing.latency)
+            or not self.rate.probes_window(refusal.started)
+        ):
+            return None
+        self.ceiling.found(max(self._least, refusal.level - 1), is_doubted=True)
+        return Verdict(min(limit, self.ceiling.target), "never admitted")
+
+    def _as_probe(self, refusal: Refusal, limit: int) -> Verdict | None:
+        """Of a probe beyond the ceiling, or beyond a rate, that is taken back."""
+        ceiling, rate = self.ceiling, self.rate
+        if self._asked.is_news(refusal):
+            return None
+        if ceiling.level is None or not ceiling.is_probed_by(refusal.level, limit):
+            return Verdict(limit, "the rate was corrected") if rate.absorbs(refusal.started, refusal.hint or 0.0) else None
+        ceiling.probe_refused()
+        if rate.is_smoothing:
+            self._is_cap = True
+            rate.roughen()
+        elif not self._is_cap:
+            rate.smooth(refusal.now)
+        if not rate.is_smoothing:
+            ceiling.probe_more_rarely(self._timing.cost(refusal.hint, limit))
+        return Verdict(min(limit, ceiling.level), "probe refused")
+
+    def is_chance(self, refusal: Refusal) -> bool:
+        """Return whether a refusal stands alone among many calls admitted at its level, and so tells nothing."""
+        return self.rate.evidence.is_alone(refusal.level) and not refusal.tells_window(self._timing.latency)
+
+    # --- while it is closed
+
+    def closed(self, closing: Closing, refusal: Refusal, new: int) -> None:
+        """Take note of a refusal that cuts calls at once to `new`."""
+        is_asked = refusal.tells_window(self._timing.latency)
+        closing.is_asked = closing.is_asked or is_asked
+        if refusal.level == 1 or is_asked or closing.tries >= _SURELY_A_RATE or self.ceiling.is_disproved:
+            closing.is_rate = True
+        self.rate.refused(refusal.started)
+        self._is_cap = False
+        ceiling = max(refusal.level - 1, new)
+        self.ceiling.found(ceiling, is_doubted=ceiling != closing.before.ceiling)
+
+    def reopened(self, closing: Closing, at: float, limit: int) -> Verdict | None:
+        """Return what explains the refusals, if no cap does, now that the call was admitted that started at `at`."""
+        ceiling, rate, asked = self.ceiling, self.rate, self._asked
+        if closing.is_asked and asked.means_cap(closing, rate.evidence, at):
+            rate.drop()
+            self._is_cap = True
+            level = max(self._least, min(ceiling.target, closing.level - 1))
+            cost = asked.times * self._timing.cost(asked.seconds, level)
+            ceiling.found(level, is_doubted=asked.times == 1, cost=cost)  # it may have been down for a moment
+            limit = min(limit, level)
+            ceiling.stay_clear(limit)
+            return Verdict(limit, "as many as were admitted")
+        if rate.explain(closing, at, asked.window):
+            before = asked.before(closing)
+            ceiling.level, ceiling.target = before.ceiling, before.target
+            return Verdict(before.target, "it was a rate", before.proven)
+        asked.seconds = max(0.0, closing.hinted_until - closing.last)
+        if closing.before.ceiling is not None and rate.is_unexplained:
+            ceiling.stay_clear(limit)
+        return None
