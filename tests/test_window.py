@@ -235,6 +235,7 @@ def test_refused_calls_from_before_there_was_a_limit_take_nothing_of_its_count()
 Call = tuple[float, Spend | None]
 
 
+@example([("wait", 1), ("start", 0), ("refuse", 0), ("wait", 100), ("start", 0)])  # 10.1 - 10.0 < 0.1
 @given(st.lists(st.tuples(st.sampled_from(["start", "refuse", "correct", "wait"]), st.integers(0, 100)), max_size=60))
 def test_what_a_server_counts_is_what_has_started_in_the_window_and_was_not_refused(steps: list[tuple[str, int]]) -> None:
     budget, now = Budget(requests=1000, tokens=100_000, burst=None, seconds=10.0), 0.0

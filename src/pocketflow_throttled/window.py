@@ -162,6 +162,8 @@ class SlidingWindow(Window):
         times = self.times
         while times and times[0] + self.span <= now:
             times.popleft()
+        if self._refused:
+            self.unserved(now)
         self._give_back(now)
 
     def _counted_by(self, time: float) -> int:
