@@ -177,6 +177,7 @@ class AdaptiveRule:
             rate.succeeded(started)
             if rate.held is None and self._closing is None:
                 self.opens_at = now
+                rate.smooth(now)
         if self._closing is not None:
             if self.trial is None or started < self.trial:
                 if in_use and self.limit < self._ceiling.target:
