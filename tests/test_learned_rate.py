@@ -652,14 +652,14 @@ def test_a_second_that_is_asked_for_again_and_again_does_not_make_a_window_longe
     assert closing.hinted_until == 34.0
 
 
-@pytest.mark.parametrize("hint", [None, 1.0, 30.0])
-def test_calls_that_are_served_after_a_refusal_lead_back(hint: float | None) -> None:
+@pytest.mark.parametrize(("hint", "limit"), [(None, 11), (1.0, 11), (30.0, 10)])
+def test_calls_that_are_served_after_a_refusal_lead_back_unless_a_window_is_to_pass(hint: float | None, limit: int) -> None:
     rule = AdaptiveRule(Adaptive(initial_concurrent=20, max_concurrent=100))
     fill(rule, 0.0, 20)
     rule.refused(0.5, 0.0, 20, hint)
     assert rule.limit == 10
     rule.succeeded(0.6, 0.0, 5, in_use=True, clean=True)
-    assert rule.limit == 11
+    assert rule.limit == limit
 
 
 def test_only_what_goes_beyond_proven_ground_waits_for_what_went_there() -> None:

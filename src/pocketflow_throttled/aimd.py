@@ -180,7 +180,7 @@ class AdaptiveRule:
                 rate.smooth(now)
         if self._closing is not None:
             if self.trial is None or started < self.trial:
-                if in_use and self.limit < self._ceiling.target:
+                if self._closing.tries == 1 and in_use and not self._closing.is_asked and self.limit < self._ceiling.target:
                     self._change(now, self.limit + 1, "return to what was proven")
                 return
             self._reopen(now, self.trial)
