@@ -721,3 +721,27 @@ def test_a_new_ceiling_is_tried_soon_and_one_that_holds_ever_more_rarely(hint: f
     assert probes[0] <= 10
     assert between[-1] > 100
     assert rule.limit == 8
+
+
+def test_a_rate_is_guessed_by_a_few_starts_and_then_doubled_until_it_is_refused() -> None:
+    rate = LearnedRate(Timing())
+    for start in (0.0, 0.05, 0.1):
+        begin(rate, start)
+    rate.evidence.refused(started=0.15)
+    assert rate.explain(Closing(opened=0.0, since=0.15, last=0.15, tries=1, is_rate=True), now=1.2)
+    assert rate.seconds == pytest.approx(0.4), "three in 1.2 s"
+    now = 1.2
+    while rate.seconds > 0.3:
+        now = rate.opens_at(now)
+        begin(rate, now)
+    assert rate.seconds == pytest.approx(0.2)
+    assert now <= 1.2 + 6 * 0.4
+
+
+def test_a_rate_is_not_guessed_by_a_few_starts_where_it_was_closed_for_long() -> None:
+    rate = LearnedRate(Timing())
+    for start in (0.0, 0.05, 0.1):
+        begin(rate, start)
+    rate.evidence.refused(started=0.15)
+    rate.explain(Closing(opened=0.0, since=0.15, last=2.5, tries=3, is_rate=True), now=3.5)
+    assert rate.held is None

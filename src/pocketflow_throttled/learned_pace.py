@@ -40,7 +40,7 @@ _FAR, _FEW, _FEWEST = 2.0, 5, 2  # the last, where it is a guess
 # Seconds between starts: a pace so slow may have been learned while the API was hardly there, and is doubted soon. Where it is as
 # slow as the API was closed for long, a small part of that is tried at once.
 _SLOW, _AT_ONCE = 8.0, 0.15
-_SHORT = 2.0  # seconds: no API that was down for a moment is slow for long
+_SHORT = 2.0  # seconds: no API that was down for a moment is slow for long, and few starts tell what one allows that was
 _SUSTAINED, _REMEMBERED = 10.0, 300.0  # seconds
 _SLOWEST = 12.0  # times slower than the best there was: what is refused at that pace is refused for another reason
 _FASTEST = 1e-6  # seconds, which nobody notices: by coarse clocks, or those of several loops, no time may have passed, or less
@@ -62,7 +62,7 @@ class LearnedPace(Probing):
         self._a_second: int | None = None  # starts, if they are counted by the second
         self._found_before = 0.0
         self._times_found = 0  # or returned to
-        self._is_guess = False  # from a time in which the API may hardly have been there
+        self._is_guess = False  # from a few starts, or a time in which the API may hardly have been there
         self._best = self._ever = math.inf  # seconds between starts, that were admitted of late, and ever
         self._far_refused = 0  # probes in a row, of a pace far from that
         self._first_end = math.inf
@@ -221,8 +221,16 @@ class LearnedPace(Probing):
         if since is None:
             since = max(starts[0], self._idle_until) if starts else until
             if between(since, until) < _ENOUGH:
-                return False
+                return reopened is not None and self._guess(since, until, reopened)
         self._measure(since, until, before)
+        return True
+
+    def _guess(self, since: float, until: float, reopened: float) -> bool:
+        """Hold what a few starts tell, and double it soon, if it was closed for too short a time to be too slow by far."""
+        if reopened - until > _SHORT:
+            return False
+        self.hold((reopened - since) / (self._evidence.between(since, until) + 1))
+        self._is_guess, self._step, self._after = True, 1.0, _FEW
         return True
 
     def _measure(self, since: float, until: float, before: Probing | None) -> None:
