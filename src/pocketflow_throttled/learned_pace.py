@@ -39,7 +39,7 @@ _MANY = 30  # starts, by which it is known what is admitted
 _FAR, _FEW, _FEWEST = 2.0, 5, 2  # the last, where it is a guess
 # Seconds between starts: a pace so slow may have been learned while the API was hardly there, and is doubted soon. Where it is as
 # slow as the API was closed for long, a small part of that is tried at once.
-_SLOW, _AT_ONCE = 8.0, 0.15
+_SLOW, _TRIED_AT_ONCE = 8.0, 0.15
 _SHORT = 2.0  # seconds: no API that was down for a moment is slow for long, and few starts tell what one allows that was
 _SUSTAINED, _REMEMBERED = 10.0, 300.0  # seconds
 _SLOWEST = 12.0  # times slower than the best there was: what is refused at that pace is refused for another reason
@@ -212,7 +212,7 @@ class LearnedPace(Probing):
             self._slow_down(until, known, cycle)
             if cycle > max(_SHORT, _FAR * known, _FAR * self._cycle):  # the API may have been down for as long, too
                 self._is_guess, self._after = True, 1
-                self.seconds *= _AT_ONCE if self.seconds > _SLOW else 1
+                self.seconds *= _TRIED_AT_ONCE if self.seconds > _SLOW else 1
             self._cycle = cycle
             return True
         if since is None and ends and reopened is not None and between(ends[0], until) >= 1:
