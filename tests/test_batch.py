@@ -44,6 +44,47 @@ def source_of(kind: str, items: Any) -> Any:
 SOURCES = ["list", "generator", "async", "slow"]
 
 
+@pytest.mark.parametrize("where", ["the call", "the fallback", "the source", "the async source"])
+def test_a_generator_exit_of_the_users_ends_the_batch_as_any_other_error_does(where: str) -> None:
+    """It is also what a coroutine gets that nobody runs any more, and that must not wait."""
+    stopped = GeneratorExit(where)
+    ended = 0
+
+    def items() -> Iterator[int]:
+        yield from range(3)
+        raise stopped
+
+    async def items_async() -> AsyncIterator[int]:
+        for item in items():
+            yield item
+
+    async def call(item: int) -> None:
+        nonlocal ended
+        try:
+            await asyncio.sleep(1 + item)
+            raise stopped if where == "the call" else ValueError(item)
+        finally:
+            await asyncio.sleep(0.1)
+            ended += 1
+
+    class Asked(Batch):
+        async def exec_fallback_async(self, _: Any, exc: Exception) -> Any:
+            raise stopped if where == "the fallback" else exc
+
+    async def main() -> None:
+        node = Asked(call)
+        source = {"the source": items(), "the async source": items_async()}.get(where, range(3))
+        with pytest.raises(GeneratorExit) as caught:
+            await asyncio.wait_for(node.run_async({"items": source}), timeout=100)
+        assert caught.value is stopped
+        assert caught.value.__notes__ == ["while item 3 was read" if "source" in where else "in item 0: 0"]
+        assert ended == 3
+        assert idle(node.limiter)
+        assert len(asyncio.all_tasks()) == 1
+
+    run_virtual(main())
+
+
 @pytest.mark.parametrize("kind", SOURCES)
 @pytest.mark.parametrize("pace", [None, 0, 1])
 def test_cancelled_at_any_tick_it_gives_everything_back(kind: str, pace: int | None) -> None:

@@ -97,14 +97,13 @@ class Batch:
             await self._finished
             if self._error is not None:
                 raise self._error
-        except GeneratorExit:  # nobody runs this coroutine any more, so it cannot wait
-            if loop.is_closed():
+        except BaseException as error:
+            if not isinstance(error, GeneratorExit) or error is self._error:
+                await self._close()
+            elif loop.is_closed():  # nobody runs this coroutine any more, so it cannot wait
                 self._give_back_unsent()
             else:
                 self._cancel()
-            raise
-        except BaseException:
-            await self._close()
             raise
         finally:
             self._error = None  # no cycle through the traceback
@@ -237,14 +236,14 @@ class Batch:
                 self._results[index] = error
             else:
                 self._fail(error, f"in item {index}: {shown(item)}")
-        except GeneratorExit:  # nobody runs this coroutine any more
-            if permit.sent:
-                permit.release()
-            else:
-                permit.give_back_unsent()
-            raise
-        except BaseException as error:  # noqa: BLE001  (it ends the batch, not this task)
-            self._fail(error, f"in item {index}: {shown(item)}")
+        except BaseException as error:
+            if isinstance(error, GeneratorExit) and not self._is_running(index):  # nobody runs this coroutine any more
+                if permit.sent:
+                    permit.release()
+                else:
+                    permit.give_back_unsent()
+                raise
+            self._fail(error, f"in item {index}: {shown(item)}")  # it ends the batch, not this task
         self._live.pop(index, None)
         # Only now, when an error has cancelled the rest: whom this wakes would start one call more.
         try:
@@ -256,6 +255,10 @@ class Batch:
             self._fail(error, f"after item {index}: {shown(item)}")
         if self._next is None and not self._is_scheduled:  # what comes next waits for an item to end, not for a permit
             self._feed_soon()
+
+    def _is_running(self, index: int) -> bool:
+        """Return whether the item's task runs: it does not when a GeneratorExit ends its coroutine from outside."""
+        return index in self._live and self._live[index][0] is asyncio.current_task(self._loop)
 
     # --- ending
 
