@@ -370,6 +370,29 @@ def test_bad_estimates_name_the_item() -> None:
     assert any("for item 0: " in note for note in caught.value.__notes__)
 
 
+@pytest.mark.parametrize("is_async", [False, True])
+def test_an_item_without_an_estimate_is_collected_and_does_not_end_the_batch(is_async: bool) -> None:
+    async def call(item: str) -> str:
+        await asyncio.sleep(1)
+        return item
+
+    async def awaited(items: list[Any]) -> Any:
+        for item in items:
+            yield item
+
+    class Node(Batch):
+        def estimate_tokens(self, item: str) -> int:
+            return {"a": 1, "b": 1, "c": 1}[item]
+
+    for items in ([None], [None, "a"], ["a", None], ["a", None, None, "b", "c"], [None] * 100):
+        node = Node(call, max_tokens_per_minute=10, max_concurrent=2, on_error="collect")
+        shared = {"items": awaited(items) if is_async else items}
+        run_virtual(node.run_async(shared))
+        assert [None if isinstance(result, KeyError) else result for result in shared["results"]] == items
+        assert (node.stats["completed"], node.stats["failed"]) == (len(items) - items.count(None), items.count(None))
+        assert any("for item " in note for error in shared["results"] if error not in items for note in error.__notes__)
+
+
 def test_presets_carry_tokens_where_the_provider_publishes_them() -> None:
     assert Presets.OPENAI_TIER1["max_tokens_per_minute"] == 500_000
     assert Presets.ANTHROPIC_BUILD_TIER1["max_tokens_per_minute"] == 30_000

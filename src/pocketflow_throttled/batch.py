@@ -123,7 +123,13 @@ class Batch:
                 index = len(results)
                 if check is not None:
                     check(index, item)
-                permit = Permit(limiter, 0 if budget.tokens is None else attempts.tokens(index, item))
+                try:
+                    permit = Permit(limiter, 0 if budget.tokens is None else attempts.tokens(index, item))
+                except Exception as error:
+                    if not attempts.collects(error):
+                        raise
+                    results.append(error)
+                    continue
                 while len(live) >= _LIVE_PER_SLOT * limiter._max_concurrent:
                     yield
                 if index > self._begun and limiter._active >= limiter._max_concurrent:

@@ -8,7 +8,7 @@ from pocketflow import AsyncParallelBatchNode
 
 from . import tokens
 from .adaptive import AdaptiveThrottled
-from .batch import shown
+from .batch import noted, shown
 from .carried import text_of
 from .coverable import coverable
 from .exceptions import RateLimitHit
@@ -142,8 +142,9 @@ class ThrottledParallelBatchNode(Throttled, AsyncParallelBatchNode):
     def _tokens_of(self, index: int, item: Any) -> int:
         try:
             estimated = check_count("estimate_tokens", self.estimate_tokens(item), least=0)
-        except (TypeError, ValueError) as error:
-            error.add_note(f"for item {index}: {shown(item)}")
+        except Exception as error:
+            noted(error, f"for item {index}: {shown(item)}")
+            self._throttled_state.failed += 1
             raise
         return self._throttled_state.correction.apply(estimated)
 
