@@ -106,7 +106,7 @@ def main():
     if failed or (mock is not None and mock.refused):
         print(f"It did not hold: {len(failed)} lost" + (f", {mock.refused} refused." if mock is not None else "."))
         return 1
-    print("Nothing was lost." + (" Nothing was refused." if mock is not None else ""))
+    print(("Throttled, nothing" if args.compare else "Nothing") + " was lost" + (" or refused." if mock is not None else "."))
     return 0
 
 
