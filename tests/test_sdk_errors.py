@@ -31,6 +31,11 @@ def by_anthropic(status: int, body: Body = None, headers: Headers = None) -> Exc
     return anthropic.Anthropic(api_key="test")._make_status_error_from_response(response(httpx2, status, body, headers))
 
 
+def in_openais_stream(code: str) -> Exception:
+    """Return what openai raises for an error in mid-stream, which has no status."""
+    return openai.APIError("The server had an error", httpx2.Request("POST", "https://x"), body={"code": code, "message": "x"})
+
+
 def in_anthropics_stream(body: Body) -> Exception:
     return anthropic.APIStatusError("Overloaded", response=response(httpx2, 200), body=body)
 
@@ -165,6 +170,7 @@ REFUSED: dict[str, tuple[Exception, float | None]] = {
     "openai": (by_openai(429, error(code="rate_limit_exceeded"), WAIT), 3.0),
     "openai, milliseconds": (by_openai(429, error(), {**WAIT, "retry-after-ms": "2500"}), 2.5),
     "openai, resets": (by_openai(429, error(), OPENAI_429), 0.12),
+    "openai, in mid-stream": (in_openais_stream("rate_limit_exceeded"), None),
     "openai, slow_down": (by_openai(429, error(code="slow_down")), None),
     "openai, 503 slow_down": (by_openai(503, error(code="slow_down")), None),
     "openai, 503": (by_openai(503, error(), WAIT), 3.0),
@@ -177,6 +183,7 @@ REFUSED: dict[str, tuple[Exception, float | None]] = {
     "anthropic, ramp": (by_anthropic(429, error(type="rate_limit_error", error_code="ramp_limit_exceeded")), None),
     "anthropic, 529": (by_anthropic(529, error(type="overloaded_error")), None),
     "anthropic, 503": (by_anthropic(503, error(type="api_error"), WAIT), 3.0),
+    "anthropic, refused in mid-stream": (in_anthropics_stream({"type": "error", **error(type="rate_limit_error")}), None),
     "anthropic, in mid-stream": (in_anthropics_stream({"type": "error", **error(type="overloaded_error")}), None),
     "google-genai": (ClientError(429, gemini("57.238747106s"), response(httpx2, 429)), 57.238747106),
     "google-genai, no response": (ClientError(429, gemini("53s")), 53.0),
@@ -225,10 +232,12 @@ REFUSED: dict[str, tuple[Exception, float | None]] = {
     "botocore, not ready": (BotoError("ModelNotReadyException", "x", 429), None),
     "botocore, in mid-stream": (EventStreamError("throttlingException", "Too many tokens"), None),
     "google-api-core": (Exception("429 Quota exceeded. [retry_delay {\n  seconds: 12\n}\n]"), 12.0),
+    "google-api-core, nanoseconds": (Exception("429 x [retry_delay {\n  seconds: 12\n  nanos: 500000000\n}\n]"), 12.5),
     "aiohttp": (ClientResponseError(429, "Too Many Requests", {"Retry-After": "3"}), 3.0),
     "aiohttp, 503": (ClientResponseError(503, "x", {"Retry-After": "3"}), 3.0),
     "urllib3": (Exception("Max retries exceeded (Caused by ResponseError('too many 429 error responses'))"), None),
     "httpx": (by_http(httpx, 429, headers=WAIT), 3.0),
+    "httpx, a text in its body": (by_http(httpx, 429, error(message=GROQ_TEXT)), 7.66),
     "httpx2": (by_http(httpx2, 529), None),
     "httpx2, 503": (by_http(httpx2, 503, headers=WAIT), 3.0),
     "grpc": (Exception('<AioRpcError of RPC that terminated with: status = StatusCode.RESOURCE_EXHAUSTED, details = "x">'), None),
@@ -255,6 +264,7 @@ FINAL: dict[str, tuple[Exception, str]] = {
             "organization_usage_limit_exceeded",
         )
     },
+    "openai, in mid-stream": (in_openais_stream("insufficient_quota"), "insufficient_quota"),
     "openai, the type": (by_openai(429, error(type="insufficient_quota")), "insufficient_quota"),
     "openai, too large": (by_openai(429, error(message="Request too large for m on tokens per min (TPM)")), "never fit"),
     "anthropic": (by_anthropic(429, error(error_code="enforced_spend_limit_reached"), WAIT), "enforced_spend_limit_reached"),
@@ -305,6 +315,7 @@ NEITHER: dict[str, Exception] = {
     "openai, 500": by_openai(500, error(message="rate limit service down")),
     "openai, 503": by_openai(503, error()),
     "openai, 413": by_openai(413, error(message="payload too large")),
+    "openai, another error in mid-stream": in_openais_stream("server_error"),
     "openai, no connection": openai.APIConnectionError(request=httpx2.Request("POST", "https://x")),
     "anthropic, 400": by_anthropic(400, error(type="invalid_request_error", message="429 items are too many")),
     "google-genai, 503": ClientError(503, {"error": {"status": "UNAVAILABLE", "message": "The model is overloaded"}}),

@@ -34,10 +34,11 @@ _REFUSED_TEXT = re.compile(
 )
 _BUSY_TEXT = re.compile(r"\bserver (?:is )?(?:currently |too )?busy\b", re.IGNORECASE)
 _OVERLOADED_TYPE = "overloaded_error"  # Anthropic's: in mid-stream, with status 200; litellm passes it on as a 500
+_REFUSED_CODES = frozenset({"rate_limit_error", "rate_limit_exceeded"})  # Anthropic's and OpenAI's, in mid-stream
 _HINT = re.compile(
     r"\b(?:try again|retry(?:ing)?|wait|resets?|available) (?:in|after|for)? ?~?(?:"
     r"((?:\d{1,9}(?:\.\d{1,9})?(?:ms|s|m|h|d)){1,5})\b|(\d{1,9}(?:\.\d{1,9})?) ?sec(?:ond)?s?\b)"
-    r"|\bretry_delay \{\s{1,9}seconds: (\d{1,9})\b",  # Google's, as its older clients print it
+    r"|\bretry_delay \{\s{1,9}seconds: (\d{1,9})(?:\s{1,9}nanos: (\d{1,9}))?\b",  # Google's, as its older clients print it
     re.IGNORECASE,
 )
 _HINT_NAMES = (
@@ -186,7 +187,7 @@ def _read(error: BaseException) -> Refusal | None:
     texts = [text_of(error), *_strings(body)]
     codes = set(codes_of(error, body))
     fields = headers_in(error)
-    hint = _hint(error, body, fields)
+    hint = _hint(error, body, texts, fields)
     by_reset = hint is None
     if by_reset:
         hint = _longest_reset(fields)
@@ -207,7 +208,7 @@ def _is_refusal(error: BaseException, status: int | None, codes: set[str], texts
             return True
         if hint is not None and _BUSY_TEXT.search(texts[0]):  # as with status 503: without a hint it may be broken
             return True
-        if _OVERLOADED_TYPE in codes:
+        if _OVERLOADED_TYPE in codes or codes & (_REFUSED_CODES | _FINAL_CODES):
             return True
         return not isinstance(error, BUGS) and _REFUSED_TEXT.search(texts[0]) is not None  # which may quote a key or a name
     if status in (_REFUSED, _OVERLOADED):
@@ -219,7 +220,9 @@ def _is_refusal(error: BaseException, status: int | None, codes: set[str], texts
         return "capacity_exceeded" in codes
     if status == _PAYMENT:  # OpenRouter's, of calls under way
         return any("in_flight_budget_exhausted" in text for text in texts)
-    return is_overloaded and (status < 300 or status >= 500)
+    if status < 300:
+        return is_overloaded or bool(codes & _REFUSED_CODES)
+    return is_overloaded and status >= 500
 
 
 def _final_reason(texts: list[str], codes: set[str], fields: dict[str, str]) -> str | None:
@@ -233,15 +236,20 @@ def _final_reason(texts: list[str], codes: set[str], fields: dict[str, str]) -> 
     return next((found[0] for text in texts if (found := _FINAL_CODE.search(text))), None)  # litellm passes the text on
 
 
-def _hint(error: BaseException, body: object, fields: dict[str, str]) -> float | None:
+def _hint(error: BaseException, body: object, texts: list[str], fields: dict[str, str]) -> float | None:
     wait = headers.retry_after(fields)
     if wait is None:
         wait = headers.parse_wait(told_by(error, "retry_after"))
     if wait is None:
         wait = _retry_info(body)
-    if wait is None and (said := _HINT.search(text_of(error))):
-        wait = headers.parse_wait(said[1] or said[2] or said[3])
+    if wait is None:
+        wait = next((_hint_of(said) for text in texts if (said := _HINT.search(text))), None)
     return wait
+
+
+def _hint_of(said: re.Match[str]) -> float | None:
+    wait = headers.parse_wait(said[1] or said[2] or said[3])
+    return None if wait is None else wait + int(said[4] or 0) * 1e-9
 
 
 def _longest_reset(fields: dict[str, str]) -> float | None:
