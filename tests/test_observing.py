@@ -448,6 +448,27 @@ def test_a_small_bucket_that_tells_no_reset_is_not_taken_for_one_that_others_emp
     assert max(arrived) < 30.5
 
 
+@pytest.mark.parametrize("burst", [1, 5, 10, 15, 19])
+def test_a_bucket_that_holds_the_bursts_that_were_set_is_not_taken_for_one_that_others_empty(burst: int) -> None:
+    """It tells of the limit a minute and no reset: all that is ever left is what a burst may take."""
+
+    async def call(item: int) -> None:
+        nonlocal level, filled_at
+        level = min(burst, level + (now() - filled_at) / 3) - 1
+        filled_at = now()
+        assert level > -0.01
+        arrived.append(now())
+        left = math.floor(level)
+        await asyncio.sleep(2 + item % 5)
+        node.limiter.observe({"x-ratelimit-limit-req-minute": "20", "x-ratelimit-remaining-req-minute": str(left)})
+
+    level, filled_at = float(burst), 0.0
+    arrived: list[float] = []
+    node = Batch(call, max_concurrent=20, max_per_minute=20, max_burst=burst)
+    run(node, range(100))
+    assert max(arrived) < 310
+
+
 @pytest.mark.parametrize("told_when", ["start", "end"])
 def test_others_who_take_a_third_of_a_small_bucket_cost_few_refusals(told_when: Told) -> None:
     """It holds 20 of 300 a minute, which the user set as bursts; others take theirs at random, and headers tell what is left."""

@@ -81,8 +81,13 @@ class Span:
         return self._most_left or 0
 
     def may_be_small(self, at_once: int | None, limit: int) -> bool:
-        """Whether it is such a bucket; where no served call has told, whether so few may start at once that it may be one."""
-        return self.is_small or (self._most_left is None and at_once is not None and at_once <= _SMALL * limit)
+        """Whether it is such a bucket, or may be one that holds as many as may start at once.
+
+        That is so if there never was more left; where no served call has told, if they are few.
+        """
+        if at_once is None or at_once >= limit:
+            return self.is_small
+        return at_once <= _SMALL * limit if self._most_left is None else self.is_small or self._most_left <= at_once
 
     def seconds(self, quota: Quota, default: float) -> float:
         """Return the length in seconds, as far as the quotas told so far say it, and at most the default."""
