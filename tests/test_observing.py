@@ -953,6 +953,21 @@ def test_headers_on_an_exception_are_observed_by_the_node() -> None:
     assert node.limiter.max_per_window == 30
 
 
+def test_headers_on_an_error_that_is_no_refusal_are_observed_by_the_node() -> None:
+    async def call(item: int) -> int:
+        if item == 0 and not times:
+            times.append(now())
+            raise SDKError("broken", 500, {**told(30, 0, "9s"), "retry-after": "100"})
+        times.append(now())
+        return item
+
+    times: list[float] = []
+    node = Batch(call, max_concurrent=1, max_retries=2)
+    assert run(node, range(3)) == [0, 1, 2]
+    assert node.limiter.max_per_window == 30
+    assert 9 <= times[1] <= times[3] < 20  # what is left is that of all, what the error asks to wait is not
+
+
 @pytest.mark.parametrize("timeout", [0.0, 5.0, 30.0, 600.0])
 @pytest.mark.parametrize(
     "headers",

@@ -108,6 +108,7 @@ class Trouble:
             final = self._refused(error)
             permit.release()  # only after the limiter paused, or the next call would start into the refusal
             return final
+        permit.limiter._observe_failure(signals.headers_of(error))
         permit.release()
         self._retries += 1
         if self._retries >= node._most_attempts():

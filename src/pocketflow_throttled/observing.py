@@ -75,6 +75,11 @@ class Observing(Waiting):
         is_refused = isinstance(status, int) and status >= _FAILED
         self._observe(lowered(told_by(response, "headers")), longest_pause.get(), is_refused=is_refused)
 
+    def _observe_failure(self, headers: dict[str, str]) -> None:
+        """Learn what is left by the headers of an error that is no refusal: what it asks to wait is no matter of other calls."""
+        told = {name: value for name, value in headers.items() if not name.startswith("retry-after")}
+        self._observe(told, longest_pause.get(), is_refused=True)
+
     def _observe(self, headers: dict[str, str], at_most: float, *, is_refused: bool) -> bool:
         """Learn from headers, and return whether a limit is used up whose own log tells when there is room again."""
         if not headers:
