@@ -619,3 +619,61 @@ def test_all_that_start_again_after_a_pause_cost_what_was_learned_in_it() -> Non
     run(Tokens(call, max_concurrent=6, max_tokens_per_minute=2000), [100] * 6)
     assert starts[:6] == pytest.approx([0] * 6, abs=0.01)  # at three times the estimate, all that there is room for
     assert starts[6:] == pytest.approx([5] * 5, abs=0.01)
+
+
+class TokenRefusalError(Exception):
+    """A 429 that says what is left of the tokens."""
+
+    def __init__(self, remaining: int) -> None:
+        super().__init__("429")
+        self.status_code = 429
+        self.headers = {
+            "anthropic-ratelimit-input-tokens-limit": "1000",
+            "anthropic-ratelimit-input-tokens-remaining": str(remaining),
+            "retry-after": "20",
+        }
+
+
+@pytest.mark.parametrize("share", [1.0, 0.5])
+def test_an_item_that_is_refused_with_all_of_the_limit_left_is_given_up_soon(share: float) -> None:
+    """It is more than the API takes in a minute, which the API does not say; the others have done nothing to wait for it."""
+
+    async def call(item: int) -> int:
+        if item > 1000:
+            raise TokenRefusalError(1000)
+        return item
+
+    class Collecting(Tokens):
+        async def exec_fallback_async(self, prep_res: int, exc: Exception) -> int:
+            errors.append(str(exc))
+            return -1
+
+        def count_tokens(self, item: int, result: int) -> int:
+            return int(item * share)
+
+    errors: list[str] = []
+    ends: list[float] = []
+
+    async def main() -> None:
+        node = Collecting(call, max_tokens_per_minute=1000)
+        assert await node._exec([400, 5000, 400]) == [400, -1, 400]
+        ends.append(now())
+
+    run_virtual(main())
+    assert "never fit" in errors[0]
+    assert ends[0] < 300
+
+
+@pytest.mark.parametrize("remaining", [1000, 0])
+def test_an_item_that_may_fit_is_sent_again_however_often_it_is_refused(remaining: int) -> None:
+    """Its estimate is too large, or others leave nothing."""
+    calls = 0
+
+    async def call(item: int) -> int:
+        nonlocal calls
+        calls += 1
+        if calls < 6:
+            raise TokenRefusalError(remaining)
+        return item
+
+    assert run(Tokens(call, max_tokens_per_minute=1000), [900 if remaining else 5000]) == [900 if remaining else 5000]

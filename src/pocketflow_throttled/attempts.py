@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 from . import signals
 from .batch import noted
+from .headers import never_fits
+from .tokens import Estimate
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
@@ -28,6 +30,9 @@ _LONGEST_WAIT = 60.0
 
 # A server that says "at once" again and again is asked more and more slowly, up to once a second.
 _SHORTEST_WAIT, _SLOW_ENOUGH = 0.001, 1.0
+
+# An item that is thought to be more than a whole limit may be less: so many refusals in a row, with all of the limit left, tell.
+_NEVER_FITS = 3
 
 # What is left of the time may be too little to move the clock on, and the item would be refused at the same moment for ever.
 _ROUNDING = 1e-6
@@ -97,6 +102,7 @@ class Trouble:
         self._attempts = attempts
         self._permit = permit
         self._retries = self._refusals = 0
+        self._too_large = 0  # refusals in a row with all of a limit left that it would take more than
         self._refused_at = 0.0
         self._refused_for = 0.0  # seconds; time in our own queue is none of it
         self._asked = 0.0  # seconds to wait, after the last refusal
@@ -144,24 +150,33 @@ class Trouble:
         node, limiter = attempts.node, permit.limiter
         refusal = signals.read_error(error)
         left = max(0.0, node.rate_limit_timeout - self._refused_for)
-        final = refusal if refusal is not None and refusal.final else None  # such a one says nothing of the other items
-        knows_better = limiter._observe(signals.headers_of(error), left if final is None else 0.0, is_refused=True)
+        told = signals.headers_of(error)
+        final = refusal.reason if refusal is not None and refusal.final else None  # such a one says nothing of the other items
+        if final is None and self._never_fits(told):
+            final = "the request can never fit the limit of tokens"
+        knows_better = limiter._observe(told, left if final is None else 0.0, is_refused=True)
         if final is not None:
             limiter._pause_no_longer_than_sure()
-            return f"not sent again: {final.reason}"
+            return f"not sent again: {final}"
         hint = node._wait_of(error)
         if knows_better and refusal is not None and refusal.by_reset and hint == refusal.retry_after:
             hint = None
         reason = self._too_long()
-        told = limiter._told_wait()
-        if reason is None and told > left:
+        wait = limiter._told_wait()
+        if reason is None and wait > left:
             reason = (
-                f"by what the API tells, it admits no call for {told:.1f} s; rate_limit_timeout is {node.rate_limit_timeout:g} s"
+                f"by what the API tells, it admits no call for {wait:.1f} s; rate_limit_timeout is {node.rate_limit_timeout:g} s"
             )
         at_most = left if reason is None else node.rate_limit_timeout  # a pause is the others' then
         pause = _pause(hint, max(self._refusals, attempts.given_up), at_most)
         permit.hold_back(pause, hinted=hint is not None, at_most=at_most)
         return reason
+
+    def _never_fits(self, told: dict[str, str]) -> bool:
+        tokens = self._permit.tokens
+        least = min(tokens, tokens.estimated) if isinstance(tokens, Estimate) else tokens
+        self._too_large = self._too_large + 1 if never_fits(told, least) else 0
+        return self._too_large >= _NEVER_FITS
 
     def _too_long(self) -> str | None:
         """Return why it was refused for too long, if it was."""

@@ -28,6 +28,7 @@ Kind = Literal["requests", "tokens"]
 _PARAMETER = re.compile(r"\b([a-z]{1,20})\s?=\s?(\d{1,15})(?![\d_])", re.ASCII)
 _MOST = 1e15  # of anything that is counted
 _HOUR = 3600.0
+_HARDLY_USED = 0.1  # of a limit: what is left may be rounded
 
 # Kind, pattern of the names, and the window that they tell.
 _PATTERNS: tuple[tuple[Kind, str, float | None], ...] = (
@@ -194,6 +195,22 @@ def read_quotas(headers: Mapping[str, str]) -> tuple[Quota, ...]:
     if "ratelimit" in headers or "ratelimit-policy" in headers:
         found["requests"] += _ietf_quotas(headers)
     return tuple(min(quotas, key=_tightness) for quotas in found.values() if quotas)
+
+
+def never_fits(headers: Mapping[str, str], tokens: int) -> bool:
+    """Return whether lower-case headers of a refusal tell that a request of so many tokens can never fit.
+
+    That is if it would take more than a limit of which hardly anything is used, and no other limit is used up.
+
+    Example:
+        >>> never_fits({"x-ratelimit-limit-tokens": "1000", "x-ratelimit-remaining-tokens": "1000"}, 1001)
+        True
+    """
+    quotas = {quota.kind: quota for quota in read_quotas(headers)}
+    requests, told = quotas.get("requests"), quotas.get("tokens")
+    if told is None or told.limit is None or told.remaining is None or (requests is not None and requests.remaining == 0):
+        return False
+    return tokens > told.limit and told.remaining >= (1 - _HARDLY_USED) * told.limit
 
 
 def _tightness(quota: Quota) -> tuple[bool, float]:
