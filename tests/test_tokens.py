@@ -664,6 +664,27 @@ def test_an_item_that_is_refused_with_all_of_the_limit_left_is_given_up_soon(sha
     assert ends[0] < 300
 
 
+def test_an_item_that_is_known_to_exceed_the_limit_by_what_others_cost_is_given_up_soon() -> None:
+    async def call(item: int) -> int:
+        if item > 1000:
+            raise TokenRefusalError(1000)
+        return item
+
+    class Low(Tokens):
+        def estimate_tokens(self, item: int) -> int:
+            return item // 3
+
+        def count_tokens(self, item: int, result: int) -> int:
+            return item
+
+    async def main() -> float:
+        results = await Low(call, max_tokens_per_minute=1000, on_error="collect")._exec([30] * 20 + [2400])
+        assert "never fit" in str(results[-1])
+        return now()
+
+    assert run_virtual(main()) < 300
+
+
 @pytest.mark.parametrize("remaining", [1000, 0])
 def test_an_item_that_may_fit_is_sent_again_however_often_it_is_refused(remaining: int) -> None:
     """Its estimate is too large, or others leave nothing."""

@@ -174,8 +174,9 @@ class Trouble:
 
     def _never_fits(self, told: dict[str, str]) -> bool:
         tokens = self._permit.tokens
-        least = min(tokens, tokens.estimated) if isinstance(tokens, Estimate) else tokens
-        self._too_large = self._too_large + 1 if never_fits(told, least) else 0
+        if isinstance(tokens, Estimate) and not tokens.by_line:  # too few have told how far estimates are off
+            tokens = min(tokens, tokens.estimated)
+        self._too_large = self._too_large + 1 if never_fits(told, tokens) else 0
         return self._too_large >= _NEVER_FITS
 
     def _too_long(self) -> str | None:
