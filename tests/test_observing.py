@@ -4,6 +4,7 @@ import asyncio
 import math
 import random
 from datetime import UTC, datetime, timedelta
+from types import SimpleNamespace
 from typing import Any, Literal, get_args
 
 import httpx2
@@ -415,6 +416,20 @@ def test_a_small_bucket_is_not_waited_for_as_for_a_whole_window_once_a_call_that
         return await starts(limiter, 10)
 
     assert run_virtual(main())[-1] < 10
+
+
+@pytest.mark.parametrize("name", ["status_code", "status"])
+def test_a_response_is_known_for_a_refusal_whatever_its_client_calls_the_status(name: str) -> None:
+    """One that was served would give away that there never is much left."""
+
+    async def main() -> int:
+        limiter = RateLimiter(10, 120, max_burst=40)
+        await take(limiter, 3)
+        await limiter.observe_response(SimpleNamespace(**{name: 429}, headers=told(120, 0)))
+        await asyncio.sleep(30)
+        return limiter.current_window_count
+
+    assert run_virtual(main()) == 120
 
 
 def test_a_refusal_that_tells_no_reset_is_not_waited_for_as_for_a_whole_window_where_starts_are_spaced() -> None:

@@ -46,15 +46,15 @@ def inside(group: BaseExceptionGroup[BaseException]) -> tuple[BaseException, ...
     return errors if isinstance(errors, tuple) else ()
 
 
-def status_of(error: BaseException) -> int | None:
-    """Return the HTTP status that an error tells, if any."""
-    response = told_by(error, "response")
+def status_of(told: object) -> int | None:
+    """Return the HTTP status that an error or a response tells, if any."""
+    response = told_by(told, "response")
     for value in (
-        told_by(error, "status_code"),
-        told_by(error, "code"),
+        told_by(told, "status_code"),
+        told_by(told, "code"),
         told_by(response, "status_code"),
         told_by(told_by(response, "ResponseMetadata"), "HTTPStatusCode"),  # botocore's
-        told_by(error, "status"),
+        told_by(told, "status"),
     ):
         if isinstance(value, int) and not isinstance(value, bool) and value in _STATUSES:
             return value

@@ -8,7 +8,7 @@ from __future__ import annotations
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
 
-from .carried import told_by
+from .carried import status_of, told_by
 from .headers import lowered, read_quotas, retry_after
 from .others import Answer, Mark, Others
 from .told_limits import ToldLimits
@@ -66,13 +66,12 @@ class Observing(Waiting):
         self._observe(lowered(headers), longest_pause.get(), is_refused=False)
 
     async def observe_response(self, response: Any) -> None:
-        """Observe the headers of a response: an event hook for httpx and httpx2.
+        """Observe the headers of a response, of any client: an event hook for httpx and httpx2.
 
         Example:
             AsyncOpenAI(http_client=httpx2.AsyncClient(event_hooks={"response": [limiter.observe_response]}))
         """
-        status = told_by(response, "status_code")
-        is_refused = isinstance(status, int) and status >= _FAILED
+        is_refused = (status_of(response) or 0) >= _FAILED
         self._observe(lowered(told_by(response, "headers")), longest_pause.get(), is_refused=is_refused)
 
     def _observe_failure(self, headers: dict[str, str]) -> None:
