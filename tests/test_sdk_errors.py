@@ -267,6 +267,10 @@ FINAL: dict[str, tuple[Exception, str]] = {
     "openai, in mid-stream": (in_openais_stream("insufficient_quota"), "insufficient_quota"),
     "openai, the type": (by_openai(429, error(type="insufficient_quota")), "insufficient_quota"),
     "openai, too large": (by_openai(429, error(message="Request too large for m on tokens per min (TPM)")), "never fit"),
+    "openai, more than the limit": (
+        by_openai(429, error(message="Rate limit reached for m on tokens per min (TPM): Limit 9000, Used 0, Requested 9001.")),
+        "never fit",
+    ),
     "anthropic": (by_anthropic(429, error(error_code="enforced_spend_limit_reached"), WAIT), "enforced_spend_limit_reached"),
     "google-genai, a day": (ClientError(429, gemini("53s", "GenerateRequestsPerDayPerProjectPerModel-FreeTier")), "per day"),
     "google-genai, 0": (ClientError(429, gemini(text="* Quota exceeded for metric: x, limit: 0")), "limit is 0"),

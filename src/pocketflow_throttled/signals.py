@@ -101,6 +101,7 @@ _FINAL_TEXTS = (
         "a quota per month is used up",
     ),
 )
+_ASKED_FOR = re.compile(r"\blimit:? (\d{1,12})\b[^\n]{0,60}\brequested:? (\d{1,12})\b", re.IGNORECASE)  # OpenAI's and Groq's
 
 
 @dataclass(frozen=True, slots=True)
@@ -233,6 +234,8 @@ def _final_reason(texts: list[str], codes: set[str], fields: dict[str, str]) -> 
     for pattern, reason in _FINAL_TEXTS:
         if any(pattern.search(text) for text in texts):
             return reason
+    if any(int(said[2]) > int(said[1]) for text in texts if (said := _ASKED_FOR.search(text))):
+        return "the request can never fit the limit"
     return next((found[0] for text in texts if (found := _FINAL_CODE.search(text))), None)  # litellm passes the text on
 
 
