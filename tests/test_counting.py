@@ -210,3 +210,13 @@ def test_calls_that_were_never_sent_or_have_left_count_in_no_way(seconds: float)
         assert (window.counts(seconds), window.used(seconds)) == (NOTHING, 0)
         assert window.fits(seconds, 1000)
         window.clear()
+
+
+@pytest.mark.parametrize(("cost", "may_start"), [(None, False), (14_000, True)])
+def test_what_is_used_is_held_against_what_calls_are_known_to_cost_by_now(cost: int | None, may_start: bool) -> None:
+    """As they started, they were thought to cost as much as their estimates."""
+    counting = Counting(seconds=60.0)
+    counting.wait_for_more(20.0)
+    by_start, by_end = (97_000,) * 4, (30_000, 60_000, 60_000, 99_000)
+    counting.told(5.0, 13_000, by_start=by_start, by_end=by_end, cost=cost, limit=100_000, unsure=5_000)
+    assert counting.may_start(5.0, [Way.SETTLED, Way.SETTLED_BACK, Way.ESTIMATE]) is may_start

@@ -25,7 +25,7 @@ _MOST_OF = 0.5  # of the tries of such a moment: from there on each refusal outw
 _BESIDE = 1  # refusals of a moment beyond its tries: with more, something else is the reason
 _NEXT_TRY, _MUCH_LATER = 1.0, 8.0  # windows from a refused try to the next, after the first one and after any other
 _NEXT_LOOK = 1 / 100  # windows from a look at every call to the next
-_CLEARLY = 0.05  # of the limit: by what differs less, an answer tells no way from another
+CLEARLY = 0.05  # of the limit: by what differs less, an answer tells no way from another
 
 
 class Way(IntEnum):
@@ -190,6 +190,7 @@ class Counting:
         *,
         by_start: Counts,
         by_end: Counts,
+        cost: int | None = None,
         limit: int,
         unsure: int,
         least: Callable[[Way], float] | None = None,
@@ -201,15 +202,17 @@ class Counting:
             used: of the limit.
             by_start: what was counted as its call started ...
             by_end: ... and what is counted now: nobody knows which of the two an answer tells of.
+            cost: of what had started as its call did, as it is known by now; None: as it was counted then.
             limit: of the window.
             unsure: what of it may not have arrived when its call did.
             least: tells what a bucket would count, which is less than what is counted here; None: it is none.
         """
-        clearly = _CLEARLY * limit
+        clearly = CLEARLY * limit
         more_than_cost = max(by_start[Way.COST], by_end[Way.COST]) + clearly
+        more_than_known = max(by_start[Way.COST] if cost is None else cost, by_end[Way.COST]) + clearly
         for way, doubt in self._doubts.items():
             counted = min(by_start[way], by_end[way]) - unsure
-            if doubt.is_ruled_out or counted <= more_than_cost:
+            if doubt.is_ruled_out or counted <= more_than_known:
                 continue
             if used < counted - clearly:
                 if doubt.is_known and least is not None:
@@ -218,7 +221,7 @@ class Counting:
                     if now < doubt.look_at:
                         continue
                 doubt.is_known, doubt.barred_until = doubt.refusals > 0, -math.inf
-            elif used >= more_than_cost:
+            elif used >= more_than_cost < counted:
                 doubt.is_known, doubt.barred_until = True, now + self._seconds
 
     def wait_for_more(self, until: float) -> None:

@@ -9,7 +9,7 @@ from functools import partial
 from itertools import islice, takewhile
 from typing import TYPE_CHECKING, NamedTuple
 
-from .counting import Counting, Way
+from .counting import CLEARLY, Counting, Way
 from .refill import in_bucket, in_fixed_window
 from .window import Window
 
@@ -88,7 +88,7 @@ class TokenWindow(Window):
         True
     """
 
-    __slots__ = ("_more", "_settled", "_total", "_unexplained", "_unserved", "_variance", "counting", "spends")
+    __slots__ = ("_left_at", "_more", "_settled", "_total", "_unexplained", "_unserved", "_variance", "counting", "spends")
 
     def __init__(self, limit: int, seconds: float) -> None:
         super().__init__(limit, seconds)
@@ -97,6 +97,7 @@ class TokenWindow(Window):
         self._unexplained: _Unexplained | None = None
         self._settled: deque[tuple[float, int]] = deque()  # when calls ended, and what they cost more than was estimated
         self.spends: deque[Spend] = deque()
+        self._left_at = -math.inf  # when the last spend left the window
         self._total = 0
         self._unserved = 0  # what calls cost that a server refused
         self._variance = 0  # of all costs that are estimates
@@ -140,6 +141,7 @@ class TokenWindow(Window):
             spend = spends.popleft()
             self.take_back(spend)
             spend.in_window = False
+            self._left_at = now
         settled = self._settled
         while settled and settled[0][0] + self.span <= now:
             self._more[Way.SETTLED] -= settled.popleft()[1]
@@ -204,13 +206,17 @@ class TokenWindow(Window):
             first = bisect_left(self.spends, started - _IN_ANY_ORDER, key=_time_of)
             lately = takewhile(lambda spend: spend.time <= started, islice(self.spends, first, None))
             unsure = sum(max(spend.cost, spend.estimated) for spend in lately)
-            by_end = self.counts(now)
+            by_end, cost = self.counts(now), by_start[Way.COST]
+            if cost > by_end[Way.COST] + CLEARLY * self._limit and self._left_at < started:
+                cost = math.ceil(in_fixed_window(self.spends, -math.inf, started, Way.COST))
             least = None
             if is_bucket:
                 least = partial(in_bucket, self.spends, moments=(started, now), rate=self._limit / self.seconds)
             elif began_at > -math.inf:
                 least = partial(in_fixed_window, self.spends, began_at + _IN_ANY_ORDER, started)
-            self.counting.told(now, used, by_start=by_start, by_end=by_end, limit=self._limit, unsure=unsure, least=least)
+            self.counting.told(
+                now, used, by_start=by_start, by_end=by_end, cost=cost, limit=self._limit, unsure=unsure, least=least
+            )
         elif self.spends:
             took = now - self.spends[0].time  # or less
             self.counting.wait_for_more(now + min(_AS_LONG * took, _WAITED * self.seconds))
