@@ -683,7 +683,9 @@ def test_at_none_left_it_pauses_until_the_reset() -> None:
     run_virtual(main())
 
 
-@pytest.mark.parametrize("reset", ["60s", "1h", (datetime.now(UTC) + timedelta(hours=1)).isoformat()], ids=str)
+@pytest.mark.parametrize(
+    "reset", ["60s", "1h", (datetime.now(UTC) + timedelta(hours=1)).isoformat()], ids=["a minute", "an hour", "a date"]
+)
 def test_retry_after_wins_over_the_resets(reset: str) -> None:
     async def main() -> None:
         limiter = RateLimiter(10, 100)
