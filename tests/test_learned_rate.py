@@ -329,7 +329,36 @@ def test_calls_refused_where_hardly_any_was_admitted_tell_a_cap() -> None:
     evidence = levels(*[8, 9, 10] * 20)
     for started in (0.5, 20.5, 40.5):
         evidence.refused_at(started, 11)
+    assert evidence.cap() is None  # three are too few
+    evidence.refused_at(50.5, 11)
     assert evidence.cap() == 10
+
+
+def test_a_cap_is_told_though_some_calls_are_admitted_where_others_are_refused() -> None:
+    """The server may not know yet that a call has ended, or the client that one has begun."""
+    evidence = levels(*[6, 7, 8, 9, 6, 7, 8, 6, 7, 8] * 10)
+    for started, level in ((0.5, 9), (20.5, 10), (40.5, 9), (60.5, 10)):
+        evidence.refused_at(started, level)
+    assert evidence.cap() == 8
+
+
+def test_calls_refused_at_any_level_tell_no_cap() -> None:
+    evidence = levels(*range(1, 11), *range(1, 11), *range(1, 11))
+    for started, level in ((0.5, 8), (7.5, 11), (14.5, 9), (21.5, 7)):
+        evidence.refused_at(started, level)
+    assert evidence.cap() is None
+
+
+def test_refused_calls_took_no_place_at_the_server() -> None:
+    evidence = Evidence()
+    for start, level in ((0.0, 1), (1.0, 2), (2.0, 3), (6.0, 3)):
+        evidence.started(start, level)
+    evidence.forget(1.0)
+    evidence.ended(1.0, 5.0)
+    assert [evidence.served_level(at, 3) for at in (0.5, 1.0, 1.5, 4.9, 5.0, 7.0)] == [3, 3, 2, 2, 3, 3]
+    assert evidence.served_level(1.5, 1) == 1
+    evidence.ended(1.2, 5.5)
+    assert [evidence.served_level(at, 3) for at in (1.1, 1.5, 5.2)] == [2, 1, 2]
 
 
 @pytest.mark.parametrize(("before", "cap"), [(7, 10), (9, None)])
@@ -342,7 +371,7 @@ def test_a_call_refused_in_a_second_that_is_full_tells_no_cap(before: int, cap: 
         rate.held.started(float(start), 8)
     for start in range(before):
         rate.held.started(59.1 + 0.1 * start, 8)
-    for started in (0.5, 20.5, 59.99):
+    for started in (0.5, 20.5, 40.5, 59.99):
         rate.evidence.refused_at(started, 11)
     assert rate.tells_cap(59.99) == cap
 

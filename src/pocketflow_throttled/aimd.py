@@ -189,8 +189,8 @@ class AdaptiveRule:
         if not clean:
             return
         self.streak += 1
-        if level > self._proven:  # noqa: PLR1730  (for each item, and a call of max() costs several times as much)
-            self._proven = level
+        if level > self._proven:
+            self._proven = max(self._proven, rate.evidence.served_level(started, level))
         if in_use and (self.limit < self.settings.max_concurrent or self._ceiling.level is not None):
             self._grow(now)
 
@@ -208,11 +208,14 @@ class AdaptiveRule:
         self.refusals += 1
         self._last_end = now
         self.streak = self._earned = self._unproven_starts = 0
-        self.rate.evidence.forget(started)
+        evidence = self.rate.evidence
+        level = evidence.served_level(started, level)
+        evidence.forget(started)
+        evidence.ended(started, now)
         self._timing.refused(now - started)
         if started <= self._last_cut and started != self.trial:
             return
-        self.rate.evidence.refused_at(started, level)
+        evidence.refused_at(started, level)
         refusal = Refusal(now, started, level, hint)
         if self._closing is None:
             verdict = self._blame.explain(refusal, self.limit, self._proven)

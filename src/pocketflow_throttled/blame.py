@@ -78,12 +78,20 @@ class Blame:
     def _as_second(self, refusal: Refusal, limit: int) -> Verdict | None:
         """Of a rate by the second, where a cap was thought to be the reason.
 
-        If calls take about as long, a cap admits as many in any second, too; but who counts by it asks for no longer wait.
+        If calls take about as long, a cap admits as many in any second, too, and who counts by it need ask for no longer wait. If
+        one does, both are held, and the ceiling is lifted soon if it is none.
         """
-        if (refusal.hint or 0.0) > _LONGEST_FOR_A_SECOND or not self.rate.tells_a_second():
+        ceiling = self.ceiling
+        is_long = (refusal.hint or 0.0) > _LONGEST_FOR_A_SECOND
+        if (is_long and ceiling.is_probed_by(refusal.level, limit)) or not self.rate.tells_a_second():
             return None
-        self.ceiling.level = None
-        return Verdict(max(limit, self.ceiling.target), "it was a rate")
+        if not is_long:
+            ceiling.level = None
+            return Verdict(max(limit, ceiling.target), "it was a rate")
+        level = max(self._least, refusal.level - 1)
+        if ceiling.level is None or level < ceiling.level:
+            ceiling.found(level, is_doubted=True)
+        return Verdict(ceiling.target, "it may be a rate")
 
     def _as_cap(self, refusal: Refusal, limit: int) -> Verdict | None:
         """Of a cap that the levels of the last refusals tell, where a pace was thought to be the reason."""
@@ -112,7 +120,7 @@ class Blame:
     def _as_probe(self, refusal: Refusal, limit: int) -> Verdict | None:
         """Of a probe beyond the ceiling, or beyond a rate, that is taken back."""
         ceiling, rate = self.ceiling, self.rate
-        if self._asked.is_news(refusal):
+        if self._asked.is_news(refusal) and not rate.probes_window(refusal.started):
             return None
         if ceiling.level is None or not ceiling.is_probed_by(refusal.level, limit):
             return Verdict(limit, "the rate was corrected") if rate.absorbs(refusal.started, refusal.hint or 0.0) else None

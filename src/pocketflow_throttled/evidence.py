@@ -20,16 +20,15 @@ if TYPE_CHECKING:
 USUAL_WINDOWS = (300.0, 60.0, 30.0, 20.0, 15.0, 10.0, 5.0)
 # How far the most that was admitted may exceed the least that was refused, and a window still explain both.
 _EXACT, _NEARLY = 1.0, 1.02
-_TELLING, _TOLD_BY = 3, 20  # refusals that can tell a cap, and starts since the first of them
+_TOLD_BY, _TOP = 20, 0.15  # starts that can tell a cap, and the part of them, on average, as high as one that was refused
 SECOND = 1.0  # many an API counts by it
 _ALONE = 20  # starts admitted since the refusal before, at the level of one that is alone then
 _LAST, _RECENT = 4, 1000  # refusals, and starts, that tell what is counted by the second
 _DENIED = 5  # starts, at the level of a refusal or beyond, that were admitted: what refused is no cap
-_LOGGED = 10_000  # starts
+_LOGGED, _REFUSED = 10_000, 200  # starts, and refused calls
 _BARELY = 1.001
 _LONGEST_SURE, _LONGEST_ODD = 120.0, 3600.0  # seconds
 _LONG_ENOUGH = 61.0  # seconds, for an API to be down
-_OFTEN = 3  # times that it asked for a long wait, in vain: it does not know when it opens
 _MANY = 10  # starts since it opened: fewer may be all that a bucket has
 _LONG = 0.1  # of the time that it was open: closed for longer, a window has ended, and no single place in it become free
 
@@ -68,6 +67,7 @@ class Evidence:
         self.starts: deque[float] = deque(maxlen=_LOGGED)
         self._levels: deque[int] = deque(maxlen=_LOGGED)
         self._refusals: deque[float] = deque(maxlen=12)
+        self._refused_calls: deque[tuple[float, float]] = deque(maxlen=_REFUSED)  # from their start to their end
         self._refused_levels: deque[tuple[float, int]] = deque(maxlen=_LAST)
 
     def started(self, now: float, level: int = 1) -> None:
@@ -76,10 +76,23 @@ class Evidence:
         self._levels.append(level)
 
     def forget(self, stamp: float) -> None:
-        """Take back the start of a call that was refused or never sent."""
+        """Take back the start of a call that was refused or never sent, and what it made of the levels of those after it."""
         at = bisect_left(self.starts, stamp)
         if at < len(self.starts) and self.starts[at] == stamp:
             del self.starts[at], self._levels[at]
+            for later in range(at, len(self._levels)):
+                self._levels[later] -= 1
+
+    def ended(self, started: float, now: float) -> None:
+        """Log when a refused call ended: until then it was under way, but took no place at the server."""
+        self._refused_calls.append((started, now))
+
+    def served_level(self, started: float, level: int) -> int:
+        """Return how many of those under way as a call started, itself included, the server has not refused by now."""
+        refused = self._refused_calls
+        if not refused or started >= refused[-1][1]:
+            return level
+        return max(1, level - sum(since < started < until for since, until in refused))
 
     def refused(self, started: float) -> None:
         """Log a refusal that any window must explain."""
@@ -90,13 +103,19 @@ class Evidence:
         self._refused_levels.append((started, level))
 
     def cap(self) -> int | None:
-        """Return the calls at once beyond which the last calls were refused and hardly any admitted; None: it is not so."""
-        refused = list(self._refused_levels)[-_TELLING:]
-        if len(refused) < _TELLING:
+        """Return the calls at once beyond which calls are refused, if the last refusals tell; None: it is not so.
+
+        Where too many at once are refused, they are among the highest that there were since; where too many in a time are, they
+        may be any. Not all are the highest: a call may end before the server knows of the next, or the other way round.
+        """
+        refused = [level for _, level in self._refused_levels]
+        if len(refused) < _LAST:
             return None
-        since, least = refused[0][0], min(level for _, level in refused)
-        is_cap = self._admitted(since, least) <= _TELLING and self.between(since, math.inf) >= _TOLD_BY
-        return least - 1 if is_cap and least > 1 else None
+        since = self._refused_levels[0][0]
+        levels = list(islice(self._levels, bisect_right(self.starts, since), None))
+        as_high = sum(sum(level >= at for level in levels) for at in refused) / len(refused)
+        is_cap = len(levels) >= _TOLD_BY and as_high <= _TOP * len(levels)
+        return min(refused) - 1 if is_cap and min(refused) > 1 else None
 
     def is_alone(self, level: int) -> bool:
         """Return whether the last refusal, with so many under way, tells nothing: others were admitted where it was refused."""
@@ -148,7 +167,7 @@ class Evidence:
             return window
         usual = [length for length in USUAL_WINDOWS if length <= (now - self.starts[0]) * _BARELY]
         found = self._best(usual, list(self._refusals), _EXACT)
-        return None if found is None else Window(*found, found[0], is_sure=False)
+        return None if found is None else Window(*found, found[0], is_sure=False, is_doubted=closing.is_asked)
 
     def _closed_for(self, closing: Closing, now: float) -> Window | None:
         """Return the window that a time tells for which an API was closed."""
@@ -173,7 +192,7 @@ class Evidence:
             return None
         # Closed for longer than it was open, so all of what was open lies in one window. Or the API was down for so long.
         is_sure = was_closed >= was_open and found[0] <= _LONGEST_SURE
-        is_doubted = found[0] > _LONG_ENOUGH or (closing.is_asked and closing.tries >= _OFTEN)
+        is_doubted = found[0] > _LONG_ENOUGH or closing.is_asked
         return Window(*found, shut - opened, is_sure, is_doubted)
 
     def _best(

@@ -23,7 +23,7 @@ _FIRST_STEP, _LARGEST_STEP = 0.1, 0.15
 _STARTS = 14  # held back before the next step
 _MOST_CERTAIN = 3  # times that a pace was found again: each halves the steps, and doubles the starts before them
 _RAREST = 5  # the same, of the starts after a refused step ...
-_WORTH = 50  # ... or as many starts for each that could have been made while the API asked to wait
+_WORTH = 50  # ... and at least as many starts for each that could have been made while the API asked to wait
 _NEVER = 1e9  # starts
 _SHORTEST_WINDOW, _LONGEST_PATIENCE = 1.0, 5.0  # seconds: for so long may go well what is too fast
 _SAME = 0.85  # paces that differ by less than that are the same
@@ -145,16 +145,20 @@ class LearnedPace(Probing):
         if self.is_probing:
             self._times_found = min(self._times_found + 1, _MANY)
             self.hold(self._good[1], 2 ** min(self._times_found, _MOST_CERTAIN))
-            rarest = max(_STARTS * 2**_RAREST, min(_WORTH * wait / self.seconds, _NEVER))
-            self._after = int(min(_STARTS * 2**self._times_found, rarest))
+            self._after = self._rarer(_STARTS * 2 ** min(self._times_found, _RAREST), wait)
             return
         if self.is_full(started):
             self.hold(_SLOWER * self._good[1], 2**_MOST_CERTAIN)
-            self.ended(started)
-            return
-        self.seconds = self._good[1]
-        self.find(started, before=self)
+        else:
+            self.seconds = self._good[1]
+            self.find(started, before=self)
+        if not self._is_far:
+            self._after = self._rarer(self._after, wait)
         self.ended(started)
+
+    def _rarer(self, after: int, wait: float) -> int:
+        """Return the starts before the next step, after one that cost a wait of so many seconds."""
+        return max(after, int(min(_WORTH * wait / self.seconds, _NEVER)))
 
     def was_idle(self, until: float) -> None:
         """Take note that nobody called for a while: only what is admitted from now on tells what is allowed."""
@@ -216,22 +220,23 @@ class LearnedPace(Probing):
             self._cycle = cycle
             return True
         if since is None and ends and reopened is not None and between(ends[0], until) >= 1:
-            self.hold((reopened - ends[0]) / (between(ends[0], until) + 1))  # each came as soon as it could
+            self._guess(ends[0], until, reopened)  # each came as soon as it could
             return True
         if since is None:
             since = max(starts[0], self._idle_until) if starts else until
             if between(since, until) < _ENOUGH:
-                return reopened is not None and self._guess(since, until, reopened)
+                if reopened is None or reopened - until > _SHORT:
+                    return False
+                self._guess(since, until, reopened)
+                return True
         self._measure(since, until, before)
         return True
 
-    def _guess(self, since: float, until: float, reopened: float) -> bool:
+    def _guess(self, since: float, until: float, reopened: float) -> None:
         """Hold what a few starts tell, and double it soon, if it was closed for too short a time to be too slow by far."""
-        if reopened - until > _SHORT:
-            return False
         self.hold((reopened - since) / (self._evidence.between(since, until) + 1))
-        self._is_guess, self._step, self._after = True, 1.0, _FEW
-        return True
+        if reopened - until <= _SHORT:
+            self._is_guess, self._step, self._after = True, 1.0, _FEW
 
     def _measure(self, since: float, until: float, before: Probing | None) -> None:
         """Hold what was admitted between two times in which all that was allowed was used."""
@@ -265,7 +270,7 @@ class LearnedPace(Probing):
     def smooth(self, until: float, least: float) -> bool:
         """Hold back what comes faster than of late; return whether that is a start in more seconds than `least`."""
         starts, latency = self._evidence.starts, self._timing.latency
-        span = min(_SMOOTHED * (latency or 0.0), until - starts[0]) if len(starts) > 1 else 0.0
+        span = min(_SMOOTHED * (latency or 0.0), until - starts[0]) if len(starts) >= _ENOUGH else 0.0
         seconds = span / (_ROOM * self._evidence.most(span)) if span > 0 else 0.0
         if seconds <= least:
             return False

@@ -28,6 +28,7 @@ _FEW = 2  # more than were known, or as large a step: so far a refusal may as we
 _DOUBT = 0.04  # of its length, up to which that need not be known
 _AGAIN_AFTER = 0.15  # of the time until more fits: one more is tried again then, where a window is doubted ...
 _AGAIN_IN = 0.2  # ... and that time is so much of its length
+_NOT_BEFORE = 1.2  # seconds: not in the same second, as it may be that which is counted
 _PAUSE = 0.05  # of its length, without a start: longer ones part the cycles
 _MOST_ADMITTED = 2  # times what it allows, in its length: one that is counted by the clock admits as much around its end
 _FIRMLY = 0.97  # of its length, in which more starts than it allows are more than it allows
@@ -86,13 +87,13 @@ class LearnedWindow(Probing):
         starts, (count, seconds) = self._evidence.starts, self._good
         opens = starts[-count] + seconds if len(starts) >= count else -math.inf
         pause = opens - starts[-1] if starts else 0.0
-        return opens if pause < _AGAIN_IN * seconds else starts[-1] + _AGAIN_AFTER * pause
+        return opens if pause < _AGAIN_IN * seconds else min(opens, starts[-1] + max(_AGAIN_AFTER * pause, _NOT_BEFORE))
 
     def _is_used_up(self) -> bool:
         """Whether the next start is the first of a cycle: the longest pause of late came right before all that fit."""
         starts = self._evidence.starts
-        if len(starts) == self.count:
-            return True
+        if len(starts) <= self.count:  # where it is fewer, only a probe is waited for
+            return len(starts) == self.count
         recent = list(islice(starts, len(starts) - self.count, None))
         return recent[0] - starts[-self.count - 1] > max((after - start for start, after in pairwise(recent)), default=0.0)
 
