@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from .asked import Asked
 from .ceiling import Ceiling
+from .chance import Chance
 from .learned_rate import LearnedRate
 
 if TYPE_CHECKING:
@@ -63,17 +64,31 @@ class Blame:
     def forget_times(self) -> None:
         """Forget the rate."""
         self.rate = LearnedRate(self._timing)
+        self._chance = Chance(self.rate.evidence)
 
     # --- a refusal while the API is open
 
     def explain(self, refusal: Refusal, limit: int, proven: int) -> Verdict | None:
         """Return what to go on with after a refusal that proves no limit lower than believed; None: it does."""
         return (
-            self._as_second(refusal, limit)
+            self._as_chance(refusal, limit)
+            or self._as_second(refusal, limit)
             or self._as_cap(refusal, limit)
             or self._as_never_admitted(refusal, limit, proven)
             or self._as_probe(refusal, limit)
         )
+
+    def _as_chance(self, refusal: Refusal, limit: int) -> Verdict | None:
+        """Of none: it refuses some calls, however many there are. One that names a wait has a reason."""
+        if refusal.hint is not None:
+            return None
+        is_probe = self.ceiling.is_probed_by(refusal.level, limit) or self.rate.is_probed_by(refusal.started)
+        if not is_probe and self._chance.is_found(refusal.started, refusal.level):
+            self.rate.drop()
+            self.ceiling.level = None
+        if not self._chance.explains(refusal.started):
+            return None
+        return Verdict(limit, "no limit is the reason")
 
     def _as_second(self, refusal: Refusal, limit: int) -> Verdict | None:
         """Of a rate by the second, where a cap was thought to be the reason.

@@ -28,6 +28,7 @@ _DENIED = 5  # starts, at the level of a refusal or beyond, that were admitted: 
 _LOGGED, _REFUSED = 10_000, 200  # starts, and refused calls
 _BARELY = 1.001
 _LONGEST_SURE, _LONGEST_ODD = 120.0, 3600.0  # seconds
+_SUSTAINED = 10.0  # seconds
 _LONG_ENOUGH = 61.0  # seconds, for an API to be down
 _MANY = 10  # starts since it opened: fewer may be all that a bucket has
 _LONG = 0.1  # of the time that it was open: closed for longer, a window has ended, and no single place in it become free
@@ -69,6 +70,7 @@ class Evidence:
         self._refusals: deque[float] = deque(maxlen=12)
         self._refused_calls: deque[tuple[float, float]] = deque(maxlen=_REFUSED)  # from their start to their end
         self._refused_levels: deque[tuple[float, int]] = deque(maxlen=_LAST)
+        self._first_refused = math.inf
 
     def started(self, now: float, level: int = 1) -> None:
         """Log a start, the `level`-th call under way; it counts as admitted unless it is taken back."""
@@ -100,6 +102,7 @@ class Evidence:
 
     def refused_at(self, started: float, level: int) -> None:
         """Log how many were under way, itself included, when a call started that was refused."""
+        self._first_refused = min(self._first_refused, started)
         self._refused_levels.append((started, level))
 
     def cap(self) -> int | None:
@@ -120,6 +123,21 @@ class Evidence:
     def is_alone(self, level: int) -> bool:
         """Return whether the last refusal, with so many under way, tells nothing: others were admitted where it was refused."""
         return len(self._refused_levels) > 1 and self._admitted(self._refused_levels[-2][0], level) >= _ALONE
+
+    def is_far_below(self, started: float, level: int, factor: int) -> bool:
+        """Return whether so many times as many as when a call started were admitted before, at once and in a time.
+
+        What was admitted before the first refusal does not count: a bucket may have been full.
+        """
+        most, lately = self.most(_SUSTAINED, self._first_refused), self.between(started - _SUSTAINED, started)
+        if most < max(_MANY, factor * lately):
+            return False
+        return max(islice(self._levels, bisect_left(self.starts, self._first_refused), None)) >= factor * level
+
+    def is_rare(self, started: float, starts: int) -> bool:
+        """Return whether so many calls, or more, started for each of the last refusals."""
+        refused = self._refused_levels
+        return len(refused) == _LAST and self.between(refused[0][0], started) >= starts * (_LAST - 1)
 
     def _admitted(self, since: float, level: int) -> int:
         """Return how many calls were admitted, of those that started after `since`, with so many under way or more."""

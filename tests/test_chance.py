@@ -1,0 +1,94 @@
+"""Refusals for which no limit is the reason: they must not slow a batch down for ever."""
+
+import asyncio
+import random
+from typing import Any
+
+import pytest
+
+from pocketflow_throttled import SimulatedAPI
+from pocketflow_throttled.chance import Chance
+from pocketflow_throttled.evidence import Evidence
+from pocketflow_throttled.simulation import SimulatedRateLimitError
+
+from .test_adaptive import Adapting, seconds_for
+
+
+def fast_then_slow(slow: int, level: int = 2) -> tuple[Evidence, Chance]:
+    """Twenty at once and two a second for a minute; then one in two seconds, `slow` of them."""
+    evidence = Evidence()
+    evidence.refused_at(0.0, 21)
+    for start in range(120):
+        evidence.started(start / 2, 20)
+    for start in range(slow):
+        evidence.started(100.0 + 2 * start, level)
+    return evidence, Chance(evidence)
+
+
+def test_refused_again_and_again_far_below_what_was_admitted_it_is_chance() -> None:
+    _, chance = fast_then_slow(200)
+    found = [chance.is_found(110.0 + 40 * refusal, 2) for refusal in range(9)]
+    assert found == [False] * 7 + [True, False]  # it is found once
+    assert chance.is_known
+
+
+@pytest.mark.parametrize(
+    ("slow", "level", "apart", "why"),
+    [
+        (200, 11, 40.0, "as many at once were admitted, or half"),
+        (200, 2, 6.0, "where so many are refused there is a reason"),
+        (2000, 2, 450.0, "what is so rare costs little"),
+    ],
+)
+def test_refused_where_there_may_be_a_reason_it_is_no_chance(slow: int, level: int, apart: float, why: str) -> None:
+    _, chance = fast_then_slow(slow, level)
+    assert not any(chance.is_found(110.0 + apart * refusal, level) for refusal in range(9)), why
+
+
+def test_of_refusals_by_chance_only_what_is_rare_is_explained() -> None:
+    evidence, chance = fast_then_slow(200)
+    for refusal in range(8):
+        started = 110.0 + 40 * refusal
+        evidence.refused_at(started, 2)
+        assert not chance.explains(started)
+        chance.is_found(started, 2)
+    assert chance.explains(390.0)
+    for started in (391.0, 392.0, 393.0):
+        evidence.refused_at(started, 2)
+    assert not chance.explains(393.0)
+
+
+def test_before_the_first_refusal_a_bucket_may_have_been_full() -> None:
+    evidence, chance = Evidence(), None
+    for start in range(120):
+        evidence.started(start / 2, 20)
+    evidence.refused_at(60.0, 20)
+    for start in range(200):
+        evidence.started(100.0 + 2 * start, 2)
+    chance = Chance(evidence)
+    assert not any(chance.is_found(110.0 + 40 * refusal, 2) for refusal in range(9))
+
+
+@pytest.mark.parametrize("limits", [{}, {"max_concurrent": 40}, {"max_per_window": 20, "window_seconds": 1.0}])
+def test_an_api_that_refuses_one_call_in_twenty_at_random_is_used_all_the_same(limits: dict[str, Any]) -> None:
+    """Who slows down after each refusal, and is refused as often, comes to a call in some seconds, or none."""
+    took = []
+    for seed in range(3):
+        chance = random.Random(seed)
+        random.seed(seed)
+        api = SimulatedAPI(
+            **{"max_concurrent": None, **limits},
+            latency=lambda _, chance=chance: chance.uniform(1.0, 4.0),
+            network_delay=0.02,
+            retry_after=False,
+        )
+
+        async def call(item: int, api: SimulatedAPI = api, chance: random.Random = chance) -> int:
+            if chance.random() < 0.05:
+                await asyncio.sleep(0.05)
+                raise SimulatedRateLimitError("at random", None)
+            return await api.call(item)
+
+        took.append(seconds_for(Adapting(call, initial_concurrent=10, max_concurrent=100), 4000))
+
+    assert sum(took) / len(took) <= 1200, took
