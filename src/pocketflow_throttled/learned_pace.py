@@ -233,10 +233,9 @@ class LearnedPace(Probing):
         return True
 
     def _guess(self, since: float, until: float, reopened: float) -> None:
-        """Hold what a few starts tell, and double it soon, if it was closed for too short a time to be too slow by far."""
+        """Hold what a few starts tell, and double it soon."""
         self.hold((reopened - since) / (self._evidence.between(since, until) + 1))
-        if reopened - until <= _SHORT:
-            self._is_guess, self._step, self._after = True, 1.0, _FEW
+        self._is_guess, self._step, self._after = True, 1.0, _FEW
 
     def _measure(self, since: float, until: float, before: Probing | None) -> None:
         """Hold what was admitted between two times in which all that was allowed was used."""
