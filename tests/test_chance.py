@@ -73,7 +73,7 @@ def test_before_the_first_refusal_a_bucket_may_have_been_full() -> None:
 def test_an_api_that_refuses_one_call_in_twenty_at_random_is_used_all_the_same(limits: dict[str, Any]) -> None:
     """Who slows down after each refusal, and is refused as often, comes to a call in some seconds, or none."""
     took = []
-    for seed in range(3):
+    for seed in range(2):
         chance = random.Random(seed)
         random.seed(seed)
         api = SimulatedAPI(
@@ -89,6 +89,6 @@ def test_an_api_that_refuses_one_call_in_twenty_at_random_is_used_all_the_same(l
                 raise SimulatedRateLimitError("at random", None)
             return await api.call(item)
 
-        took.append(seconds_for(Adapting(call, initial_concurrent=10, max_concurrent=100), 4000))
+        took.append(seconds_for(Adapting(call, initial_concurrent=10, max_concurrent=100), 3000))
 
-    assert sum(took) / len(took) <= 1200, took
+    assert sum(took) / len(took) <= 1000, took
