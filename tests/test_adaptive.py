@@ -257,20 +257,24 @@ def test_a_rate_by_the_second_is_told_from_a_cap_by_two_refusals_though_calls_ar
     assert api.refused <= 0.01 * 2000
 
 
+def uneven(seed: int, latency: tuple[float, float], delay: tuple[float, float], **limits: Any) -> tuple[SimulatedAPI, "Adapting"]:
+    """Return an API whose calls take between two times, and are between two times on their way, and a node that meets it."""
+    chance = random.Random(seed)
+    random.seed(seed)
+    api = SimulatedAPI(
+        **{"max_concurrent": None, **limits},
+        latency=lambda _: chance.uniform(*latency),
+        network_delay=lambda: chance.uniform(*delay),
+    )
+    return api, Adapting(api.call, initial_concurrent=10, max_concurrent=100)
+
+
 @pytest.mark.parametrize(("cap", "wait"), [(40, 10.0), (20, 10.0), (12, 5.0)])
 def test_a_cap_of_calls_that_all_take_a_second_is_not_taken_for_a_rate_by_the_second(cap: int, wait: float) -> None:
     """It admits as many in any second as at once, and asks for a wait that no limit by the second need ask for."""
     took = []
     for seed in range(4):
-        chance = random.Random(seed)
-        random.seed(seed)
-        api = SimulatedAPI(
-            max_concurrent=cap,
-            latency=lambda _, chance=chance: chance.uniform(0.98, 1.02),
-            network_delay=partial(chance.uniform, 0.05, 0.075),
-            retry_after=wait,
-        )
-        node = Adapting(api.call, initial_concurrent=10, max_concurrent=100)
+        api, node = uneven(seed, (0.98, 1.02), (0.05, 0.075), max_concurrent=cap, retry_after=wait)
         took.append(seconds_for(node, 1500))
         assert api.refused <= 0.015 * 1500
 
@@ -282,32 +286,19 @@ def test_a_limit_by_the_second_that_asks_for_a_long_wait_is_found_out(count: int
     """It is no window of that wait, though all that it admits fits into one: a call in the midst of it is served."""
     took = []
     for seed in range(4):
-        chance = random.Random(seed)
-        random.seed(seed)
-        api = SimulatedAPI(
-            max_per_window=count,
-            window_seconds=1.0,
-            latency=lambda _, chance=chance: latency * chance.uniform(0.5, 1.5),
-            retry_after=wait,
-        )
-        node = Adapting(api.call, initial_concurrent=10, max_concurrent=100)
+        times = 0.5 * latency, 1.5 * latency
+        api, node = uneven(seed, times, (0.0, 0.0), max_per_window=count, window_seconds=1.0, retry_after=wait)
         took.append(seconds_for(node, 200 * count))
         assert api.refused <= 0.015 * 200 * count
 
-    assert sum(took) / len(took) <= 200 / 0.6
+    assert sum(took) / len(took) <= 200 / 0.55
 
 
 @pytest.mark.parametrize("wait", [False, 2.0])
 def test_quick_calls_to_an_api_that_takes_one_at_a_time_are_not_slowed_down(wait: Any) -> None:
     """The first calls are refused before any has told how long one takes: what few starts there were then is no pace."""
     for seed in range(4):
-        chance = random.Random(seed)
-        random.seed(seed)
-        api = SimulatedAPI(
-            max_concurrent=1, latency=0.12, network_delay=lambda chance=chance: chance.uniform(0.0, 0.02), retry_after=wait
-        )
-        node = Adapting(api.call, initial_concurrent=10, max_concurrent=100)
-
+        api, node = uneven(seed, (0.12, 0.12), (0.0, 0.02), max_concurrent=1, retry_after=wait)
         assert seconds_for(node, 800) <= 800 * 0.14 / 0.85
         assert api.refused <= 0.025 * 800
 
@@ -316,20 +307,12 @@ def test_refused_calls_that_are_under_way_for_long_do_not_count_for_what_was_adm
     """A refusal takes longer than a call; what else is under way then is no evidence that so many are admitted at once."""
     speeds = []
     for seed in range(2):
-        chance = random.Random(seed)
-        random.seed(seed)
-        api = SimulatedAPI(
-            max_concurrent=66,
-            latency=lambda _, chance=chance: chance.uniform(0.7, 1.3),
-            network_delay=lambda chance=chance: chance.uniform(0.02, 0.06),
-            refusal_latency=lambda chance=chance: chance.uniform(1.4, 2.6),
-            retry_after=1.0,
-        )
-        node = Adapting(api.call, initial_concurrent=10, max_concurrent=100)
+        slow = partial(random.Random(seed).uniform, 1.4, 2.6)
+        api, node = uneven(seed, (0.7, 1.3), (0.02, 0.06), max_concurrent=66, refusal_latency=slow, retry_after=1.0)
         speeds.append(2500 * 1.08 / 66 / seconds_for(node, 2500))
-        assert api.refused <= 0.04 * 2500
+        assert api.refused <= 0.03 * 2500
 
-    assert sum(speeds) / len(speeds) >= 0.6
+    assert sum(speeds) / len(speeds) >= 0.7, speeds
 
 
 @pytest.mark.parametrize("hint", [True, False])

@@ -82,7 +82,7 @@ class Blame:
         """Of none: it refuses some calls, however many there are. One that names a wait has a reason."""
         if refusal.hint is not None:
             return None
-        is_probe = self.ceiling.is_probed_by(refusal.level, limit) or self.rate.is_probed_by(refusal.started)
+        is_probe = self.ceiling.is_probed_by(refusal.level, limit) or self.rate.is_probe(refusal.started)
         if not is_probe and self._chance.is_found(refusal.started, refusal.level):
             self.rate.drop()
             self.ceiling.level = None

@@ -28,7 +28,7 @@ _DENIED = 5  # starts, at the level of a refusal or beyond, that were admitted: 
 _LOGGED, _REFUSED = 10_000, 200  # starts, and refused calls
 _BARELY = 1.001
 _LONGEST_SURE, _LONGEST_ODD = 120.0, 3600.0  # seconds
-_SUSTAINED = 10.0  # seconds
+SUSTAINED, _SEVERAL = 10.0, 10  # seconds, and starts in them that tell what is admitted
 _LONG_ENOUGH = 61.0  # seconds, for an API to be down
 _MANY = 10  # starts since it opened: fewer may be all that a bucket has
 _LONG = 0.1  # of the time that it was open: closed for longer, a window has ended, and no single place in it become free
@@ -129,8 +129,8 @@ class Evidence:
 
         What was admitted before the first refusal does not count: a bucket may have been full.
         """
-        most, lately = self.most(_SUSTAINED, self._first_refused), self.between(started - _SUSTAINED, started)
-        if most < max(_MANY, factor * lately):
+        most, lately = self.most(SUSTAINED, self._first_refused), self.between(started - SUSTAINED, started)
+        if most < max(_SEVERAL, factor * lately):
             return False
         return max(islice(self._levels, bisect_left(self.starts, self._first_refused), None)) >= factor * level
 

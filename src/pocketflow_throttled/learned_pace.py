@@ -12,7 +12,7 @@ import math
 from collections import deque
 from typing import TYPE_CHECKING
 
-from .evidence import SECOND
+from .evidence import SECOND, SUSTAINED
 from .probing import Probing
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ _FAR, _FEW, _FEWEST = 2.0, 5, 2  # the last, where it is a guess
 # slow as the API was closed for long, a small part of that is tried at once.
 _SLOW, _TRIED_AT_ONCE = 8.0, 0.15
 _SHORT = 2.0  # seconds: no API that was down for a moment is slow for long, and few starts tell what one allows that was
-_SUSTAINED, _REMEMBERED = 10.0, 300.0  # seconds
+_REMEMBERED = 300.0  # seconds
 _SLOWEST = 12.0  # times slower than the best there was: what is refused at that pace is refused for another reason
 _FASTEST = 1e-6  # seconds, which nobody notices: by coarse clocks, or those of several loops, no time may have passed, or less
 _IN_USE = 0.85  # share of a pace that is used when it, and nothing else, holds the starts back
@@ -124,7 +124,7 @@ class LearnedPace(Probing):
 
     def explains(self, started: float) -> bool:
         """Return whether a refusal is no more than what a pace that is used to the full is corrected by."""
-        return self._is_beyond(started) or self.is_in_use(started) or self.is_full(started)
+        return self.is_beyond(started) or self.is_in_use(started) or self.is_full(started)
 
     @property
     def is_by_the_second(self) -> bool:
@@ -195,7 +195,7 @@ class LearnedPace(Probing):
         if not starts:
             return
         since = max(starts[-1] - _REMEMBERED, self._first_end)
-        self._best = _SUSTAINED / max(1, self._evidence.most(_SUSTAINED, since))
+        self._best = SUSTAINED / max(1, self._evidence.most(SUSTAINED, since))
         if self._evidence.between(since, starts[-1]) >= _MANY:
             self._ever = min(self._ever, self._best)
 

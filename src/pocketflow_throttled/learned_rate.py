@@ -112,9 +112,9 @@ class LearnedRate:
         held.correct(started, wait)
         return True
 
-    def is_probed_by(self, started: float) -> bool:
+    def is_probe(self, started: float) -> bool:
         """Return whether a call only started because more may be allowed than is known."""
-        return self.held is not None and self.held._is_beyond(started)
+        return self.held is not None and self.held.is_beyond(started)
 
     def probes_window(self, started: float) -> bool:
         """Return whether a call only started because more may fit into a window than is known."""

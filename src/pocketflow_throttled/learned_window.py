@@ -143,12 +143,12 @@ class LearnedWindow(Probing):
 
     def is_probed_by(self, started: float) -> bool:
         """Return whether a call only started because a few more may fit."""
-        return self._is_beyond(started) and self._good[0] <= self._base + max(_FEW, self._base // _PART)
+        return self.is_beyond(started) and self._good[0] <= self._base + max(_FEW, self._base // _PART)
 
     def explains(self, started: float) -> bool:
         """Return whether a refusal is no more than the end of a probe."""
         # Where it grew without being sure, it was another window than was thought.
-        return self._is_beyond(started) and (self._is_sure or self._good[0] <= self._base)
+        return self.is_beyond(started) and (self._is_sure or self._good[0] <= self._base)
 
     @property
     def is_disproved(self) -> bool:

@@ -55,7 +55,7 @@ class Probing:
         assert self._beyond_since is not None
         return self._beyond_since + 1.5 * (self._timing.refusal or 0.0) + 1e-3
 
-    def _is_beyond(self, started: float) -> bool:
+    def is_beyond(self, started: float) -> bool:
         """Whether a refused call is one that only a probe allowed."""
         return self.is_probing and (self._beyond > 0 or not self._evidence.allows(*self._good, started))
 
