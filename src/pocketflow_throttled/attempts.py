@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 from . import signals
 from .batch import noted
+from .correction import Estimate
 from .headers import never_fits
-from .tokens import Estimate
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine

@@ -11,11 +11,11 @@ from collections import deque
 from itertools import takewhile
 from typing import TYPE_CHECKING
 
+from .correction import Estimate
 from .counting import NOTHING
 from .sliced_window import SlicedWindow
 from .spaced import Spaced
 from .token_window import Spend, TokenWindow
-from .tokens import Estimate
 from .window import SlidingWindow
 
 if TYPE_CHECKING:

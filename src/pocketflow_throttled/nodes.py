@@ -10,6 +10,7 @@ from . import tokens
 from .adaptive import AdaptiveThrottled
 from .batch import noted, shown
 from .carried import text_of
+from .correction import Estimate
 from .coverable import coverable
 from .exceptions import RateLimitHit
 from .mixins import Throttled
@@ -149,7 +150,7 @@ class ThrottledParallelBatchNode(Throttled, AsyncParallelBatchNode):
         return self._throttled_state.correction.apply(estimated)
 
     def _settle_tokens(self, item: Any, result: Any, permit: Permit) -> None:
-        told = permit.tokens if isinstance(permit.tokens, tokens.Estimate) else None
+        told = permit.tokens if isinstance(permit.tokens, Estimate) else None
         estimated = self.estimate_tokens(item) if told is None else told.estimated  # the call may have changed the item
         counted = self.count_tokens(item, result)
         counted = estimated if counted is None else check_count("count_tokens", counted, least=0)

@@ -6,7 +6,7 @@ import asyncio
 import math
 from typing import TYPE_CHECKING, Self
 
-from .tokens import Estimate
+from .correction import Estimate
 from .validation import check_count, check_seconds
 
 if TYPE_CHECKING:

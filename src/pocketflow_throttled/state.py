@@ -5,11 +5,11 @@ from __future__ import annotations
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, Self
 
-from .tokens import Correction
+from .correction import Correction
 
 if TYPE_CHECKING:
+    from .correction import Estimate
     from .rate_limiter import RateLimiter
-    from .tokens import Estimate
 
     Own = tuple[RateLimiter, dict[str, Any]]  # a limiter, and the settings that it has from its node
 
