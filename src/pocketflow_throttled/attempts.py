@@ -8,13 +8,12 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from . import signals
-from .batch import noted
 from .correction import Estimate
 from .headers import never_fits
+from .notes import explained
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
@@ -139,7 +138,7 @@ class Trouble:
         attempts.state.refused += 1
         attempts.state.streak = 0
         reason = self._hold_back(error)
-        final = attempts.node._as_final(error, self._refusals) if reason is None else _explained(error, reason)
+        final = attempts.node._as_final(error, self._refusals) if reason is None else explained(error, reason)
         attempts.given_up += final is not None and self._is_too_long(attempts.drought)
         self._asked = max(limiter.paused_for, limiter._held_for(), limiter._told_wait(), _growing_wait(self._refusals))
         return final
@@ -209,14 +208,3 @@ def _pause(hint: float | None, refusals: int, at_most: float) -> float:
     else:
         pause = max(hint, min(_SLOW_ENOUGH, _SHORTEST_WAIT * 2.0 ** min(refusals - 1, 30)))
     return max(0.0, min(pause, at_most))
-
-
-def _explained(exc: Exception, reason: str) -> Exception:
-    """Say in the exception itself why the item is not sent again: in its message, if it shows one, else in a note."""
-    with suppress(Exception):  # it may be frozen, or not to be shown
-        if len(exc.args) == 1 and isinstance(exc.args[0], str) and reason not in exc.args[0]:
-            exc.args = (f"{exc.args[0]} ({reason})",)
-        if reason in str(exc):
-            return exc
-    noted(exc, reason)
-    return exc

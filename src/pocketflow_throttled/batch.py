@@ -13,6 +13,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 from weakref import ref
 
+from .notes import noted, shown
 from .permit import Permit
 
 if TYPE_CHECKING:
@@ -22,24 +23,9 @@ if TYPE_CHECKING:
     from .attempts import Attempts, Trouble
     from .rate_limiter import RateLimiter
 
-_SHOWN = 200
 # Items under way for each slot: those that wait for a retry hold none, and are bounded too.
 _LIVE_PER_SLOT = 2
 _EXHAUSTED = object()
-
-
-def shown(value: object) -> str:
-    """Return the start of a value's repr, for an error message; never raises."""
-    try:
-        return f"{value!r:.{_SHOWN}}"
-    except Exception:  # noqa: BLE001  (a broken __repr__ must not hide the error that is being told)
-        return f"<{type(value).__name__}>"
-
-
-def noted(error: BaseException, note: str) -> None:
-    """Add a note to an exception, where it takes any: a frozen dataclass does not. Never raises."""
-    with suppress(Exception):
-        error.add_note(note)
 
 
 class Batch:

@@ -8,9 +8,9 @@ from pocketflow import AsyncParallelBatchFlow
 
 from .adaptive import AdaptiveThrottled
 from .attempts import logger
-from .batch import shown
 from .coverable import coverable
 from .mixins import Throttled
+from .notes import shown
 from .state import scope
 
 if TYPE_CHECKING:

@@ -8,12 +8,12 @@ from pocketflow import AsyncParallelBatchNode
 
 from . import tokens
 from .adaptive import AdaptiveThrottled
-from .batch import noted, shown
 from .carried import text_of
 from .correction import Estimate
 from .coverable import coverable
 from .exceptions import RateLimitHit
 from .mixins import Throttled
+from .notes import noted, shown
 from .validation import check_burst, check_count
 
 if TYPE_CHECKING:
