@@ -78,56 +78,34 @@ _COHERE = "docs.cohere.com/docs/rate-limits"
 _MISTRAL = "docs.mistral.ai/deployment/ai-studio/tier"
 _READ = "2026-11"
 
-# name: (calls a minute, source, date, model)
-_PROVIDERS: dict[str, tuple[int, str, str, str]] = {
-    "openai_free": (3, _OPENAI, "older table", "no current model without credit"),
-    "openai_tier1": (500, _OPENAI, _READ, _GPT),
-    "openai_tier2": (5000, _OPENAI, _READ, _GPT),
-    "openai_tier3": (5000, _OPENAI, _READ, _GPT),
-    "openai_tier4": (10000, _OPENAI, _READ, _GPT),
-    "openai_tier5": (15000, _OPENAI, _READ, _GPT),
-    "openai_build": (5000, _OPENAI, _READ, "gpt-6.1-sol, since 2026-10"),
-    "openai_launch": (10000, _OPENAI, _READ, "gpt-6.1-sol, since 2026-10"),
-    "openai_grow": (15000, _OPENAI, _READ, "gpt-6.1-sol, since 2026-10"),
-    "anthropic_free": (5, _ANTHROPIC, "older evaluation tier", "Claude 3"),
-    "anthropic_build_tier1": (50, _ANTHROPIC, _READ, _OLD_CLAUDE),
-    "anthropic_build_tier2": (1000, _ANTHROPIC, _READ, _OLD_CLAUDE),
-    "anthropic_build_tier3": (2000, _ANTHROPIC, _READ, _OLD_CLAUDE),
-    "anthropic_build_tier4": (4000, _ANTHROPIC, _READ, _OLD_CLAUDE),
-    "anthropic_standard": (1000, _ANTHROPIC, _READ, _OLD_CLAUDE),
-    "anthropic_start": (1000, _ANTHROPIC, _READ, _NEW_CLAUDE),
-    "anthropic_build": (5000, _ANTHROPIC, _READ, _NEW_CLAUDE),
-    "anthropic_scale": (10000, _ANTHROPIC, _READ, _NEW_CLAUDE),
-    "google_free": (15, _GOOGLE, "2025-05", "Gemini 2.0 Flash; no longer published"),
-    "google_pay_as_you_go": (1000, _GOOGLE, "2025-05", "Gemini 2.0 and 2.5 Flash, tier 1"),
-    "cohere_trial": (20, _COHERE, _READ, "chat"),
-    "cohere_production": (500, _COHERE, _READ, "chat"),
-    "mistral_free": (60, _MISTRAL, _READ, "all; enforced as 1 a second"),
-    "groq_free": (30, "console.groq.com/docs/rate-limits", _READ, "llama-3.x"),
-    "openrouter_free": (20, "openrouter.ai/docs/api-reference/limits", _READ, ":free models"),
-}
-
-# Tokens a minute, where the provider publishes them. Of Anthropic and Google it is the limit of input tokens.
-_TOKENS: dict[str, int] = {
-    "openai_tier1": 500_000,
-    "openai_tier2": 1_000_000,
-    "openai_tier3": 2_000_000,
-    "openai_tier4": 4_000_000,
-    "openai_tier5": 40_000_000,
-    "openai_build": 1_000_000,
-    "openai_launch": 4_000_000,
-    "openai_grow": 40_000_000,
-    "anthropic_build_tier1": 30_000,
-    "anthropic_build_tier2": 450_000,
-    "anthropic_build_tier3": 800_000,
-    "anthropic_build_tier4": 2_000_000,
-    "anthropic_start": 2_000_000,
-    "anthropic_build": 5_000_000,
-    "anthropic_scale": 10_000_000,
-    "google_free": 1_000_000,
-    "google_pay_as_you_go": 4_000_000,
-    "mistral_free": 500_000,
-    "groq_free": 6_000,
+# name: (calls a minute, tokens a minute where the provider publishes them, source, date, model).
+# Of Anthropic and Google these are input tokens.
+_PROVIDERS: dict[str, tuple[int, int | None, str, str, str]] = {
+    "openai_free": (3, None, _OPENAI, "older table", "no current model without credit"),
+    "openai_tier1": (500, 500_000, _OPENAI, _READ, _GPT),
+    "openai_tier2": (5_000, 1_000_000, _OPENAI, _READ, _GPT),
+    "openai_tier3": (5_000, 2_000_000, _OPENAI, _READ, _GPT),
+    "openai_tier4": (10_000, 4_000_000, _OPENAI, _READ, _GPT),
+    "openai_tier5": (15_000, 40_000_000, _OPENAI, _READ, _GPT),
+    "openai_build": (5_000, 1_000_000, _OPENAI, _READ, "gpt-6.1-sol, since 2026-10"),
+    "openai_launch": (10_000, 4_000_000, _OPENAI, _READ, "gpt-6.1-sol, since 2026-10"),
+    "openai_grow": (15_000, 40_000_000, _OPENAI, _READ, "gpt-6.1-sol, since 2026-10"),
+    "anthropic_free": (5, None, _ANTHROPIC, "older evaluation tier", "Claude 3"),
+    "anthropic_build_tier1": (50, 30_000, _ANTHROPIC, _READ, _OLD_CLAUDE),
+    "anthropic_build_tier2": (1_000, 450_000, _ANTHROPIC, _READ, _OLD_CLAUDE),
+    "anthropic_build_tier3": (2_000, 800_000, _ANTHROPIC, _READ, _OLD_CLAUDE),
+    "anthropic_build_tier4": (4_000, 2_000_000, _ANTHROPIC, _READ, _OLD_CLAUDE),
+    "anthropic_standard": (1_000, None, _ANTHROPIC, _READ, _OLD_CLAUDE),
+    "anthropic_start": (1_000, 2_000_000, _ANTHROPIC, _READ, _NEW_CLAUDE),
+    "anthropic_build": (5_000, 5_000_000, _ANTHROPIC, _READ, _NEW_CLAUDE),
+    "anthropic_scale": (10_000, 10_000_000, _ANTHROPIC, _READ, _NEW_CLAUDE),
+    "google_free": (15, 1_000_000, _GOOGLE, "2025-05", "Gemini 2.0 Flash; no longer published"),
+    "google_pay_as_you_go": (1_000, 4_000_000, _GOOGLE, "2025-05", "Gemini 2.0 and 2.5 Flash, tier 1"),
+    "cohere_trial": (20, None, _COHERE, _READ, "chat"),
+    "cohere_production": (500, None, _COHERE, _READ, "chat"),
+    "mistral_free": (60, 500_000, _MISTRAL, _READ, "all; enforced as 1 a second"),
+    "groq_free": (30, 6_000, "console.groq.com/docs/rate-limits", _READ, "llama-3.x"),
+    "openrouter_free": (20, None, "openrouter.ai/docs/api-reference/limits", _READ, ":free models"),
 }
 
 # Calls in a second, where that is what the provider counts. Others that may count so do not say it: refusals will.
@@ -150,8 +128,7 @@ _OURS: dict[str, tuple[int, int | None, str]] = {
 
 def _configs() -> dict[str, RateLimitConfig]:
     provided = {}
-    for name, (rate, source, date, model) in _PROVIDERS.items():
-        tokens = _TOKENS.get(name)
+    for name, (rate, tokens, source, date, model) in _PROVIDERS.items():
         kind = "input tokens" if source in (_ANTHROPIC, _GOOGLE) else "tokens"
         limits = f"{rate} requests" if tokens is None else f"{rate} requests and {tokens:,} {kind}"
         provided[name] = RateLimitConfig(
@@ -242,7 +219,7 @@ class Presets:
     def source(cls, name: str) -> Source:
         """Return where a preset comes from; empty for one that is no provider's."""
         key = _lookup(name, cls.CONFIGS)
-        return Source(*_PROVIDERS[key][1:]) if key in _PROVIDERS else Source()
+        return Source(*_PROVIDERS[key][2:]) if key in _PROVIDERS else Source()
 
 
 class FlowPresets:
