@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import math
 from threading import get_ident
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
 
 from .adaptivity import Adaptive, Change
 from .aimd import AdaptiveRule
@@ -14,9 +14,6 @@ from .forked import limiters
 from .observing import Observing
 from .permit import Permit
 from .validation import check_burst, check_count, check_optional_count, check_seconds
-
-if TYPE_CHECKING:
-    from .headers import Kind
 
 
 class RateLimiter(Observing):
@@ -286,11 +283,18 @@ class RateLimiter(Observing):
                 self._max_concurrent = self._rule.limit
                 self._wake()
 
-    def _setting(self, name: str) -> Any:
-        """Return a setting as the user asked for it, whatever headers have said since."""
-        kinds: dict[str, Kind] = {"max_per_window": "requests", "max_tokens_per_window": "tokens"}
-        kind = kinds.get(name)
-        return getattr(self, name) if kind is None else self._asked[kind]
+    @property
+    def _settings(self) -> dict[str, Any]:
+        """The settings as they were given, in the order of the arguments, whatever headers or the rule made of them since."""
+        adaptive = self.adaptive
+        return {
+            "max_concurrent": self._max_concurrent if adaptive is None else adaptive.max_concurrent,
+            "max_per_window": self._asked["requests"],
+            "window_seconds": self._budget.seconds,
+            "max_tokens_per_window": self._asked["tokens"],
+            "max_burst": self._budget.burst,
+            "adaptive": adaptive,
+        }
 
     # --- what it is doing ---------------------------------------------------------------------------------------
 

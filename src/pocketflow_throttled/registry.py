@@ -20,9 +20,6 @@ class LimiterSettings(TypedDict, total=False):
     adaptive: Adaptive | bool | None
 
 
-_SETTINGS = ("max_concurrent", "max_per_window", "window_seconds", "max_tokens_per_window", "max_burst", "adaptive")
-
-
 class _LimiterRegistry:
     """Limiters by name, for the whole process; safe to use from any thread.
 
@@ -102,16 +99,17 @@ class _LimiterRegistry:
         if limiter is asked:
             return limiter
         if settings.get("adaptive") is not None and (asked.adaptive is None) != (limiter.adaptive is None):
-            is_, wanted = ("fixed", "adaptive") if asked.adaptive else ("adaptive", "fixed")
+            is_, is_not = ("fixed", "adaptive") if asked.adaptive else ("adaptive", "fixed")
             raise ValueError(
-                f"Limiter {name!r} exists and is {is_}, so it cannot be {wanted} too; use another name or replace it"
+                f"Limiter {name!r} exists and is {is_}, so it cannot be {is_not} too; use another name or replace it"
             )
-        given = {**dict(zip(_SETTINGS, args, strict=False)), **settings}
+        own, wanted = limiter._settings, asked._settings
+        given = {**dict(zip(wanted, args, strict=False)), **settings}
         if asked.adaptive is not None and settings["adaptive"] is True:
             del given["adaptive"]  # any rule will do
-        differ = {key: value for key, value in given.items() if _said(limiter, key) != _said(asked, key)}
+        differ = {key: value for key, value in given.items() if own[key] != wanted[key]}
         if differ:
-            kept = {key: _said(limiter, key) for key in differ}
+            kept = {key: own[key] for key in differ}
             warnings.warn(f"Limiter {name!r} exists with {kept}; {differ} is not applied", stacklevel=2)
         return limiter
 
@@ -140,18 +138,11 @@ class _LimiterRegistry:
     def list_all(self) -> dict[str, dict[str, Any]]:
         """Return the settings of every limiter, by name, as they were given: for what they are now, ask for its `stats`."""
         with self._lock:
-            return {name: {key: _said(limiter, key) for key in _SETTINGS} for name, limiter in self._limiters.items()}
+            return {name: limiter._settings for name, limiter in self._limiters.items()}
 
     def stats(self, name: str) -> dict[str, Any]:
         """Return the settings and the live numbers of one limiter. Raises KeyError as `get` does."""
         return self.get(name).stats
-
-
-def _said(limiter: RateLimiter, setting: str) -> object:
-    """Return a setting as it was given: the size of an adaptive limiter moves, its bound does not."""
-    if setting == "max_concurrent" and limiter.adaptive is not None:
-        return limiter.adaptive.max_concurrent
-    return limiter._setting(setting)
 
 
 def _check_name(name: object) -> None:
