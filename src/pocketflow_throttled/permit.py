@@ -148,9 +148,7 @@ class Permit:
             limiter._queue.pop(self, None)
             try:
                 if self.held:
-                    self.held = False
-                    limiter._active -= 1
-                    limiter._unstamp(self)
+                    limiter._take_back(self)
             finally:
                 limiter._wake()
 

@@ -7,14 +7,13 @@ the loop of the waiter at the head, covers what only time can open.
 
 from __future__ import annotations
 
-import logging
 import math
 from collections import OrderedDict
 from itertools import takewhile
-from threading import RLock, get_ident
+from threading import get_ident
 from typing import TYPE_CHECKING, Protocol
 
-from .clock import Clock
+from .granting import Granting, logger
 
 if TYPE_CHECKING:
     import asyncio
@@ -23,8 +22,6 @@ if TYPE_CHECKING:
     from .aimd import AdaptiveRule
     from .budget import Budget
     from .permit import Permit
-
-logger = logging.getLogger("pocketflow_throttled")
 
 # A timer may fire a rounding error early. A server that counts as exactly would refuse, so this much later is early enough.
 _ROUNDING = 1e-6
@@ -45,98 +42,21 @@ class Waiter(Protocol):
         """Give up, there was an error as its turn came. Called as `set_result` is."""
 
 
-class Waiting(Clock):
-    """Permits that wait for a slot, the windows, a pause and a rule, first come, first served.
-
-    Args:
-        max_concurrent: slots.
-        budget: the windows.
-        rule: what moves the slots with what an API refuses and serves; None: nothing does.
-    """
+class Waiting(Granting):
+    """Permits that wait for their grant, first come, first served."""
 
     def __init__(self, max_concurrent: int, budget: Budget, rule: AdaptiveRule | None) -> None:
-        super().__init__()
-        self.name: str | None = None  # for the log
-        self._max_concurrent = max_concurrent if rule is None else rule.limit
-        self._budget = budget
-        self._rule = rule
-        self._lock = RLock()  # re-entrant: a collected coroutine may release inside a locked section
-        self._active = 0
+        super().__init__(max_concurrent, budget, rule)
         self._queue: OrderedDict[Permit, None] = OrderedDict()
-        self._paused_until = self._surely_paused_until = -math.inf
-        self._last_full = -math.inf
         self._waking = False
         self._wake_again = False
         self._timer: tuple[asyncio.TimerHandle, asyncio.AbstractEventLoop, float] | None = None
-
-    def _pause_until(self, when: float, *, is_sure: bool = True) -> None:
-        """Grant nothing until then; not surely, where a refusal asks for it of which nobody has read what it refuses."""
-        self._paused_until = max(self._paused_until, when)
-        if is_sure:
-            self._surely_paused_until = max(self._surely_paused_until, when)
 
     def _pause_no_longer_than_sure(self) -> None:
         """End the pause that a refusal asked for, as that turned out to say nothing of other calls."""
         with self._lock:
             self._paused_until = self._surely_paused_until
             self._wake()
-
-    def _opens_at(self, now: float) -> float | None:
-        """When time alone may let the head in, or None if it must wait for a slot."""
-        if self._active >= self._max_concurrent:
-            return None
-        if now < self._paused_until:
-            return self._paused_until
-        if self._rule is not None and now < (opens := self._rule.opens_for(self._active + 1)):
-            return opens
-        return self._budget.opens_at(now)
-
-    def _grant(self, permit: Permit, now: float) -> bool:
-        """Book slot, stamp and tokens for a permit when a slot is free, if all of it is to be had `now`; else nothing."""
-        if now < self._paused_until:
-            return False
-        rule, budget, tokens = self._rule, self._budget, permit.tokens
-        if (
-            rule is not None
-            and (now < rule.opens_at or now < rule.beyond_at or rule.trial is not None)
-            and not self._lets_start(rule, now)
-        ):
-            return False
-        if tokens:
-            if not budget.fits(now, tokens):
-                return False
-            permit._spend = budget.book(now, tokens)
-        elif budget.requests is not None and not budget.admit(now):
-            return False
-        if rule is not None:
-            permit._level = level = self._active + 1
-            if level >= self._max_concurrent:
-                self._last_full = now
-            rule.started(now, level)
-        self._active += 1  # at the end: an error before it has taken no slot
-        permit.held = True
-        permit._stamp = now
-        return True
-
-    def _lets_start(self, rule: AdaptiveRule, now: float) -> bool:
-        may_start = rule.may_start(now, self._active + 1)
-        if rule.limit != self._max_concurrent:  # it has just found out whether calls at once are to blame
-            logger.info("%s: %d at once, was %d (%s)", self.name or "RateLimiter", rule.limit, self._max_concurrent, rule.reason)
-            self._max_concurrent = rule.limit
-            self._last_full = -math.inf
-        return may_start and self._active < self._max_concurrent
-
-    def _held_for(self) -> float:
-        """Return for how many seconds the rule lets no call start."""
-        with self._lock:
-            return 0.0 if self._rule is None else max(0.0, self._rule.opens_at - self._now())
-
-    def _unstamp(self, permit: Permit) -> None:
-        if permit._stamp is None:
-            return
-        self._budget.take_back(permit._stamp, permit._spend)
-        if self._rule is not None:
-            self._rule.unsent(permit._stamp)
 
     def _learn(
         self,
@@ -237,9 +157,7 @@ class Waiting(Clock):
                         if loop is here:
                             waiter.set_result(None)
                         elif not _call_in(loop, _deliver, waiter):
-                            self._active -= 1
-                            head.held = False
-                            self._unstamp(head)
+                            self._take_back(head)
                     elif self._wake_again:
                         self._wake_again = False
                     else:
