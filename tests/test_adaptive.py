@@ -4,6 +4,7 @@ import asyncio
 import logging
 import math
 import random
+import threading
 from functools import partial
 from itertools import pairwise
 from typing import Any
@@ -486,6 +487,35 @@ def test_the_limiter_follows_when_fewer_at_once_are_tried_after_a_long_wait(capl
     assert [record.getMessage() for record in caplog.records if "as many as were admitted" in record.getMessage()] == [
         "Adapting: 3 at once, was 5 (as many as were admitted)"
     ]
+
+
+def test_no_change_is_logged_under_the_lock_which_whoever_logs_a_limiter_takes(caplog: pytest.LogCaptureFixture) -> None:
+    """Else two threads wait for each other: one shows the limiter while it holds the log, one logs a change of the limiter."""
+    caplog.set_level(logging.INFO, "pocketflow_throttled")
+    random.seed(1)
+    free: list[tuple[str, bool]] = []
+    limiter = RateLimiter(adaptive=Adaptive(initial_concurrent=10))
+    api = SimulatedAPI(max_concurrent=3, latency=2.0, retry_after=30.0)
+
+    def look(reason: str) -> None:
+        free.append((reason, limiter._lock.acquire(blocking=False)))
+        if free[-1][1]:
+            limiter._lock.release()
+
+    class Handler(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            thread = threading.Thread(target=look, args=(record.args[-1],))
+            thread.start()
+            thread.join()
+
+    handler, logger = Handler(), logging.getLogger("pocketflow_throttled")
+    logger.addHandler(handler)
+    try:
+        run(Adapting(api.call, shared_limiter=limiter), range(12))
+    finally:
+        logger.removeHandler(handler)
+    assert free[:2] == [("refused", True), ("as many as were admitted", True)]
+    assert all(is_free for _, is_free in free)
 
 
 @pytest.mark.parametrize(("limit", "seconds", "more"), [(60, 60.0, {}), (37, 23.0, {}), (100, 10.0, {"max_concurrent": 20})])

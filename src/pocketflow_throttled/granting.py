@@ -39,6 +39,7 @@ class Granting(Clock):
         self._active = 0
         self._paused_until = self._surely_paused_until = -math.inf
         self._last_full = -math.inf  # when the last slot was taken
+        self._changes: list[tuple[int, int, str]] = []  # of the slots, by the rule, that are yet to be logged
 
     def _grant(self, permit: Permit, now: float) -> bool:
         """Book slot, stamp and tokens for a permit when a slot is free, if all of it is to be had `now`; else nothing."""
@@ -71,10 +72,17 @@ class Granting(Clock):
         """Return whether the rule lets one more start, as it learns by the time alone that calls are admitted again."""
         may_start = rule.may_start(now, self._active + 1)
         if rule.limit != self._max_concurrent:  # it has just found out whether calls at once are to blame
-            logger.info("%s: %d at once, was %d (%s)", self.name or "RateLimiter", rule.limit, self._max_concurrent, rule.reason)
+            self._changes.append((rule.limit, self._max_concurrent, rule.reason))
             self._max_concurrent = rule.limit
             self._last_full = -math.inf
         return may_start and self._active < self._max_concurrent
+
+    def _log_changes(self) -> None:
+        """Log what the rule has changed; not under the lock, which another thread may take to show the limiter as it logs."""
+        with self._lock:
+            changes, self._changes = self._changes, []
+        for new, old, reason in changes:
+            logger.info("%s: %d at once, was %d (%s)", self.name or "RateLimiter", new, old, reason)
 
     def _take_back(self, permit: Permit) -> None:
         """Take slot, stamp and tokens back from a permit whose request was never sent."""

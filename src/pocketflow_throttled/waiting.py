@@ -13,7 +13,7 @@ from itertools import takewhile
 from threading import get_ident
 from typing import TYPE_CHECKING, Protocol
 
-from .granting import Granting, logger
+from .granting import Granting
 
 if TYPE_CHECKING:
     import asyncio
@@ -88,6 +88,7 @@ class Waiting(Granting):
                     rule.refused(now, stamp, permit._level, hint, at_most)
                 new = rule.limit
                 if new != old:
+                    self._changes.append((new, old, rule.reason))
                     self._max_concurrent = new
                     if new > old and rule.refusals:
                         self._last_full = -math.inf  # near what was refused, it is in use only when filled again
@@ -96,8 +97,8 @@ class Waiting(Granting):
                     self._wake(now)
         finally:
             lock.release()
-        if new != old:
-            logger.info("%s: %d at once, was %d (%s)", self.name or "RateLimiter", new, old, rule.reason)
+        if self._changes:
+            self._log_changes()
 
     def _enqueue(self, permit: Permit, waiter: Waiter, loop: asyncio.AbstractEventLoop) -> None:
         """Let `waiter` wait for the permit in the running loop."""
