@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from pocketflow_throttled import RateLimitHit, run_virtual
+from pocketflow_throttled.counted_window import CountedWindow
 from pocketflow_throttled.counting import NOTHING, Counting, Way
-from pocketflow_throttled.token_window import TokenWindow
 
 from .test_nodes import Batch, now
 
@@ -122,7 +122,7 @@ def test_refusals_of_calls_that_would_fit_in_any_way_are_for_another_reason() ->
 
 
 def test_what_calls_cost_explains_a_refusal_if_they_told_of_less_before_it() -> None:
-    window = TokenWindow(limit=1000, seconds=60.0)
+    window = CountedWindow(limit=1000, seconds=60.0)
     for _ in range(4):
         window.correct(window.add(0.0, 100, estimated=180), 100, 0.0)
     under_way = window.add(1.0, 300, estimated=300)
@@ -147,7 +147,7 @@ def test_answers_that_tell_of_more_than_calls_cost_spare_the_tries() -> None:
 
 @pytest.mark.parametrize(("window", "is_known"), [({}, False), ({"is_bucket": True}, True), ({"began_at": 40.0}, True)])
 def test_what_comes_back_by_itself_is_no_sign_that_calls_give_something_back(window: dict[str, Any], is_known: bool) -> None:
-    window_of_tokens, counts = TokenWindow(LIMIT, 60.0), (20_000, 20_000, 20_000, 60_000)
+    window_of_tokens, counts = CountedWindow(LIMIT, 60.0), (20_000, 20_000, 20_000, 60_000)
     spend = window_of_tokens.add(0.0, 20_000, 0, 60_000)
     window_of_tokens.compare(10.0, 60_000, 0.5, counts)
     window_of_tokens.correct(spend, 20_000, 10.0)
@@ -164,7 +164,7 @@ def test_answers_by_which_all_ways_are_alike_tell_nothing() -> None:
 
 
 def test_what_a_server_counts_of_calls_under_way_is_in_the_way_until_they_end() -> None:
-    window = TokenWindow(limit=1000, seconds=60.0)
+    window = CountedWindow(limit=1000, seconds=60.0)
     spend = window.add(0.0, 100, estimated=700)
     assert window.counts(0.0) == (100, 700, 700, 700)
     window.correct(spend, 150, 9.0)
@@ -175,14 +175,14 @@ def test_what_a_server_counts_of_calls_under_way_is_in_the_way_until_they_end() 
 
 
 def test_what_a_call_costs_more_than_was_counted_at_first_counts_from_its_end() -> None:
-    window = TokenWindow(limit=1000, seconds=60.0)
+    window = CountedWindow(limit=1000, seconds=60.0)
     window.correct(window.add(0.0, 100, estimated=100), 300, 9.0)
     assert window.counts(60.0) == (0, 200, 0, 0)
     assert window.counts(69.0) == NOTHING
 
 
 def test_who_waits_for_what_a_call_cost_more_is_let_go_when_that_leaves() -> None:
-    window = TokenWindow(limit=1000, seconds=60.0)
+    window = CountedWindow(limit=1000, seconds=60.0)
     first = window.add(0.0, 100, estimated=200)
     assert window.opens_at(1.0) == 60.0  # none has ended yet
     window.correct(first, 900, 9.0)
@@ -197,7 +197,7 @@ def test_who_waits_for_what_a_call_cost_more_is_let_go_when_that_leaves() -> Non
 
 @pytest.mark.parametrize("seconds", [1.0, 60.0])
 def test_calls_that_were_never_sent_or_have_left_count_in_no_way(seconds: float) -> None:
-    window = TokenWindow(limit=1000, seconds=seconds)
+    window = CountedWindow(limit=1000, seconds=seconds)
     for _ in range(2):
         window.take_back(window.add(0.0, 100, estimated=700))
         window.correct(window.add(0.0, 100, estimated=700), 150, 0.0)

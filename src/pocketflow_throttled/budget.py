@@ -213,7 +213,7 @@ class Budget(Spaced):
         if window is None:
             return 0
         if isinstance(window, TokenWindow):
-            return window.counts(now)[window.counting.way]
+            return window.counts(now)[window.way]
         window.forget(now)
         return window.served(now)
 

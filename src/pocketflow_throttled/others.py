@@ -11,6 +11,7 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from .counted_window import CountedWindow
 from .counting import NOTHING, Way
 from .level import Level
 from .token_window import TokenWindow
@@ -124,7 +125,7 @@ class Others:
             return 0.0
         if not answer.is_refused:
             self._find_boundary(quota, answer, used, window.seconds)
-        if isinstance(window, TokenWindow) and call is not None and not answer.is_refused:
+        if isinstance(window, CountedWindow) and call is not None and not answer.is_refused:
             is_bucket, began_at = self._spans["tokens"].comes_back_evenly, self._began_at("tokens", now, window.seconds)
             window.compare(now, used, call.time, call.tokens, is_bucket=is_bucket, began_at=began_at)
         age, own = self._held_against(answer, quota.kind, used)
@@ -157,7 +158,7 @@ class Others:
     def _way(self) -> Way:
         """How tokens are counted, as far as it is known."""
         window = self._budget.window("tokens")
-        return window.counting.way if isinstance(window, TokenWindow) else Way.COST
+        return window.way if isinstance(window, TokenWindow) else Way.COST
 
     def _is_all_its_own(self, quota: Quota, answer: Answer) -> bool:
         """Whether what is missing of a bucket may be what was started here in the time in which the bucket fills by as much.

@@ -10,6 +10,7 @@ from bisect import bisect_right
 from itertools import accumulate
 from typing import TYPE_CHECKING
 
+from .counted_window import CountedWindow
 from .token_window import Spend, TokenWindow
 
 if TYPE_CHECKING:
@@ -21,7 +22,7 @@ _PARTS = (2, 3, 4, 5, 6, 10, 12, 15, 20, 30, 60)  # of the window, which a slice
 _MOST, _ON_THE_WAY = 0.75, 0.3
 
 
-class SlicedWindow(TokenWindow):
+class SlicedWindow(CountedWindow):
     """At most `limit` tokens in any `seconds`, and in any slice of these as many as a server allows in it.
 
     Attributes:
