@@ -220,3 +220,16 @@ def test_what_is_used_is_held_against_what_calls_are_known_to_cost_by_now(cost: 
     by_start, by_end = (97_000,) * 4, (30_000, 60_000, 60_000, 99_000)
     counting.told(5.0, 13_000, by_start=by_start, by_end=by_end, cost=cost, limit=100_000, unsure=5_000)
     assert counting.may_start(5.0, [Way.SETTLED, Way.SETTLED_BACK, Way.ESTIMATE]) is may_start
+
+
+@pytest.mark.parametrize(("cost", "may_start"), [(1_000, True), (9_000, False)])
+def test_calls_that_cost_less_than_they_were_thought_to_as_they_started_are_known_to_by_now(cost: int, may_start: bool) -> None:
+    """Ten calls of 9,000 each by their estimates: an answer that tells of little used tells more if they cost less than that."""
+    window = CountedWindow(limit=100_000, seconds=60.0)
+    window.counting.wait_for_more(20.0)
+    spends = [window.add(0.0, 9_000, estimated=9_000) for _ in range(10)]
+    by_start = window.counts(1.0)
+    for spend in spends:
+        window.correct(spend, cost, 3.0)
+    window.compare(5.0, 11_000, 1.0, by_start)
+    assert window.counting.may_start(5.0, [Way.ESTIMATE]) is may_start

@@ -115,15 +115,16 @@ class CountedWindow(TokenWindow):
 
     def _count_more(self, spend: Spend, sign: int) -> None:
         if spend.estimated:
+            more = spend.more()
             for way in _MORE:
-                self._more[way] += sign * spend.more(way)
+                self._more[way] += sign * more[way]
 
     def _learn_start(self, now: float, spend: Spend) -> None:
         room, cost = self.allowed - self._total + spend.cost + self._unserved, max(spend.cost, spend.estimated)
         beyond = self._beyond(room, cost)
         if beyond:
             leaving = list(takewhile(lambda each: each.time + self.seconds <= now + _ARRIVES, self.spends))
-            room += sum(each.cost + max(0, each.more(Way.ESTIMATE)) for each in leaving if not each.is_refused)
+            room += sum(each.cost + max(0, each.more()[Way.ESTIMATE]) for each in leaving if not each.is_refused)
             room += _ENDED * max(0, spend.estimated - spend.cost)
             self.counting.started(now, beyond, self._beyond(room, cost))
 

@@ -44,4 +44,4 @@ def in_fixed_window(spends: Iterable[Spend], began_at: float, until: float, way:
 
 
 def _counted(spend: Spend, way: Way) -> int:
-    return spend.cost + spend.more(way)
+    return spend.cost + spend.more()[way]

@@ -6,7 +6,7 @@ import math
 from collections import deque
 from typing import TYPE_CHECKING
 
-from .counting import Way
+from .counting import NOTHING, Way
 from .window import Window
 
 if TYPE_CHECKING:
@@ -31,15 +31,15 @@ class Spend:
         self.is_refused = False
         self.of_slice: Spend | None = None  # the same in a shorter window
 
-    def more(self, way: Way) -> int:
-        """Return what a server that counts estimates counts of it beyond what it costs, or is thought to; less, if negative.
+    def more(self) -> Counts:
+        """Return what a server counts of it beyond what it costs, or is thought to, by each way; less, if negative.
 
         Of one that settles as calls end, what it counts until then.
         """
-        if not self.estimated or self.is_refused or (way is Way.SETTLED_BACK and not self.is_under_way):
-            return 0
+        if not self.estimated or self.is_refused:
+            return NOTHING
         more = self.estimated - self.cost
-        return max(0, more) if way is Way.ESTIMATE and not self.is_under_way else more
+        return (0, more, more, more) if self.is_under_way else (0, more, 0, max(0, more))
 
 
 class TokenWindow(Window):
