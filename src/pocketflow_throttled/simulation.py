@@ -89,10 +89,6 @@ class _Sliding:
     def limit(self) -> int:
         return self._window.limit
 
-    @limit.setter
-    def limit(self, value: int) -> None:
-        self._window.limit = value
-
     def wait(self, now: float, cost: int) -> float:
         window = self._window
         if window.fits(now + _ROUNDING, cost):
