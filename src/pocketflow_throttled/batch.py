@@ -37,6 +37,9 @@ class Batch:
         attempts: what to do with an item, and when its call fails.
         context: in which the source is read, and of which every item gets a copy.
 
+    Attributes:
+        live: the items under way, by their index: the task of each, and its permit.
+
     Raises:
         TypeError: the source cannot be iterated.
     """
@@ -52,7 +55,7 @@ class Batch:
         self._attempts = attempts
         self._context = context
         self._results: list[Any] = []
-        self._live: dict[int, tuple[asyncio.Task[None], Permit]] = {}  # by the index of the item
+        self.live: dict[int, tuple[asyncio.Task[None], Permit]] = {}
         self._begun = 0  # items whose tasks have had their first step; where there are more, `_feed_on` is scheduled behind it
         self._to_begin = 0  # items whose tasks will have had it by then
         self._next: Permit | None = None  # in the limiter's queue, for the next item
@@ -101,7 +104,7 @@ class Batch:
         """Launch item after item; yield whenever there is no room."""
         # Local names, for what is needed for every item.
         limiter, budget, attempts, turn, loop = self._limiter, self._limiter._budget, self._attempts, self._turn, self._loop
-        results, live, check, create_task = self._results, self._live, attempts.check, loop.create_task
+        results, live, check, create_task = self._results, self.live, attempts.check, loop.create_task
         handle = self._handle_known if self._may_be_eager else self._handle
         iterator = iter(source)
         try:
@@ -168,7 +171,7 @@ class Batch:
         self._is_scheduled = False
         launched, self._begun = self._begun, self._to_begin
         try:
-            if self._live:
+            if self.live:
                 self._take_back(range(launched, self._begun))
             if self._room is not None and not self._room.done():
                 self._room.set_result(None)
@@ -178,14 +181,14 @@ class Batch:
             self._fail_soon(error)
         if len(self._results) > self._begun:
             self._feed_soon()
-        elif self._is_exhausted and not self._live:
+        elif self._is_exhausted and not self.live:
             self._finish()
 
     def _take_back(self, launched: range) -> None:
         """Take back the items whose tasks were cancelled before their first step: nothing in them can do it."""
         for index in launched:
-            if index in self._live and self._live[index][0].done():
-                _, permit = self._live.pop(index)
+            if index in self.live and self.live[index][0].done():
+                _, permit = self.live.pop(index)
                 self._fail(asyncio.CancelledError(), f"in item {index}, before its first step")
                 permit.give_back_unsent()
 
@@ -195,7 +198,7 @@ class Batch:
         """Do the same as `_handle`, in a task that may be eager: it begins before `_feed` has it."""
         task = asyncio.current_task()
         assert task is not None
-        self._live[index] = (task, permit)
+        self.live[index] = (task, permit)
         await self._handle(index, item, permit)
 
     async def _handle(self, index: int, item: Any, permit: Permit) -> None:
@@ -236,7 +239,7 @@ class Batch:
                     permit.give_back_unsent()
                 raise
             self._fail(error, f"in item {index}: {shown(item)}")  # it ends the batch, not this task
-        self._live.pop(index, None)
+        self.live.pop(index, None)
         # Only now, when an error has cancelled the rest: whom this wakes would start one call more.
         try:
             if permit.sent:
@@ -250,7 +253,7 @@ class Batch:
 
     def _is_running(self, index: int) -> bool:
         """Return whether the item's task runs: it does not when a GeneratorExit ends its coroutine from outside."""
-        return index in self._live and self._live[index][0] is asyncio.current_task(self._loop)
+        return index in self.live and self.live[index][0] is asyncio.current_task(self._loop)
 
     # --- ending
 
@@ -281,7 +284,7 @@ class Batch:
         """Give back what no task has begun to use; the rest is given back as the tasks end."""
         if self._next is not None:
             self._next.give_back_unsent()
-        for _, permit in self._live.values():
+        for _, permit in self.live.values():
             if not permit.sent:
                 permit.give_back_unsent()
 
@@ -304,7 +307,7 @@ class Batch:
 
     def _under_way(self) -> list[asyncio.Task[None]]:
         reading = [] if self._reader is None else [self._reader]
-        return [task for task in (*reading, *(task for task, _ in self._live.values())) if not task.done()]
+        return [task for task in (*reading, *(task for task, _ in self.live.values())) if not task.done()]
 
 
 class _Turn:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from threading import RLock
 from typing import TYPE_CHECKING
 from weakref import WeakSet
 
@@ -15,11 +14,7 @@ limiters: WeakSet[Waiting] = WeakSet()
 
 def _begin_anew() -> None:
     for limiter in limiters:
-        limiter._lock = RLock()  # another thread of the parent may have held it
-        limiter._queue.clear()
-        limiter._active = 0
-        limiter._timer, limiter._waking = None, False
-        limiter._thread = 0  # no thread's: the parent's loop looks as if it ran here too
+        limiter._begin_anew()
 
 
 if hasattr(os, "register_at_fork"):

@@ -100,6 +100,11 @@ class Granting(Clock):
         if is_sure:
             self._surely_paused_until = max(self._surely_paused_until, when)
 
+    def _expect_times(self) -> None:
+        """Take calls to tell how long they take, as those of a batch do."""
+        with self._lock:
+            self._budget.expect_times()
+
     def _held_for(self) -> float:
         """Return for how many seconds the rule lets no call start."""
         with self._lock:

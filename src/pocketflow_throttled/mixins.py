@@ -27,7 +27,7 @@ _retry: ContextVar[int] = ContextVar("cur_retry", default=0)
 _choosing = RLock()  # re-entrant, as garbage collection can run anything within it
 
 
-def check_setting(name: str, value: Any) -> None:
+def _check_setting(name: str, value: Any) -> None:
     """Raise TypeError or ValueError, naming setting and value, if a setting of a node or a flow is out of range."""
     if name == "on_error":
         if value not in ("raise", "collect"):
@@ -76,7 +76,7 @@ class Throttled:
 
     def _check_settings(self) -> None:
         for name in self._setting_names:
-            check_setting(name, getattr(self, name))
+            _check_setting(name, getattr(self, name))
 
     # --- to be said by the subclass
 
@@ -154,14 +154,13 @@ class Throttled:
                 f"{type(self).__name__} waits for a slot of a limiter of which its own caller holds one: when all are held so, "
                 "nothing can go on. Give it a limiter of its own, or run it after the call"
             )
-        with limiter._lock:  # it may be in use in other threads
-            limiter._budget.expect_times()
+        limiter._expect_times()
         context = copy_context()
         context.run(_retry.set, 0)  # an item whose call runs this batch has its own
         context.run(sent.set, UNMARKED)
         context.run(longest_pause.set, min(longest_pause.get(), self.rate_limit_timeout))
         batch = Batch(items, limiter=limiter, attempts=Attempts(self, call, check), context=context)
-        context.run(be_around_the_calls_of, batch._live, limiter)
+        context.run(be_around_the_calls_of, batch.live, limiter)
         return await batch.run()
 
     def _tokens_of(self, index: int, item: Any) -> int:  # noqa: ARG002  (for those that count tokens)

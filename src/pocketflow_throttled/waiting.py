@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections import OrderedDict
 from itertools import takewhile
-from threading import get_ident
+from threading import RLock, get_ident
 from typing import TYPE_CHECKING, Protocol
 
 from .granting import Granting
@@ -51,6 +51,14 @@ class Waiting(Granting):
         self._waking = False
         self._wake_again = False
         self._timer: tuple[asyncio.TimerHandle, asyncio.AbstractEventLoop, float] | None = None
+
+    def _begin_anew(self) -> None:
+        """Let nobody hold or wait for a slot: in a child process, whoever does so does it in the parent."""
+        self._lock = RLock()  # another thread of the parent may have held it
+        self._thread = 0  # no thread's: the parent's loop looks as if it ran here too
+        self._queue.clear()
+        self._active = 0
+        self._timer, self._waking = None, False
 
     def _pause_no_longer_than_sure(self) -> None:
         """End the pause that a refusal asked for, as that turned out to say nothing of other calls."""
