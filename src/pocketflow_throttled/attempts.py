@@ -133,21 +133,21 @@ class Trouble:
             self._refused_for += min(now - self._refused_at, self._asked + permit.held_for())
         self._refused_at = now
         self._refusals += 1
-        permit.not_served(is_down=attempts.drought > 0 or signals.is_overload(error))
+        refusal = signals.read_error(error)  # None: only the user's hook takes it for one
+        permit.not_served(is_down=attempts.drought > 0 or (refusal is not None and refusal.overloaded))
         attempts.drought = max(attempts.drought, self._refused_for)
         attempts.state.refused += 1
         attempts.state.streak = 0
-        reason = self._hold_back(error)
+        reason = self._hold_back(error, refusal)
         final = attempts.node._as_final(error, self._refusals) if reason is None else explained(error, reason)
         attempts.given_up += final is not None and self._is_too_long(attempts.drought)
         self._asked = max(limiter.paused_for, limiter._held_for(), limiter._told_wait(), _growing_wait(self._refusals))
         return final
 
-    def _hold_back(self, error: Exception) -> str | None:
+    def _hold_back(self, error: Exception, refusal: signals.Refusal | None) -> str | None:
         """Let the limiter pause for a refusal, unless it is final, and return why to give the item up; None: do not."""
         attempts, permit = self._attempts, self._permit
         node, limiter = attempts.node, permit.limiter
-        refusal = signals.read_error(error)
         left = max(0.0, node.rate_limit_timeout - self._refused_for)
         told = signals.headers_of(error)
         final = refusal.reason if refusal is not None and refusal.final else None  # such a one says nothing of the other items

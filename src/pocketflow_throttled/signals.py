@@ -139,12 +139,6 @@ def read_error(exc: BaseException) -> Refusal | None:
     return _read_along(exc, _GROUPS)
 
 
-def is_overload(exc: BaseException) -> bool:
-    """Return whether an exception says that the API has too much to do, for whoever calls."""
-    refusal = read_error(exc)
-    return refusal is not None and refusal.overloaded
-
-
 def _read_along(exc: BaseException, groups: int) -> Refusal | None:
     for error in causes(exc):
         refusal = _read_group(error, groups) if isinstance(error, BaseExceptionGroup) else _read(error)
