@@ -68,7 +68,7 @@ class RateLimiter(Observing):
         )
         limiters.add(self)
 
-    # --- taking and giving back ---------------------------------------------------------------------------------
+    # --- taking and giving back
 
     async def __aenter__(self) -> Self:
         lock = self._lock
@@ -189,7 +189,7 @@ class RateLimiter(Observing):
             self._paused_until = self._surely_paused_until = -math.inf
             self._wake()
 
-    # --- settings -----------------------------------------------------------------------------------------------
+    # --- settings
 
     @property
     def max_concurrent(self) -> int:
@@ -296,7 +296,7 @@ class RateLimiter(Observing):
             "adaptive": adaptive,
         }
 
-    # --- what it is doing ---------------------------------------------------------------------------------------
+    # --- what it is doing
 
     @property
     def active(self) -> int:

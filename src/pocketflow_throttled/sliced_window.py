@@ -109,7 +109,7 @@ class SlicedWindow(CountedWindow):
             if spend.is_refused:
                 self.slice.refuse(spend.of_slice)
 
-    # --- what is done in the window is done in its slice ----------------------------------------------------------
+    # --- what is done in the window is done in its slice
 
     def stretch(self, spread: float, least: float = 0.0, *, cold: bool = False) -> None:
         """Count each start for longer, in its slice too."""
