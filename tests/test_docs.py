@@ -99,6 +99,22 @@ def test_each_module_imports_only_from_its_row_of_the_design_page_and_those_abov
             assert imported <= above, f"{name} imports {sorted(imported - above)}"
 
 
+def test_the_api_reference_shows_what_public_classes_have_from_others() -> None:
+    settings = (DOCS / "mkdocs.yml").read_text(encoding="utf-8")
+    shown = re.search(r"inherited_members: \[(.*)\]", settings)
+    assert shown is not None
+    public = [getattr(pocketflow_throttled, name) for name in pocketflow_throttled.__all__]
+    own = [base for owner in public if isinstance(owner, type) for base in owner.__mro__ if base not in public]
+    members = [
+        name
+        for base in own
+        if base.__module__.startswith("pocketflow_throttled.")
+        for name, member in vars(base).items()
+        if not name.startswith("_") and getattr(member, "__doc__", None) and (callable(member) or hasattr(member, "__get__"))
+    ]
+    assert sorted(set(members)) == sorted(shown[1].split(", "))
+
+
 LINK = re.compile(r"\]\((?!https?:)([^)#\s]+)?(?:#([^)]*))?\)")
 
 
