@@ -69,7 +69,7 @@ class Observing(Waiting):
         """Observe the headers of a response, of any client: an event hook for httpx and httpx2.
 
         Example:
-            AsyncOpenAI(http_client=httpx2.AsyncClient(event_hooks={"response": [limiter.observe_response]}))
+            AsyncOpenAI(http_client=DefaultAsyncHttpxClient(event_hooks={"response": [limiter.observe_response]}))
         """
         is_refused = (status_of(response) or 0) >= _FAILED
         self._observe(lowered(told_by(response, "headers")), longest_pause.get(), is_refused=is_refused)
