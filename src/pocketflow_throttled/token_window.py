@@ -154,7 +154,7 @@ class TokenWindow(Window):
     def refuse(self, spend: Spend) -> bool:
         """Remember that a server refused a call, which counts here for what it was, but not at most servers.
 
-        Return whether that tells how the server counts.
+        Return whether that tells how the server counts: of what calls cost alone, it does not.
         """
         if spend.in_window and not spend.is_refused:
             spend.is_refused = True
