@@ -774,3 +774,20 @@ def test_a_rate_is_not_guessed_by_a_few_starts_where_it_was_closed_for_long() ->
     rate.evidence.refused(started=0.15)
     rate.explain(Closing(opened=0.0, since=0.15, last=2.5, tries=3, is_rate=True), now=3.5)
     assert rate.held is None
+
+
+def test_a_window_that_a_long_wait_may_have_meant_is_forgotten_with_all_times() -> None:
+    rule = AdaptiveRule(Adaptive(initial_concurrent=10, max_concurrent=50))
+    for call in range(60):
+        rule.started(0.1 * call, 2)
+        rule.succeeded(0.1 * call + 0.05, 0.1 * call, 2, in_use=False, clean=True)
+    rule.started(6.0, 10)
+    rule.refused(6.1, 6.0, 10, hint=54.0)  # either 60 in a minute, or fewer than 10 at once
+    rule.started(60.2, 5)
+    rule.succeeded(60.3, 60.2, 5, in_use=True, clean=True)
+    rule.forget_times()
+    rule.started(1000.0, 1)
+    rule.refused(1000.1, 1000.0, 1, hint=30.0)
+    rule.started(1030.2, 1)
+    rule.succeeded(1030.3, 1030.2, 1, in_use=False, clean=True)
+    assert rule.rate.held is None

@@ -52,7 +52,6 @@ class Blame:
         self._timing = timing
         self.ceiling = Ceiling(timing)
         self.set_settings(settings)
-        self._asked = Asked(timing)
         self._is_cap = False  # whether it was refused beyond the ceiling without a burst too
         self.forget_times()
 
@@ -62,9 +61,10 @@ class Blame:
         self.ceiling.rare = 2 * settings.recovery_threshold
 
     def forget_times(self) -> None:
-        """Forget the rate."""
+        """Forget the rate, and what was meant by long waits."""
         self.rate = LearnedRate(self._timing)
         self._chance = Chance(self.rate.evidence)
+        self._asked = Asked(self._timing)
 
     # --- a refusal while the API is open
 
