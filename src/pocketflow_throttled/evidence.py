@@ -168,14 +168,17 @@ class Evidence:
         before = bisect_right(self.starts, now)
         return before < count or self.starts[before - count] + seconds <= now + 1e-9
 
-    def most(self, seconds: float, since: float = -math.inf, until: float = math.inf) -> int:
-        """Return the most starts in any `seconds`, of those from `since` on and before `until`."""
+    def most(self, seconds: float, since: float = -math.inf, until: float = math.inf, *, enough: float = math.inf) -> int:
+        """Return the most starts in any `seconds`, of those from `since` on and before `until`; or more than `enough`."""
         starts = list(self.starts)[bisect_left(self.starts, since) : bisect_left(self.starts, until)]
         most = first = 0
         for index, start in enumerate(starts):
             while first < index and starts[first] <= start - seconds:
                 first += 1
-            most = max(most, index - first + 1)
+            if index - first >= most:
+                most = index - first + 1
+                if most > enough:
+                    break
         return most
 
     def window(self, closing: Closing, now: float) -> Window | None:
@@ -220,8 +223,10 @@ class Evidence:
         best: tuple[float, float, int] | None = None
         for seconds in lengths:
             least = min(self.between(max(refusal - seconds, since - 1e-9), refusal) for refusal in refusals)
-            most = self.most(seconds, since)
-            misfit = most / least if least else math.inf
+            if not least:
+                continue
+            most = self.most(seconds, since, enough=blur * least)  # a full log takes long to look through, to no end
+            misfit = most / least
             if misfit <= blur and (best is None or misfit < best[0]):
                 best = (misfit, seconds, max(least, most))
         return None if best is None else best[1:]
