@@ -78,7 +78,7 @@ class Ceiling:
             return
         if self._beyond_since is None:
             self._beyond_since = now
-        elif now > self._beyond_since + 1.5 * (self.timing.refusal or 0.0):
+        elif now > self._beyond_since + self.timing.surely_refused_in:
             self._beyond += 1
 
     def is_to_be_lifted(self, limit: int) -> bool:

@@ -53,7 +53,7 @@ class Probing:
     def _known_at(self) -> float:
         """When the first start beyond what is known would have been refused."""
         assert self._beyond_since is not None
-        return self._beyond_since + 1.5 * (self._timing.refusal or 0.0) + 1e-3
+        return self._beyond_since + self._timing.surely_refused_in + 1e-3
 
     def is_beyond(self, started: float) -> bool:
         """Whether a refused call is one that only a probe allowed."""

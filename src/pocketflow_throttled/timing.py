@@ -59,9 +59,14 @@ class Timing:
         return _FIRST_SPACING if self.latency is None else min(_FIRST_SPACING, self.latency * _SPACING_OF_LATENCY)
 
     @property
+    def surely_refused_in(self) -> float:
+        """Seconds after which a call that would be refused has been, as far as any was."""
+        return _SURELY * (self.refusal or 0.0)
+
+    @property
     def unrefused_after(self) -> float:
         """Seconds after which a call that was not refused was admitted."""
-        return _SURELY * (self.refusal or 0.0) + _FIRST_GAP
+        return self.surely_refused_in + _FIRST_GAP
 
     def cost(self, hint: float | None, limit: int) -> float:
         """Return as how many calls a refusal costs: if the API asks for a pause, all those of that time."""
@@ -92,7 +97,7 @@ class Timing:
         gap = max(self.first_gap, least)
         if tries == 1:
             return gap
-        gap = max(gap, _SURELY * (self.refusal or 0.0))
+        gap = max(gap, self.surely_refused_in)
         grown = gap * _GAP_GROWTH ** min(tries - 1, 50)
         gap = min(grown, max(gap, _GAP_OF_CYCLE * (now - opened)), max(gap, _LONGEST_GAP))
         gap *= random.uniform(1 - _JITTER, 1 + _JITTER)
