@@ -46,6 +46,8 @@ class LearnedWindow(Probing):
         is_refuted: whether a call was served that no such window admits.
     """
 
+    gap = 0.0  # seconds in which no call can be admitted again: none
+
     def __init__(self, evidence: Evidence, timing: Timing, window: Window) -> None:
         self._is_usual = window.seconds in USUAL_WINDOWS
         super().__init__(evidence, timing, window.count, window.seconds * (_CLOCK_MARGIN if self._is_usual else 1))
@@ -59,8 +61,6 @@ class LearnedWindow(Probing):
         self._is_doubted = window.is_doubted
         self._is_again: bool | None = None  # whether a first probe that was refused is made again; None: none was
         self._probe()  # at once: if the API was down for so long, there is no window, and more is admitted before it has passed
-
-    gap = 0.0  # seconds in which no call can be admitted again: none
 
     # --- what it allows
 
