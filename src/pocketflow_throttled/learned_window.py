@@ -57,9 +57,12 @@ class LearnedWindow(Probing):
         self._shorter: float | None = None  # a length to try ...
         self._tried_since = math.inf  # ... since a call started that only it allows
         self._step, self._after = 1, 1
+        self._is_first_step = True  # since it was refused beyond what is known: one call goes there first
         self.is_refuted = False
         self._is_doubted = window.is_doubted
         self._is_again: bool | None = None  # whether a first probe that was refused is made again; None: none was
+        self._has_passed = False  # whether a call was served that started as soon as it was thought to have passed ...
+        self._tries_at = -math.inf  # ... and when one did, which goes first
         self._probe()  # at once: if the API was down for so long, there is no window, and more is admitted before it has passed
 
     # --- what it allows
@@ -67,8 +70,12 @@ class LearnedWindow(Probing):
     def opens_at(self, now: float) -> float:
         """Return when the next start is allowed, given those there were."""
         at = self._opens_at(now)
+        if not self._has_passed:
+            at = max(at, self._tries_at + self._timing.unrefused_after)
         if self._is_again:
             at = max(at, self._again_at())
+        if self._is_first_step and self._beyond_since is not None and not self._evidence.allows(*self._good, max(at, now)):
+            at = max(at, self._known_at)
         if at <= now:
             return now
         if self._beyond_since is not None and not self._is_again and self._known_at < at:
@@ -102,6 +109,8 @@ class LearnedWindow(Probing):
     def started(self, now: float, level: int) -> None:
         """Stamp a start, and probe upwards when enough of them were held back."""
         is_held_back = self._was_held_back(now)
+        if is_held_back and not self._has_passed and now - self._evidence.starts[-1] > _PAUSE * self.seconds:
+            self._tries_at = now
         # Calls that follow each other as in the cycle before, only a bit sooner, are no evidence that more fit.
         is_beyond = self.is_probing and not self._evidence.allows(self._good[0], self._surely_shorter, now)
         self._evidence.started(now, level)
@@ -126,6 +135,8 @@ class LearnedWindow(Probing):
         """Take note that a call was served: a shorter length that it tried is the right one, or there is no such window."""
         if self._is_again and started == self._beyond_since:
             self.is_refuted = True
+        if started == self._tries_at:
+            self._has_passed = True
         if self._shorter is not None and started >= self._tried_since:
             self._is_usual = False
             self.seconds = self._shorter
@@ -169,6 +180,7 @@ class LearnedWindow(Probing):
 
     def _accept(self, now: float) -> None:
         """Take what was not refused in the time that a refusal takes for good, and try a step twice as large."""
+        self._is_first_step = False
         taken = self._known_at - (self._beyond_since or 0.0)
         known = self._evidence.between(now - self.seconds, now - taken)
         self.count = min(self.count, max(self._good[0], known))
@@ -185,7 +197,7 @@ class LearnedWindow(Probing):
         """
         self._after = _RARER * max(_FEWEST_STARTS, self._base, self._after)
         self._is_sure = True
-        self.count, self._step = self._base, 1
+        self.count, self._step, self._is_first_step = self._base, 1, True
         self._good = (self.count, self.seconds)
         is_made = self._beyond_since is not None
         self._end_step()
