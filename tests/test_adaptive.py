@@ -316,6 +316,33 @@ def test_refused_calls_that_are_under_way_for_long_do_not_count_for_what_was_adm
     assert sum(speeds) / len(speeds) >= 0.7, speeds
 
 
+def test_a_cap_that_is_raised_is_found_out_soon_though_each_refusal_asks_to_wait() -> None:
+    """A refused probe costs a pause, so it is made rarely; but what a raised cap allows is missed for longer."""
+    took = []
+    for seed in range(4):
+        api, node = uneven(seed, (0.5, 1.5), (0.0, 0.02), max_concurrent=lambda at: 6 if at < 40 else 20, retry_after=2.0)
+        took.append(seconds_for(node, 1280))
+        assert api.refused <= 0.015 * 1280
+
+    assert sum(took) / len(took) <= (40 + (1280 - 6 * 40 / 1.02) / (20 / 1.02)) / 0.62
+
+
+def test_what_may_fit_into_a_window_is_tried_with_one_call_and_no_burst() -> None:
+    refused = []
+    for seed in range(4):
+        limits = {"max_per_window": 227, "window_seconds": 28.8, "algorithm": "fixed_window", "retry_after": False}
+        api, node = uneven(seed, (0.3, 0.9), (0.0, 0.0), refusal_latency=0.05, **limits)
+
+        async def later(node: Adapting = node) -> None:
+            await asyncio.sleep(19.1)
+            await node.run_async({"items": range(600)})
+
+        run_virtual(later())
+        refused.append(api.refused)
+
+    assert sum(refused) / len(refused) <= 0.062 * 600
+
+
 @pytest.mark.parametrize("hint", [True, False])
 def test_two_a_second_of_calls_that_all_take_15_seconds_are_not_taken_for_a_cap(hint: bool) -> None:
     """A few calls start together, so a few of them end together, and the next few are refused together."""

@@ -13,7 +13,7 @@ from pocketflow_throttled import Adaptive
 from pocketflow_throttled.aimd import AdaptiveRule
 from pocketflow_throttled.ceiling import Ceiling
 from pocketflow_throttled.closing import Closing, Refusal
-from pocketflow_throttled.evidence import Evidence
+from pocketflow_throttled.evidence import Evidence, Window
 from pocketflow_throttled.learned_rate import LearnedRate
 from pocketflow_throttled.learned_window import LearnedWindow
 from pocketflow_throttled.timing import Timing
@@ -165,6 +165,29 @@ def test_a_usual_window_is_doubted_once(seconds: float) -> None:
         opened += rate.seconds
     assert shorter == 1
     assert (rate.count, rate.seconds) == (30, pytest.approx(1.005 * seconds))
+
+
+def test_one_call_tries_whether_a_window_has_passed_until_it_is_known_when_it_does() -> None:
+    evidence, timing = Evidence(), Timing()
+    timing.refused(0.2)
+    window = LearnedWindow(evidence, timing, Window(seconds=17.0, count=10, too_short=17.0, is_sure=True))
+    starts = [0.0]
+
+    def start() -> None:
+        starts.append(window.opens_at(starts[-1]))
+        window.started(starts[-1], 1)
+
+    for _ in range(11):  # ten are known to fit, and one more is tried
+        start()
+    evidence.forget(starts[-1])
+    window.correct(starts[-1], wait=0.0)
+    for _ in range(10):
+        start()
+    assert starts[-10:] == [17.0, *[17.0 + timing.unrefused_after] * 9]
+    window.succeeded(17.0)
+    for _ in range(10):
+        start()
+    assert starts[-10:] == [34.0, *[34.0 + timing.unrefused_after] * 9]  # as the window has room, and none goes first
 
 
 def test_a_window_of_which_every_start_was_refused_at_last_is_no_trouble() -> None:
@@ -726,6 +749,35 @@ def test_a_ceiling_that_holds_is_tried_after_fewer_calls_where_they_are_slow() -
     assert rarest(0.1) == rarest(1.0) == 160  # a second in 160 calls, or 20 of them
     assert rarest(1.6) == 100  # twenty seconds
     assert rarest(5.0) == rarest(60.0) == 80  # a refused call in so many is what it may cost
+
+
+def test_a_ceiling_is_tried_sooner_where_one_below_it_turned_out_to_be_none() -> None:
+    timing = Timing()
+    timing.served(1.0)
+    ceiling = Ceiling(timing, rare=20)
+    ceiling.found(8, is_doubted=False)
+    for _ in range(9):
+        ceiling.probe_more_rarely(1.0)
+    assert not ceiling.is_to_be_probed(8, 159)
+    ceiling.lift(9)
+    ceiling.probe_more_rarely(1.0)
+    assert ceiling.is_to_be_probed(9, 20)
+
+
+def test_a_small_step_beyond_a_ceiling_that_went_well_by_chance_is_taken_back_and_cuts_nothing() -> None:
+    ceiling = Ceiling(Timing())
+    ceiling.found(20, is_doubted=False)
+    ceiling.lift(21)
+    assert ceiling.went_too_far(21)
+    assert not ceiling.went_too_far(20)  # with as many as were admitted for long
+    ceiling.probe_refused(21)
+    assert ceiling.level == ceiling.target == 20
+    ceiling.lift(21)
+    ceiling.stands()  # it went well for long
+    assert not ceiling.went_too_far(21)
+    ceiling.found(4, is_doubted=False)
+    ceiling.lift(5)
+    assert not ceiling.went_too_far(5)  # a fourth of it is not small
 
 
 @pytest.mark.parametrize("hint", [None, 1.0])

@@ -243,6 +243,7 @@ class AdaptiveRule:
             self.rate.widen((self.limit + ceiling.step) / self.limit)
             self._change(now, self.limit + ceiling.step, "probe went well")
         elif ceiling.is_to_be_probed(self.limit, self._earned):
+            ceiling.stands()
             self._change(now, ceiling.level + ceiling.step, "probe")
 
     # --- down

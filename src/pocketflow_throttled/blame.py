@@ -137,9 +137,12 @@ class Blame:
         ceiling, rate = self.ceiling, self.rate
         if self._asked.is_news(refusal) and not rate.probes_window(refusal.started):
             return None
-        if ceiling.level is None or not ceiling.is_probed_by(refusal.level, limit):
+        is_probe = ceiling.is_probed_by(refusal.level, limit)
+        if not is_probe and not rate.is_pace:
+            is_probe = ceiling.went_too_far(refusal.level)
+        if ceiling.level is None or not is_probe:
             return Verdict(limit, "the rate was corrected") if rate.absorbs(refusal.started, refusal.hint or 0.0) else None
-        ceiling.probe_refused()
+        ceiling.probe_refused(refusal.level)
         if rate.is_smoothing:
             self._is_cap = True
             rate.roughen()
@@ -181,6 +184,7 @@ class Blame:
         if rate.explain(closing, at, asked.window):
             before = asked.before(closing)
             ceiling.level, ceiling.target = before.ceiling, before.target
+            ceiling.stands()
             return Verdict(before.target, "it was a rate", before.proven)
         asked.seconds = max(0.0, closing.hinted_until - closing.last)
         if closing.before.ceiling is not None and rate.is_unexplained:

@@ -6,6 +6,7 @@ time goes beyond it, at first soon, then more and more rarely. What was not refu
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -15,13 +16,17 @@ if TYPE_CHECKING:
 # Successes between two probes: what watching for a rising cap may cost is a refused call in so many. Where so many take longer
 # than it should be missed for, they are fewer.
 _RAREST_PROBE, _MISSED_FOR, _FEWEST = 160, 20.0, 80
-_DEAREST, _DEARER = 20, 4  # times as rare at the most, in all and at one refusal, where that costs more than its call
+# Where the API asks to wait, a refused probe costs a pause. To probe rarely costs what a raised cap is missed for, and often, the
+# pauses: the sum is least at so many times the root of a pause, in seconds. But a long one costs no more than one in so many.
+_RARELY, _CHEAP = 40, 20
+_DEARER = 4  # times as rare at the most, after one refusal
 _WORTH = 5  # successes, at least, for each call that a refused probe costs
 _DOUBTED = 3  # successes before a new ceiling is tried for the first time
 _CONFIRMED = 5  # starts beyond a ceiling, none refused, that lift it
 _DISPROVED = 2  # times lifted: what refuses is no cap
 _NEAR = 0.8  # of a ceiling: while one call probes, another may arrive before it and leave it, or itself, no room
 _BLUR = 16  # a part of it by which the network blurs it
+_SMALL = 6  # a part of it: a step no larger may have gone well by chance
 
 
 @dataclass(slots=True)
@@ -43,6 +48,8 @@ class Ceiling:
     level: int | None = None
     target: int = 0
     step: int = 1
+    _before: int = 0  # it was lifted for the last time
+    _is_new: bool = False  # lifted since a probe was refused
     _probe_after: int = 0
     _lifts: float = 0.0
     _beyond: int = 0
@@ -50,14 +57,14 @@ class Ceiling:
 
     def found(self, level: int, *, is_doubted: bool, cost: float = 1.0) -> None:
         """Take a level for the ceiling, beyond which a call was just refused, at a cost of so many calls."""
-        self.level = self.target = level
+        self.level = self.target = self._before = level
         self.step = 1
         self._probe_after = max(_DOUBTED, int(cost)) if is_doubted else self._rarer(0, cost)
 
     def stay_clear(self, limit: int) -> None:
         """Lower it a bit, but not below `limit`: it was refused below, so the network blurs it."""
         if self.level is not None:
-            self.level = self.target = max(limit, self.level - max(1, self.level // _BLUR))
+            self.level = self.target = self._before = max(limit, self.level - max(1, self.level // _BLUR))
 
     @property
     def is_disproved(self) -> bool:
@@ -87,9 +94,11 @@ class Ceiling:
 
     def lift(self, limit: int) -> None:
         """Raise it to a limit that went well: the next step is twice as large, and at once."""
+        self._before = self.level or limit
         self.level = self.target = limit
         self.step *= 2
         self._lifts += 1
+        self._is_new = True
 
     def is_to_be_probed(self, limit: int, successes: int) -> bool:
         """Return whether so many successes, with this limit, allow a probe."""
@@ -99,16 +108,32 @@ class Ceiling:
         """Return whether a call that was the `level`-th under way was refused for a probe."""
         return self.level is not None and (level > self.level or (limit > self.level and level > _NEAR * self.level))
 
-    def probe_refused(self) -> None:
-        """Take note of a refused probe."""
+    def went_too_far(self, level: int) -> bool:
+        """Return whether one was refused for the last step of a probe, which was small and may have gone well by chance."""
+        if self.level is None or self.is_disproved:
+            return False
+        return level > self._before and self.level - self._before <= self._before // _SMALL
+
+    def stands(self) -> None:
+        """Take it for sure: it went well for as long as it takes to probe it again."""
+        self._before = self.level or 0
+
+    def probe_refused(self, level: int) -> None:
+        """Take note of a refused probe, the `level`-th call under way: with so few, the last step went too far as well."""
         self.step = 1
+        if self.level is not None and level <= self.level:
+            self.level = self.target = min(self.level, max(self._before, level - 1))
         self._lifts = max(0.0, self._lifts - 0.5)
 
     def probe_more_rarely(self, cost: float) -> None:
         """Wait longer before the next probe: a refused one costs as much as `cost` calls."""
-        self._probe_after = self._rarer(int(2 * min(cost, _DEARER) * self._probe_after), cost)
+        after = 0 if self._is_new else int(2 * min(cost, _DEARER) * self._probe_after)
+        self._is_new = False
+        self._probe_after = self._rarer(after, cost)
 
     def _rarer(self, after: int, cost: float) -> int:
-        missed = _MISSED_FOR * (self.level or 1) / (self.timing.latency or 1.0)
-        rarest = int(max(_FEWEST, min(missed, _RAREST_PROBE)) * max(1.0, min(cost, _DEAREST)))
-        return min(max(after, self.rare, int(_WORTH * cost)), rarest)
+        a_second = (self.level or 1) / (self.timing.latency or 1.0)
+        rarest = max(_FEWEST, min(_MISSED_FOR * a_second, _RAREST_PROBE))
+        if cost > 1:
+            rarest = max(rarest, _RARELY * math.sqrt(cost * a_second), _CHEAP * cost)
+        return min(max(after, self.rare, int(_WORTH * cost)), int(rarest))
