@@ -113,6 +113,30 @@ def test_a_limit_per_day_is_not_taken_for_one_a_minute() -> None:
     assert observed(RateLimiter(5, 30), 20, 10, "12h").max_per_window == 30
 
 
+@pytest.mark.parametrize(("limit", "remaining", "reset"), [(500, 499, "60s"), (5000, 4999, "1m0s"), (1000, 985, "59")])
+def test_the_first_answer_of_a_minute_that_ends_at_once_tells_its_limit(limit: int, remaining: int, reset: str) -> None:
+    assert observed(RateLimiter(), limit, remaining, reset).max_per_window == limit
+
+
+@pytest.mark.parametrize(
+    ("requests", "tokens"),
+    [
+        ((60, 59, "1s"), (150_000, 149_984, "6m0s")),  # platform.openai.com/docs/guides/rate-limits
+        ((14_400, 14_370, "2m59.56s"), (18_000, 17_997, "7.66s")),  # console.groq.com/docs/rate-limits
+    ],
+)
+def test_the_headers_on_the_pages_of_providers_tell_a_limit_of_tokens(
+    requests: tuple[int, int, str], tokens: tuple[int, int, str]
+) -> None:
+    limiter = RateLimiter()
+    told = {}
+    for kind, values in (("requests", requests), ("tokens", tokens)):
+        for name, value in zip(("limit", "remaining", "reset"), values, strict=True):
+            told[f"x-ratelimit-{name}-{kind}"] = str(value)
+    limiter.observe(told)
+    assert limiter.max_tokens_per_window == tokens[0]
+
+
 def test_a_window_the_server_names_is_held_as_it_is() -> None:
     async def main() -> list[float]:
         limiter = RateLimiter(50)

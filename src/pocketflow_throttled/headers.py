@@ -27,7 +27,8 @@ Kind = Literal["requests", "tokens"]
 
 _PARAMETER = re.compile(r"\b([a-z]{1,20})\s?=\s?(\d{1,15})(?![\d_])", re.ASCII)
 _MOST = 1e15  # of anything that is counted
-_HOUR = 3600.0
+_HOUR, _DAY = 3600.0, 86400.0
+_ABOUT = 1.25  # times as long, or as short: a reset may be told to the full second
 _HARDLY_USED = 0.1  # of a limit: what is left may be rounded
 
 # Kind, pattern of the names, and the window that they tell.
@@ -71,14 +72,18 @@ class Quota:
     def is_longer_than(self, seconds: float) -> bool:
         """Return whether its window is known to be longer.
 
-        Some servers (Groq) count requests by the day under the names that others (OpenAI) use for a minute: then the part that
-        is used takes too long to come back.
+        Some servers (Groq) count requests by the day under the names that others (OpenAI) use for a minute, and let them come
+        back bit by bit: then what is used tells the day. Tokens are counted by the minute under all of these names. Any other
+        length tells nothing: by the first answer of a minute which comes back at once, all of it would take hours.
         """
         if self.window is not None:
             return self.window > seconds
         if self.limit is None or not self.remaining or self.reset is None or self.remaining >= self.limit:
             return False
-        return not self.is_guess and self.reset * self.limit / (self.limit - self.remaining) > seconds
+        if self.is_guess:
+            return False
+        days = self.reset * self.limit / (self.limit - self.remaining) / _DAY
+        return self.reset > seconds or (self.kind == "requests" and seconds < _DAY and 1 / _ABOUT <= days <= _ABOUT)
 
 
 def parse_wait(value: object, now: datetime | None = None) -> float | None:
