@@ -233,6 +233,8 @@ REFUSED: dict[str, tuple[Exception, float | None]] = {
     "botocore, in mid-stream": (EventStreamError("throttlingException", "Too many tokens"), None),
     "google-api-core": (Exception("429 Quota exceeded. [retry_delay {\n  seconds: 12\n}\n]"), 12.0),
     "google-api-core, nanoseconds": (Exception("429 x [retry_delay {\n  seconds: 12\n  nanos: 500000000\n}\n]"), 12.5),
+    "litellm, of Gemini": (LiteLLMError(f"litellm.RateLimitError: GeminiException - {json.dumps(gemini('53.5s'))}", 429), 53.5),
+    "google-genai, quoted": (RuntimeError(f"429 RESOURCE_EXHAUSTED. {gemini('7s')}"), 7.0),
     "aiohttp": (ClientResponseError(429, "Too Many Requests", {"Retry-After": "3"}), 3.0),
     "aiohttp, 503": (ClientResponseError(503, "x", {"Retry-After": "3"}), 3.0),
     "urllib3": (Exception("Max retries exceeded (Caused by ResponseError('too many 429 error responses'))"), None),

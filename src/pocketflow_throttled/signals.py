@@ -36,7 +36,7 @@ _BUSY_TEXT = re.compile(r"\bserver (?:is )?(?:currently |too )?busy\b", re.IGNOR
 _OVERLOADED_TYPE = "overloaded_error"  # Anthropic's: in mid-stream, with status 200; litellm passes it on as a 500
 _REFUSED_CODES = frozenset({"rate_limit_error", "rate_limit_exceeded"})  # Anthropic's and OpenAI's, in mid-stream
 _HINT = re.compile(
-    r"\b(?:try again|retry(?:ing)?|wait|resets?|available) (?:in|after|for)? ?~?(?:"
+    r"(?:\b(?:try again|retry(?:ing)?|wait|resets?|available) (?:in|after|for)? ?~?|\bretryDelay['\"]: ?['\"])(?:"
     r"((?:\d{1,9}(?:\.\d{1,9})?(?:ms|s|m|h|d)){1,5})\b|(\d{1,9}(?:\.\d{1,9})?) ?sec(?:ond)?s?\b)"
     r"|\bretry_delay \{\s{1,9}seconds: (\d{1,9})(?:\s{1,9}nanos: (\d{1,9}))?\b",  # Google's, as its older clients print it
     re.IGNORECASE,
