@@ -278,6 +278,10 @@ FINAL: dict[str, tuple[Exception, str]] = {
     "google-genai, 0": (ClientError(429, gemini(text="* Quota exceeded for metric: x, limit: 0")), "limit is 0"),
     "mistralai": (SDKError(response(httpx2, 429, {}, {"x-ratelimit-limit-req-minute": "0"})), "limit is 0"),
     "groq": (GroqError(413, error(code="rate_limit_exceeded", message="Request too large for model")), "never fit"),
+    "groq, without a code": (
+        GroqError(413, error(message="Request too large for model m on tokens per minute (TPM): Limit 6000, Requested 9000.")),
+        "never fit",
+    ),
     "litellm": (LiteLLMError(QUOTA_TEXT, 429), "insufficient_quota"),
     "httpx": (by_http(httpx, 429, error(code="insufficient_quota")), "insufficient_quota"),
     "openai, billing": (by_openai(429, error(code="billing_not_active")), "billing_not_active"),

@@ -186,7 +186,7 @@ def _read(error: BaseException) -> Refusal | None:
     by_reset = hint is None
     if by_reset:
         hint = _longest_reset(fields)
-    if status == _TOO_LARGE and "rate_limit_exceeded" in codes:  # Groq's
+    if status == _TOO_LARGE and ("rate_limit_exceeded" in codes or any(map(_ASKED_FOR.search, texts))):  # Groq's
         return Refusal(None, final=True, reason="the request can never fit the limit")
     if not _is_refusal(error, status, codes, texts, hint):
         return None
