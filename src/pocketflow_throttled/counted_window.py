@@ -57,7 +57,7 @@ class CountedWindow(TokenWindow):
         (150, 150, 150, 700)
     """
 
-    __slots__ = ("_more", "_settled", "_unexplained", "counting")
+    __slots__ = ("_is_told", "_more", "_settled", "_unexplained", "counting")
 
     def __init__(self, limit: int, seconds: float) -> None:
         super().__init__(limit, seconds)
@@ -66,6 +66,7 @@ class CountedWindow(TokenWindow):
     def _begin_to_count(self) -> None:
         self.counting = Counting(self.seconds)
         self._more = [0] * len(Way)  # what is counted beyond the total, by the way in which it is
+        self._is_told = False  # by a server, what is left
         self._settled: deque[tuple[float, int]] = deque()  # when calls ended, and what they cost more than was estimated
         self._unexplained: _Unexplained | None = None
 
@@ -126,7 +127,16 @@ class CountedWindow(TokenWindow):
             leaving = list(takewhile(lambda each: each.time + self.seconds <= now + _ARRIVES, self.spends))
             room += sum(each.cost + max(0, each.more()[Way.ESTIMATE]) for each in leaving if not each.is_refused)
             room += _ENDED * max(0, spend.estimated - spend.cost)
-            self.counting.started(now, beyond, self._beyond(room, cost))
+            clearly = self._beyond(room, cost)
+            if self._is_told:  # then answers rule out as well, and of a try that any bucket has room for nothing follows
+                known = self.counting.is_ruled_out
+                clearly = [way for way in clearly if known(way) or not self._fits_bucket(now, way)]
+            self.counting.started(now, beyond, clearly)
+
+    def _fits_bucket(self, now: float, way: Way) -> bool:
+        """Whether what was booked would fit a bucket that counts in one way."""
+        arrives = now + _ARRIVES
+        return in_bucket(self.spends, way, moments=(arrives, arrives), rate=self._limit / self.seconds) <= self._limit
 
     def compare(
         self,
@@ -148,6 +158,7 @@ class CountedWindow(TokenWindow):
             is_bucket: whether the server's limit is known to come back bit by bit.
             began_at: when its window began, if it is known to be a fixed one.
         """
+        self._is_told = True
         if not self._more[Way.SETTLED] and not self._more[Way.ESTIMATE]:
             return
         if started > -math.inf:

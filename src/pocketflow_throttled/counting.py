@@ -137,6 +137,10 @@ class Counting:
         """The way, as far as it is known."""
         return max((way for way, doubt in self._doubts.items() if doubt.is_known), default=Way.COST)
 
+    def is_ruled_out(self, way: Way) -> bool:
+        """Whether the server is known not to count in a way."""
+        return self._doubts[way].is_ruled_out
+
     def may_start(self, now: float, beyond: Iterable[Way]) -> bool:
         """Whether a call may start that would not fit if the server counted in one of these ways."""
         doubts = self._doubts
