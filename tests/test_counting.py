@@ -134,6 +134,17 @@ def test_what_calls_cost_explains_a_refusal_if_they_told_of_less_before_it() -> 
     assert window.counting.opens_at(5.0) > 60.0
 
 
+def test_what_seemed_to_be_of_others_explains_no_refusal_that_tells_how_is_counted() -> None:
+    window = CountedWindow(limit=1000, seconds=60.0)
+    for _ in range(4):
+        window.correct(window.add(0.0, 100, estimated=180), 100, 0.0)
+    window.take_away(300, 60.0, 60.0)
+    under_way = window.add(1.0, 100, estimated=100)
+    assert window.refuse(window.add(1.0, 100, estimated=180))
+    window.correct(under_way, 250, 5.0)
+    assert window.counting.way is Way.ESTIMATE
+
+
 def test_answers_that_tell_of_more_than_calls_cost_spare_the_tries() -> None:
     counting = Counting(60.0)
     counts = (20_000, 30_000, 30_000, 60_000)
