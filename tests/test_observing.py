@@ -1262,6 +1262,20 @@ def test_refusals_of_few_among_many_are_no_reason_to_space_the_starts() -> None:
     run_virtual(main())
 
 
+def test_a_few_refusals_each_time_a_part_of_the_minute_is_full_space_the_starts() -> None:
+    """A server that enforces 300 a minute as 50 in ten seconds, of which at most one in thirty calls is refused."""
+    chance = random.Random(1)
+    api = SimulatedAPI(
+        max_per_window=50,
+        window_seconds=10.0,
+        algorithm="fixed_window",
+        latency=lambda _: chance.lognormvariate(math.log(2.5), 0.4),
+        network_delay=lambda: chance.uniform(0.02, 0.05),
+    )
+    assert run(Batch(api.call, max_concurrent=19, max_per_minute=300), range(2400)) == list(range(2400))
+    assert api.refused <= 0.01 * 2400
+
+
 def test_refusals_of_calls_that_started_before_a_limit_was_told_are_no_reason_to_space_the_starts() -> None:
     async def main() -> None:
         limiter = RateLimiter(50)

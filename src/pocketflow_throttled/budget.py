@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from .correction import Estimate
 from .counting import NOTHING
+from .crowding import Crowding
 from .sliced_window import SlicedWindow
 from .spaced import Spaced
 from .token_window import Spend, TokenWindow
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 # reason. To space starts slows down what follows a pause, so it takes five; to slice a window of tokens costs little: three do.
 _SOME: dict[Kind, int] = {"requests": 5, "tokens": 3}
 _SHARE = 1 / 8
+_MATTERS = 0.005  # of the calls of a window: if fewer are refused, they are not worth spaced starts
 # Of a window: with so much of it served, a refusal says nothing of bursts. Less of tokens, as estimates may have been too low.
 _ROOM: dict[Kind, float] = {"requests": 0.9, "tokens": 0.8}
 
@@ -47,11 +49,12 @@ class Budget(Spaced):
         (False, 60.0)
     """
 
-    __slots__ = ("_refused",)
+    __slots__ = ("_crowding", "_refused")
 
     def __init__(self, requests: int | None, tokens: int | None, burst: int | None, seconds: float) -> None:
         super().__init__(burst, seconds)
         self._refused: deque[float] = deque()  # the stamps of calls that were sent and not served, of late
+        self._crowding = Crowding()
         self.set_requests(requests)
         self.set_tokens(tokens)
 
@@ -184,8 +187,10 @@ class Budget(Spaced):
         requests, bursts = self.requests, self._bursts
         if requests is None or (self._gate is not None and self._bursts is not None) or stamp <= self._margin.since:
             return
-        if bursts is None and not self._refuses_what_has_room(now, _SOME["requests"]):
-            return
+        if bursts is None:
+            is_crowded = self._refuses_what_is_crowded(now, stamp, requests)
+            if not is_crowded and not self._refuses_what_has_room(now, _SOME["requests"]):
+                return
         if bursts is not None and self._calls_since(self._margin.since) <= self.refused_since(self._margin.since):
             self._margin.since = now  # none was served yet: what was sent before is still counted
             return
@@ -196,6 +201,15 @@ class Budget(Spaced):
             return False
         before = math.nextafter(self._refused[-some], -math.inf)
         return self.refused_since(before) >= _SHARE * self._calls_since(before)
+
+    def _refuses_what_is_crowded(self, now: float, stamp: float, requests: SlidingWindow) -> bool:
+        """Return whether a call is refused, as those before it, when as many had just started as a part of the window allows."""
+        if not (self._has_room("requests", now) and self._has_room("tokens", now)):
+            return False
+        self._crowding.refused(stamp, requests)
+        lately = now - requests.seconds
+        matters = self.refused_since(lately) >= _MATTERS * self._calls_since(lately)
+        return matters and self._crowding.is_regular(now, requests.seconds)
 
     def _has_room(self, kind: Kind, now: float) -> bool:
         window = self.window(kind)
@@ -236,6 +250,7 @@ class Budget(Spaced):
             if window is not None:
                 window.clear()
         self._refused.clear()
+        self._crowding.clear()
         self.forget_pace()
 
 
