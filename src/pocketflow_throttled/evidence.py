@@ -31,6 +31,7 @@ _LONGEST_SURE, _LONGEST_ODD = 120.0, 3600.0  # seconds
 SUSTAINED, _SEVERAL = 10.0, 10  # seconds, and starts in them that tell what is admitted
 _LONG_ENOUGH = 61.0  # seconds, for an API to be down
 _MANY = 10  # starts since it opened: fewer may be all that a bucket has
+_FEW, _SHORT = 5, 10.0  # starts and seconds, below which a window is no more than a pace
 _LONG = 0.1  # of the time that it was open: closed for longer, a window has ended, and no single place in it become free
 
 
@@ -210,6 +211,8 @@ class Evidence:
             if found is not None and self.most(found[0]) > 2 * found[1]:
                 return None
         if found is None or not USUAL_WINDOWS[-1] <= found[0] <= _LONGEST_ODD:
+            return None
+        if found[1] < _FEW and found[0] < _SHORT:  # a pace admits as many, and is the sooner known better
             return None
         # Closed for longer than it was open, so all of what was open lies in one window. Or the API was down for so long.
         is_sure = was_closed >= was_open and found[0] <= _LONGEST_SURE
