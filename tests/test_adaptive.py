@@ -327,6 +327,15 @@ def test_a_cap_that_is_raised_is_found_out_soon_though_each_refusal_asks_to_wait
     assert sum(took) / len(took) <= (40 + (1280 - 6 * 40 / 1.02) / (20 / 1.02)) / 0.62
 
 
+def test_a_few_starts_in_a_few_seconds_are_a_pace_and_no_window() -> None:
+    """A bucket that saves nothing up: four calls start in the first five seconds, one fewer than are allowed."""
+    for seed in range(8):
+        limits = {"max_per_window": 1, "window_seconds": 1 / 0.85, "algorithm": "token_bucket", "retry_after": False}
+        api, node = uneven(seed, (0.8, 2.6), (0.0, 0.0), refusal_latency=0.05, **limits)
+        assert seconds_for(node, 300) <= 300 / 0.85 / 0.8
+        assert api.refused <= 0.06 * 300
+
+
 def test_what_may_fit_into_a_window_is_tried_with_one_call_and_no_burst() -> None:
     refused = []
     for seed in range(4):

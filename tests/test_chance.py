@@ -6,10 +6,13 @@ from typing import Any
 
 import pytest
 
-from pocketflow_throttled import SimulatedAPI
+from pocketflow_throttled import Adaptive, SimulatedAPI
+from pocketflow_throttled.blame import Blame, Verdict
 from pocketflow_throttled.chance import Chance
+from pocketflow_throttled.closing import Refusal
 from pocketflow_throttled.evidence import Evidence
 from pocketflow_throttled.simulation import SimulatedRateLimitError
+from pocketflow_throttled.timing import Timing
 
 from .test_adaptive import Adapting, seconds_for
 
@@ -56,6 +59,19 @@ def test_of_refusals_by_chance_only_what_is_rare_is_explained() -> None:
     for started in (391.0, 392.0, 393.0):
         evidence.refused_at(started, 2)
     assert not chance.explains(393.0)
+
+
+def test_the_refusal_that_tells_of_chance_cuts_nothing_though_the_last_ones_came_close_together() -> None:
+    timing = Timing()
+    timing.served(1.0)
+    blame = Blame(Adaptive(initial_concurrent=10, max_concurrent=100), timing)
+    evidence, _ = fast_then_slow(200)
+    blame.rate.evidence, blame._chance = evidence, Chance(evidence)
+    verdicts = []
+    for started in (110.0, 150.0, 190.0, 230.0, 480.0, 482.0, 484.0, 486.0):
+        evidence.refused_at(started, 2)
+        verdicts.append(blame._as_chance(Refusal(started + 0.1, started, 2), limit=10))
+    assert verdicts == [None] * 7 + [Verdict(10, "no limit is the reason")]
 
 
 def test_before_the_first_refusal_a_bucket_may_have_been_full() -> None:

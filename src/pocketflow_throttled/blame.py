@@ -83,12 +83,11 @@ class Blame:
         if refusal.hint is not None:
             return None
         is_probe = self.ceiling.is_probed_by(refusal.level, limit) or self.rate.is_probe(refusal.started)
-        if not is_probe and self._chance.is_found(refusal.started, refusal.level):
+        is_found = not is_probe and self._chance.is_found(refusal.started, refusal.level)
+        if is_found:
             self.rate.drop()
             self.ceiling.level = None
-        if not self._chance.explains(refusal.started):
-            return None
-        return Verdict(limit, "no limit is the reason")
+        return Verdict(limit, "no limit is the reason") if is_found or self._chance.explains(refusal.started) else None
 
     def _as_second(self, refusal: Refusal, limit: int) -> Verdict | None:
         """Of a rate by the second, where a cap was thought to be the reason.

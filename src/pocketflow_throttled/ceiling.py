@@ -108,11 +108,14 @@ class Ceiling:
         """Return whether a call that was the `level`-th under way was refused for a probe."""
         return self.level is not None and (level > self.level or (limit > self.level and level > _NEAR * self.level))
 
+    @property
+    def _is_in_doubt(self) -> bool:
+        """Whether the last step was so small that it may have gone well by chance."""
+        return self.level is not None and not self.is_disproved and 0 < self.level - self._before <= self._before // _SMALL
+
     def went_too_far(self, level: int) -> bool:
-        """Return whether one was refused for the last step of a probe, which was small and may have gone well by chance."""
-        if self.level is None or self.is_disproved:
-            return False
-        return level > self._before and self.level - self._before <= self._before // _SMALL
+        """Return whether a call that was the `level`-th under way was refused for the last step, which went well by chance."""
+        return self._is_in_doubt and level > self._before
 
     def stands(self) -> None:
         """Take it for sure: it went well for as long as it takes to probe it again."""
@@ -121,8 +124,8 @@ class Ceiling:
     def probe_refused(self, level: int) -> None:
         """Take note of a refused probe, the `level`-th call under way: with so few, the last step went too far as well."""
         self.step = 1
-        if self.level is not None and level <= self.level:
-            self.level = self.target = min(self.level, max(self._before, level - 1))
+        if self.level is not None and level <= self.level and self._is_in_doubt:
+            self.level = self.target = max(self._before, level - 1)
         self._lifts = max(0.0, self._lifts - 0.5)
 
     def probe_more_rarely(self, cost: float) -> None:
