@@ -86,7 +86,7 @@ class Blame:
         is_found = not is_probe and self._chance.is_found(refusal.started, refusal.level)
         if is_found:
             self.rate.drop()
-            self.ceiling.level = None
+            self.ceiling.drop()
         return Verdict(limit, "no limit is the reason") if is_found or self._chance.explains(refusal.started) else None
 
     def _as_second(self, refusal: Refusal, limit: int) -> Verdict | None:
@@ -100,7 +100,7 @@ class Blame:
         if (is_long and ceiling.is_probed_by(refusal.level, limit)) or not self.rate.tells_a_second():
             return None
         if not is_long:
-            ceiling.level = None
+            ceiling.drop()
             return Verdict(max(limit, ceiling.target), "it was a rate")
         level = max(self._least, refusal.level - 1)
         if ceiling.level is None or level < ceiling.level:
@@ -182,8 +182,7 @@ class Blame:
             return Verdict(limit, "as many as were admitted")
         if rate.explain(closing, at, asked.window):
             before = asked.before(closing)
-            ceiling.level, ceiling.target = before.ceiling, before.target
-            ceiling.stands()
+            ceiling.go_back_to(before.ceiling, before.target)
             return Verdict(before.target, "it was a rate", before.proven)
         asked.seconds = max(0.0, closing.hinted_until - closing.last)
         if closing.before.ceiling is not None and rate.is_unexplained:

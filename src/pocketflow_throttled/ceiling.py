@@ -48,8 +48,8 @@ class Ceiling:
     level: int | None = None
     target: int = 0
     step: int = 1
-    _before: int = 0  # it was lifted for the last time
-    _is_new: bool = False  # lifted since a probe was refused
+    _before: int = 0  # its level before it was lifted for the last time; the same as its level, if that is sure
+    _is_new: bool = False  # whether it was lifted since a probe was refused
     _probe_after: int = 0
     _lifts: float = 0.0
     _beyond: int = 0
@@ -60,6 +60,15 @@ class Ceiling:
         self.level = self.target = self._before = level
         self.step = 1
         self._probe_after = max(_DOUBTED, int(cost)) if is_doubted else self._rarer(0, cost)
+
+    def drop(self) -> None:
+        """Believe in none."""
+        self.level = None
+
+    def go_back_to(self, level: int | None, target: int) -> None:
+        """Believe what was believed before a refusal that had another reason."""
+        self.level, self.target = level, target
+        self.stands()
 
     def stay_clear(self, limit: int) -> None:
         """Lower it a bit, but not below `limit`: it was refused below, so the network blurs it."""
@@ -122,7 +131,7 @@ class Ceiling:
         self._before = self.level or 0
 
     def probe_refused(self, level: int) -> None:
-        """Take note of a refused probe, the `level`-th call under way: with so few, the last step went too far as well."""
+        """Take note that a probe was refused, of the `level`-th call under way; a last step that is in doubt is taken back."""
         self.step = 1
         if self.level is not None and level <= self.level and self._is_in_doubt:
             self.level = self.target = max(self._before, level - 1)
