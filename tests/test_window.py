@@ -8,6 +8,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from pocketflow_throttled.budget import Budget
+from pocketflow_throttled.crowding import Crowding
 from pocketflow_throttled.token_window import Spend, TokenWindow
 from pocketflow_throttled.window import SlidingWindow
 
@@ -350,3 +351,23 @@ def test_others_who_are_gone_are_expected_no_more() -> None:
     for _ in range(99):
         window.add(50.0)
     assert window.fits(59.0)
+
+
+@pytest.mark.parametrize(
+    ("starts", "regular"),
+    [
+        ([(0, 50), (10, 50), (20, 50), (30, 50), (40, 50)], True),
+        ([(0, 50), (10, 50), (20, 50), (30, 50)], False),
+        ([(0, 50), (10, 50), (20, 4), (30, 50), (40, 50)], False),
+        ([(0, 50), (2, 50), (4, 50), (6, 50), (8, 50)], False),
+        ([(0, 50), (50, 50), (100, 50), (150, 50), (200, 50)], False),
+    ],
+    ids=["regular", "too few", "one has another reason", "at once", "long ago"],
+)
+def test_refusals_tell_of_a_part_of_the_window_if_it_was_full_at_each(starts: list[tuple[float, int]], regular: bool) -> None:
+    window, crowding = SlidingWindow(limit=300, seconds=60.0), Crowding()
+    for start, calls in starts:
+        for _ in range(calls):
+            window.add(start)
+        crowding.refused(start + 0.5, window)
+    assert crowding.is_regular(starts[-1][0] + 0.6, window.seconds) is regular
