@@ -108,3 +108,22 @@ def test_an_api_that_refuses_one_call_in_twenty_at_random_is_used_all_the_same(l
         took.append(seconds_for(Adapting(call, initial_concurrent=10, max_concurrent=100), 3000))
 
     assert sum(took) / len(took) <= 1000, took
+
+
+def test_calls_that_are_refused_together_are_no_few_among_many() -> None:
+    """Those under way are not known to be admitted: who takes them for that goes on as if nothing was refused."""
+    timing = Timing()
+    timing.refused(0.1)
+    blame = Blame(Adaptive(), timing)
+    evidence = blame.rate.evidence
+    blame._chance.is_known = True
+    for start in range(40):
+        evidence.started(float(start), 30)
+        if start % 10 == 9:
+            evidence.refused_at(float(start), 30)
+    assert blame.explain(Refusal(39.1, 39.0, 30), limit=50, proven=50) == Verdict(50, "no limit is the reason")
+    for level in range(1, 51):
+        evidence.started(60.0, level)
+    for level in (1, 2, 3, 4):
+        evidence.refused_at(60.0, level)
+    assert blame.explain(Refusal(60.1, 60.0, 4), limit=50, proven=50) is None

@@ -87,7 +87,8 @@ class Blame:
         if is_found:
             self.rate.drop()
             self.ceiling.drop()
-        return Verdict(limit, "no limit is the reason") if is_found or self._chance.explains(refusal.started) else None
+        known = refusal.started - self._timing.surely_refused_in  # what started since may be refused as well
+        return Verdict(limit, "no limit is the reason") if is_found or self._chance.explains(known) else None
 
     def _as_second(self, refusal: Refusal, limit: int) -> Verdict | None:
         """Of a rate by the second, where a cap was thought to be the reason.
@@ -142,6 +143,7 @@ class Blame:
         if ceiling.level is None or not is_probe:
             return Verdict(limit, "the rate was corrected") if rate.absorbs(refusal.started, refusal.hint or 0.0) else None
         ceiling.probe_refused(refusal.level)
+        rate.may_have_refused(refusal.started)
         if rate.is_smoothing:
             self._is_cap = True
             rate.roughen()

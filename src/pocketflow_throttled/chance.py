@@ -42,6 +42,6 @@ class Chance:
         self.is_known = len(self._without_reason) == _TELLING and _RARE * _TELLING <= starts <= _RAREST * _TELLING
         return self.is_known
 
-    def explains(self, started: float) -> bool:
-        """Return whether the refusal of a call is one of those."""
-        return self.is_known and self._evidence.is_rare(started, _RARE)
+    def explains(self, until: float) -> bool:
+        """Return whether the last refusal is one of those, given what was admitted up to a time."""
+        return self.is_known and self._evidence.is_rare(until, _RARE)

@@ -90,6 +90,11 @@ class Evidence:
         """Log when a refused call ended: until then it was under way, but took no place at the server."""
         self._refused_calls.append((started, now))
 
+    @property
+    def refused_starts(self) -> list[float]:
+        """When the last calls started that were refused."""
+        return [started for started, _ in self._refused_calls]
+
     def served_level(self, started: float, level: int) -> int:
         """Return how many of those under way as a call started, itself included, the server has not refused by now."""
         refused = self._refused_calls

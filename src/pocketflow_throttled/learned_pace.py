@@ -16,6 +16,7 @@ from .evidence import SECOND, SUSTAINED
 from .probing import Probing
 
 if TYPE_CHECKING:
+    from .clock_window import ClockWindow
     from .evidence import Evidence
     from .timing import Timing
 
@@ -199,7 +200,9 @@ class LearnedPace(Probing):
         if self._evidence.between(since, starts[-1]) >= _MANY:
             self._ever = min(self._ever, self._best)
 
-    def find(self, until: float, *, before: Probing | None, reopened: float | None = None, cycle: float = 0.0) -> bool:
+    def find(
+        self, until: float, *, before: Probing | ClockWindow | None, reopened: float | None = None, cycle: float = 0.0
+    ) -> bool:
         """Hold what was admitted since a refusal before; return whether it can be told.
 
         Args:
@@ -237,7 +240,7 @@ class LearnedPace(Probing):
         self.hold((reopened - since) / (self._evidence.between(since, until) + 1))
         self._is_guess, self._step, self._after = True, 1.0, _FEW
 
-    def _measure(self, since: float, until: float, before: Probing | None) -> None:
+    def _measure(self, since: float, until: float, before: Probing | ClockWindow | None) -> None:
         """Hold what was admitted between two times in which all that was allowed was used."""
         starts, between = self._evidence.starts, self._evidence.between
         overall = (between(since, until) + 1) / (until - since)

@@ -11,6 +11,8 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
+from .clock_fit import fitted, shuts_between
+from .clock_window import ClockWindow
 from .evidence import Evidence
 from .learned_pace import LearnedPace
 from .learned_window import LearnedWindow
@@ -22,7 +24,10 @@ if TYPE_CHECKING:
 
 _MOST_ABSORBED = 2  # refusals in a row that only correct a rate; after more of them, all is closed
 _OFTEN = 3  # tries, that tell that no call would have been admitted any earlier
+_SHUTS = 4  # times in which it refused, that are remembered
 _UNEXPLAINED = 2  # refusals that nothing explained, as of which bursts are held back, and a pace is measured all the same
+
+_WINDOWS = (LearnedWindow, ClockWindow)
 
 
 class LearnedRate:
@@ -53,7 +58,7 @@ class LearnedRate:
         self._timing = timing
         self.evidence = Evidence()
         self._pace = LearnedPace(self.evidence, timing)
-        self.held: LearnedWindow | LearnedPace | None = None
+        self.held: LearnedWindow | ClockWindow | LearnedPace | None = None
         self.is_unexplained = False
         self._unexplained = 0
         self._absorbed = 0
@@ -89,17 +94,21 @@ class LearnedRate:
         """Take note that a call was served."""
         if self._absorbed and started > self._absorbed_at:
             self._absorbed = 0
-        if isinstance(self.held, LearnedWindow):
-            self.held.succeeded(started)
-            if self.held.is_refuted:
+        held = self.held
+        if isinstance(held, LearnedWindow):
+            seconds = held.seconds
+            held.succeeded(started)
+            if held.is_refuted:
                 self.held = None
+            elif held.seconds < seconds:  # where it is shorter than it was, it may be counted by the clock
+                self._hold_by_the_clock(started)
 
     def absorbs(self, started: float, wait: float = 0.0) -> bool:
         """Return whether the refusal of a call, with a wait that was asked for, only corrects this rate, as is done then."""
         held = self.held
         if held is None or self.is_smoothing:
             return False
-        if isinstance(held, LearnedWindow):
+        if isinstance(held, _WINDOWS):
             if held.is_disproved:
                 self.held = None
                 return False
@@ -112,13 +121,19 @@ class LearnedRate:
         held.correct(started, wait)
         return True
 
+    def may_have_refused(self, started: float) -> None:
+        """Take note of a refusal that was put down to another limit: a probe of a window that is well known ends, too."""
+        if isinstance(self.held, ClockWindow) and self.held.is_beyond(started):
+            self.held.correct(started)
+
     def is_probe(self, started: float) -> bool:
-        """Return whether a call only started because more may be allowed than is known."""
-        return self.held is not None and self.held.is_beyond(started)
+        """Return whether a call only started because more may be allowed than is known, or sooner."""
+        held = self.held
+        return held is not None and (held.is_beyond(started) or (isinstance(held, _WINDOWS) and held.is_tried_by(started)))
 
     def probes_window(self, started: float) -> bool:
         """Return whether a call only started because more may fit into a window than is known."""
-        return isinstance(self.held, LearnedWindow) and self.held.is_probed_by(started)
+        return isinstance(self.held, _WINDOWS) and self.held.is_probed_by(started)
 
     def was_idle(self, until: float) -> None:
         """Take note that nobody called for a while, though nothing held a call back."""
@@ -131,7 +146,7 @@ class LearnedRate:
 
     def tells_a_second(self) -> bool:
         """Return whether the last refusals tell a rate by the second, which is held from now on."""
-        is_known = isinstance(self.held, LearnedWindow) or (self.is_pace and self._pace.is_by_the_second)
+        is_known = isinstance(self.held, _WINDOWS) or (self.is_pace and self._pace.is_by_the_second)
         count = None if is_known else self.evidence.a_second()
         if count is None:
             return False
@@ -149,10 +164,15 @@ class LearnedRate:
         """Return whether a rate, learned here, explains a time of refusals that ended `now`; `doubted` explains that before."""
         pace, held, since = self._pace, self.held, closing.since
         self.is_unexplained = False
-        if isinstance(held, LearnedWindow) and held.was_used_up(closing.opened, since):
+        if isinstance(held, _WINDOWS) and held.was_used_up(closing.opened, since):
             closing.is_rate = True
-        window = self.evidence.window(closing, now) or (doubted if closing.is_rate else None)
-        if window is not None:
+        is_window = closing.is_rate and isinstance(held, _WINDOWS) and closing.hinted_until <= closing.last
+        window = None
+        if not (is_window and self._hold_by_the_clock(now)):
+            window = self.evidence.window(closing, now) or (doubted if closing.is_rate else None)
+        if self.held is not held:  # a window by the clock
+            pass
+        elif window is not None:
             self.held = LearnedWindow(self.evidence, self._timing, window)
         elif (
             closing.is_rate
@@ -171,8 +191,17 @@ class LearnedRate:
             if self._unexplained >= _UNEXPLAINED:
                 self.smooth(since)
         is_rate = window is not None or closing.is_rate
-        pace.ended(now if isinstance(self.held, LearnedWindow) and is_rate else since)
+        pace.ended(now if isinstance(self.held, _WINDOWS) and is_rate else since)
         return is_rate
+
+    def _hold_by_the_clock(self, opened: float) -> bool:
+        """Hold a window by the clock, if one explains when calls were refused up to now; return whether one does."""
+        starts = list(self.evidence.starts)
+        shuts = shuts_between(starts, self.evidence.refused_starts)[-_SHUTS:]
+        fit = fitted(starts, shuts) if len(shuts) > 1 and shuts[-1].opened == opened else None
+        if fit is not None:
+            self.held = ClockWindow(self.evidence, self._timing, fit, opened)
+        return fit is not None
 
     # --- where it is not the rate that is to blame
 

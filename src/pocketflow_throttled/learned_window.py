@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from .evidence import USUAL_WINDOWS, Evidence, Window
 from .probing import Probing
+from .slow_start import SlowStart
 
 if TYPE_CHECKING:
     from .timing import Timing
@@ -61,8 +62,8 @@ class LearnedWindow(Probing):
         self.is_refuted = False
         self._is_doubted = window.is_doubted
         self._is_again: bool | None = None  # whether a first probe that was refused is made again; None: none was
-        self._has_passed = False  # whether a call was served that started as soon as it was thought to have passed ...
-        self._tries_at = -math.inf  # ... and when one did, which goes first
+        self._has_passed = False  # whether calls were served that started as soon as it was thought to have passed
+        self._slow_start = SlowStart(timing)
         self._probe()  # at once: if the API was down for so long, there is no window, and more is admitted before it has passed
 
     # --- what it allows
@@ -71,7 +72,7 @@ class LearnedWindow(Probing):
         """Return when the next start is allowed, given those there were."""
         at = self._opens_at(now)
         if not self._has_passed:
-            at = max(at, self._tries_at + self._timing.unrefused_after)
+            at = max(at, self._slow_start.opens_at)
         if self._is_again:
             at = max(at, self._again_at())
         if self._is_first_step and self._beyond_since is not None and not self._evidence.allows(*self._good, max(at, now)):
@@ -109,8 +110,11 @@ class LearnedWindow(Probing):
     def started(self, now: float, level: int) -> None:
         """Stamp a start, and probe upwards when enough of them were held back."""
         is_held_back = self._was_held_back(now)
-        if is_held_back and not self._has_passed and now - self._evidence.starts[-1] > _PAUSE * self.seconds:
-            self._tries_at = now
+        paused = now - max(self._evidence.starts[-1], self._slow_start.opens_at) if is_held_back else 0.0
+        if not self._has_passed and paused > _PAUSE * self.seconds:
+            self._slow_start.begin(now, self.count)
+        else:
+            self._slow_start.started(now)
         # Calls that follow each other as in the cycle before, only a bit sooner, are no evidence that more fit.
         is_beyond = self.is_probing and not self._evidence.allows(self._good[0], self._surely_shorter, now)
         self._evidence.started(now, level)
@@ -135,13 +139,14 @@ class LearnedWindow(Probing):
         """Take note that a call was served: a shorter length that it tried is the right one, or there is no such window."""
         if self._is_again and started == self._beyond_since:
             self.is_refuted = True
-        if started == self._tries_at:
-            self._has_passed = True
+        if started == self._slow_start.since:
+            self._has_passed = self._slow_start.is_over
         if self._shorter is not None and started >= self._tried_since:
             self._is_usual = False
             self.seconds = self._shorter
             self._good = (self._good[0], self.seconds)
             self._shorter, self._tried_since = None, math.inf
+            self._has_passed = False  # one call more may have fit: the next one tells if all do
 
     def learns_length(self, started: float) -> bool:
         """Return whether a refusal only tells that the window is longer."""
@@ -151,6 +156,10 @@ class LearnedWindow(Probing):
         self._too_short = self.seconds if self._is_usual else self._shorter
         self._shorter, self._tried_since = None, math.inf
         return True
+
+    def is_tried_by(self, started: float) -> bool:
+        """Return whether a call tries if it has passed."""
+        return started == self._slow_start.since or started >= self._tried_since
 
     def is_probed_by(self, started: float) -> bool:
         """Return whether a call only started because a few more may fit."""
@@ -173,7 +182,7 @@ class LearnedWindow(Probing):
     # --- upward probes
 
     def _probe(self) -> None:
-        if self.is_probing:  # neither refused nor beyond doubt
+        if self._beyond:  # neither refused nor beyond doubt
             self._step = min(2 * self._step, max(1, self._good[0] // _PART))
         self.count = max(self.count, self._good[0] + int(self._step))
         self._end_step()

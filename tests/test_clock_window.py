@@ -1,0 +1,225 @@
+"""Windows by an API's own clock, whose length and phase nobody tells: what explains when it refused, and how the next is met."""
+
+import asyncio
+import math
+import random
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pocketflow_throttled import SimulatedAPI, run_virtual
+from pocketflow_throttled.clock_fit import Fit, Shut, fitted
+from pocketflow_throttled.clock_window import ClockWindow
+from pocketflow_throttled.evidence import Evidence
+from pocketflow_throttled.timing import Timing
+
+from .test_adaptive import Adapting
+from .test_nodes import now
+
+REFUSAL = 0.05  # seconds that one takes
+
+
+class Clocked:
+    """An API that admits `count` calls in each `seconds` of its own clock."""
+
+    def __init__(self, count: int, seconds: float, phase: float = 0.0) -> None:
+        self.count, self.seconds, self.phase = count, seconds, phase
+        self.admitted: dict[int, int] = {}
+
+    def admits(self, at: float) -> bool:
+        period = math.floor((at - self.phase) / self.seconds)
+        used = self.admitted.get(period, 0)
+        self.admitted[period] = min(used + 1, self.count)
+        return used < self.count
+
+
+def use(window: ClockWindow, evidence: Evidence, api: Clocked, since: float, until: float) -> list[float]:
+    """Start calls as soon as the window allows them, and return when those started that the API refused."""
+    refused = []
+    at = since
+    while (at := max(at, window.opens_at(at))) < until:
+        window.started(at, 1)
+        if api.admits(at):
+            at += 0.01
+        else:
+            refused.append(at)
+            evidence.forget(at)
+            if not window.learns_length(at):
+                assert window.explains(at)
+                window.correct(at, 0.0)
+            at += REFUSAL
+    return refused
+
+
+def held(fit: Fit, opened: float) -> tuple[ClockWindow, Evidence]:
+    timing, evidence = Timing(), Evidence()
+    timing.refused(REFUSAL)
+    return ClockWindow(evidence, timing, fit, opened), evidence
+
+
+# --- what explains when it refused
+
+
+def test_two_times_that_it_refused_tell_about_how_long_a_period_is() -> None:
+    starts = [*(at / 10 for at in range(50)), *(at / 10 for at in range(220, 270))]  # by its clock: from 0, and from 20 on
+    fit = fitted(starts, [Shut(4.9, 18.0, 22.0), Shut(26.9, 39.0, 41.0)])
+    assert fit is not None
+    assert fit.count == 50
+    assert fit.length[0] < 20.0 < fit.length[1]
+    assert fit.begun[0] < 40.0 < fit.begun[1]
+
+
+def test_more_of_them_tell_more() -> None:
+    starts = [20 * period + at / 10 for period in range(4) for at in range(20, 70)]
+    shuts = [Shut(20 * period + 6.9, 20 * period + 18.0, 20 * period + 22.0) for period in range(4)]
+    two, four = fitted(starts, shuts[-2:]), fitted(starts, shuts)
+    assert two is not None
+    assert four is not None
+    assert two.length[0] < four.length[0] < 20.0 < four.length[1] < two.length[1]
+
+
+def test_a_time_that_it_was_open_may_be_two_periods() -> None:
+    """By its clock, 15 seconds long, 50 fit; the batch found it open for the late part of one and all of the next."""
+    starts = [*(at / 10 for at in range(60, 100, 2)), *(at / 10 for at in range(105, 155))]
+    starts += [*(at / 10 for at in range(330, 380, 2)), *(at / 10 for at in range(405, 455))]
+    fit = fitted(starts, [Shut(15.4, 24.0, 33.0), Shut(45.4, 54.0, 57.0)])
+    assert fit is not None
+    assert fit.count == 50
+    assert fit.length[0] < 15.0 < fit.length[1]
+
+
+def test_what_was_admitted_by_no_clock_is_explained_by_none() -> None:
+    starts = [*[0.0] * 50, *[22.0] * 30]
+    assert fitted(starts, [Shut(0.0, 18.0, 22.0), Shut(22.0, 39.0, 41.0)]) is None
+
+
+def test_what_is_counted_in_a_few_seconds_is_no_matter_of_a_clock() -> None:
+    starts = [*(at / 10 for at in range(10)), *(2 + at / 10 for at in range(10))]
+    assert fitted(starts, [Shut(0.9, 1.5, 2.0), Shut(2.9, 3.5, 4.0)]) is None
+
+
+# --- how the next period is met
+
+
+@given(
+    count=st.integers(5, 80),
+    seconds=st.floats(6.0, 90.0),
+    phase=st.floats(0.0, 1.0),
+    blur=st.tuples(*[st.floats(0.02, 0.2)] * 4),
+)
+def test_each_period_is_used_to_the_full_and_found_ever_closer(
+    count: int, seconds: float, phase: float, blur: tuple[float, float, float, float]
+) -> None:
+    shorter, longer, sooner, later = (seconds * each for each in blur)
+    begun = phase * seconds
+    api = Clocked(count, seconds, begun)
+    window, evidence = held(Fit(count, (seconds - shorter, seconds + longer), (begun - sooner, begun + later)), begun + later)
+    early = use(window, evidence, api, begun + later, begun + 10 * seconds)
+    late = use(window, evidence, api, begun + 10 * seconds, begun + 30 * seconds)
+    assert len(early) <= 25
+    assert len(late) <= 15
+    periods = [api.admitted.get(period, 0) for period in range(10, 29)]
+    assert sum(periods) >= 0.95 * 19 * count
+
+
+def test_a_period_may_begin_a_bit_later_than_is_possible() -> None:
+    window, evidence = held(Fit(10, (20.0, 20.2), (0.0, 0.1)), 0.1)
+    refused = use(window, evidence, Clocked(10, 20.8), 0.1, 100.0)
+    assert 1 <= len(refused) <= 6
+    assert 20.3 <= window.seconds <= 21.3
+
+
+def test_a_period_that_does_not_begin_when_it_must_is_none() -> None:
+    window, evidence = held(Fit(10, (20.0, 20.2), (0.0, 0.1)), 0.1)
+    for _ in range(10):
+        window.started(1.0, 1)
+    answers, at = [], 1.0
+    for _ in range(20):
+        at = window.opens_at(at)
+        window.started(at, 1)
+        evidence.forget(at)
+        answers.append(window.learns_length(at))
+    assert answers[0]
+    assert not answers[-1]
+
+
+def test_a_try_that_was_never_sent_tells_nothing() -> None:
+    window, evidence = held(Fit(2, (20.0, 24.0), (0.0, 1.0)), 1.0)
+    window.started(1.0, 1)
+    window.started(1.0, 2)
+    first = window.opens_at(1.0)
+    assert first > 20.0
+    window.started(first, 1)
+    evidence.forget(first)
+    assert window.opens_at(first + 1.0) == pytest.approx(max(first + 1.0, first))  # it may be tried again, by one
+    window.started(first + 1.0, 1)
+    assert window.opens_at(first + 1.0) > first + 1.0
+
+
+def test_a_time_without_calls_leaves_all_of_a_period() -> None:
+    window, _ = held(Fit(3, (20.0, 20.1), (0.0, 0.1)), 0.1)
+    for _ in range(3):
+        window.started(0.1, 1)
+    assert window.opens_at(1e6) == 1e6
+    for _ in range(3):
+        assert window.opens_at(1e6) == 1e6
+        window.started(1e6, 1)
+
+
+@pytest.mark.parametrize("allowed", [60, 28])
+def test_what_fits_is_found_out_again_where_it_changes(allowed: int) -> None:
+    window, evidence = held(Fit(40, (30.0, 30.1), (0.0, 0.1)), 0.1)
+    refused = []
+    api = Clocked(allowed, 30.0)
+    at = 0.1
+    while (at := max(at, window.opens_at(at))) < 30.0 * 60:
+        window.started(at, 1)
+        if not api.admits(at):
+            evidence.forget(at)
+            refused.append(at)
+            if not window.learns_length(at):
+                if not window.explains(at):
+                    break  # all is closed, and what explains that is found out anew
+                window.correct(at, 0.0)
+            at += REFUSAL
+        else:
+            at += 0.01
+    if allowed > 40:
+        assert window.count >= 0.9 * allowed
+        assert len(refused) <= 40
+    else:
+        assert at < 30.0
+
+
+# --- nodes that meet such an API
+
+
+@pytest.mark.parametrize(
+    ("limit", "seconds", "started"), [(67, 32.9, 10.0), (50, 19.5, 15.0), (97, 33.3, 20.0), (114, 15.1, 4.5)]
+)
+def test_an_odd_window_by_the_servers_clock_is_found_out_whenever_the_batch_starts(
+    limit: int, seconds: float, started: float
+) -> None:
+    chance = random.Random(1)
+    api = SimulatedAPI(
+        max_per_window=limit,
+        window_seconds=seconds,
+        algorithm="fixed_window",
+        latency=lambda _: chance.lognormvariate(math.log(0.5), 0.5),
+        refusal_latency=REFUSAL,
+        retry_after=False,
+    )
+    node = Adapting(api.call, initial_concurrent=10, max_concurrent=100)
+    items = range(10 * limit)
+
+    async def later() -> float:
+        await api.call("its clock is counted from the first call")
+        await asyncio.sleep(started - now())
+        shared = {"items": items}
+        await node.run_async(shared)
+        assert shared["results"] == list(items)
+        return now()
+
+    assert run_virtual(later()) <= 12 * seconds + 5.0
+    assert api.refused <= 0.05 * len(items) + 5
