@@ -124,6 +124,6 @@ def test_calls_that_are_refused_together_are_no_few_among_many() -> None:
     assert blame.explain(Refusal(39.1, 39.0, 30), limit=50, proven=50) == Verdict(50, "no limit is the reason")
     for level in range(1, 51):
         evidence.started(60.0, level)
-    for level in (1, 2, 3, 4):
-        evidence.refused_at(60.0, level)
-    assert blame.explain(Refusal(60.1, 60.0, 4), limit=50, proven=50) is None
+    for started in (59.7, 59.8, 59.9, 60.0):  # the first of each burst: the others say no more
+        evidence.refused_at(started, 1)
+    assert blame.explain(Refusal(60.1, 60.0, 1), limit=50, proven=50) is None
