@@ -7,7 +7,6 @@ time goes beyond it, at first soon, then more and more rarely. What was not refu
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -29,31 +28,31 @@ _BLUR = 16  # a part of it by which the network blurs it
 _SMALL = 6  # a part of it: a step no larger may have gone well by chance
 
 
-@dataclass(slots=True)
 class Ceiling:
     """The calls at once that were refused beyond.
 
     Args:
         timing: how long calls and refusals take.
+        rare: successes before it is probed, where nothing makes it doubtful.
 
     Attributes:
-        rare: successes before it is probed, where nothing makes it doubtful.
         level: calls at once; None: none is known.
         target: calls at once to return to without probing.
         step: calls at once by which the next probe goes beyond it.
     """
 
-    timing: Timing
-    rare: int = 1
-    level: int | None = None
-    target: int = 0
-    step: int = 1
-    _before: int = 0  # its level before it was lifted for the last time; the same as its level, if that is sure
-    _is_new: bool = False  # whether it was lifted since a probe was refused
-    _probe_after: int = 0
-    _lifts: float = 0.0
-    _beyond: int = 0
-    _beyond_since: float | None = None
+    def __init__(self, timing: Timing, rare: int = 1) -> None:
+        self._timing = timing
+        self.rare = rare
+        self.level: int | None = None
+        self.target = 0
+        self.step = 1
+        self._before = 0  # its level before it was lifted for the last time; the same as its level, if that is sure
+        self._is_new = False  # whether it was lifted since a probe was refused
+        self._probe_after = 0
+        self._lifts = 0.0
+        self._beyond = 0
+        self._beyond_since: float | None = None
 
     def found(self, level: int, *, is_doubted: bool, cost: float = 1.0) -> None:
         """Take a level for the ceiling, beyond which a call was just refused, at a cost of so many calls."""
@@ -94,7 +93,7 @@ class Ceiling:
             return
         if self._beyond_since is None:
             self._beyond_since = now
-        elif now > self._beyond_since + self.timing.surely_refused_in:
+        elif now > self._beyond_since + self._timing.surely_refused_in:
             self._beyond += 1
 
     def is_to_be_lifted(self, limit: int) -> bool:
@@ -144,7 +143,7 @@ class Ceiling:
         self._probe_after = self._rarer(after, cost)
 
     def _rarer(self, after: int, cost: float) -> int:
-        a_second = (self.level or 1) / (self.timing.latency or 1.0)
+        a_second = (self.level or 1) / (self._timing.latency or 1.0)
         rarest = max(_FEWEST, min(_MISSED_FOR * a_second, _RAREST_PROBE))
         if cost > 1:
             rarest = max(rarest, _RARELY * math.sqrt(cost * a_second), _CHEAP * cost)
