@@ -30,7 +30,7 @@ def fast_then_slow(slow: int, level: int = 2) -> tuple[Evidence, Chance]:
 
 def test_refused_again_and_again_far_below_what_was_admitted_it_is_chance() -> None:
     _, chance = fast_then_slow(200)
-    found = [chance.is_found(110.0 + 40 * refusal, 2) for refusal in range(9)]
+    found = [chance.refused(110.0 + 40 * refusal, 2) for refusal in range(9)]
     assert found == [False] * 7 + [True, False]  # it is found once
     assert chance.is_known
 
@@ -45,7 +45,7 @@ def test_refused_again_and_again_far_below_what_was_admitted_it_is_chance() -> N
 )
 def test_refused_where_there_may_be_a_reason_it_is_no_chance(slow: int, level: int, apart: float, why: str) -> None:
     _, chance = fast_then_slow(slow, level)
-    assert not any(chance.is_found(110.0 + apart * refusal, level) for refusal in range(9)), why
+    assert not any(chance.refused(110.0 + apart * refusal, level) for refusal in range(9)), why
 
 
 def test_of_refusals_by_chance_only_what_is_rare_is_explained() -> None:
@@ -54,7 +54,7 @@ def test_of_refusals_by_chance_only_what_is_rare_is_explained() -> None:
         started = 110.0 + 40 * refusal
         evidence.refused_at(started, 2)
         assert not chance.explains(started)
-        chance.is_found(started, 2)
+        chance.refused(started, 2)
     assert chance.explains(390.0)
     for started in (391.0, 392.0, 393.0):
         evidence.refused_at(started, 2)
@@ -82,7 +82,7 @@ def test_before_the_first_refusal_a_bucket_may_have_been_full() -> None:
     for start in range(200):
         evidence.started(100.0 + 2 * start, 2)
     chance = Chance(evidence)
-    assert not any(chance.is_found(110.0 + 40 * refusal, 2) for refusal in range(9))
+    assert not any(chance.refused(110.0 + 40 * refusal, 2) for refusal in range(9))
 
 
 @pytest.mark.parametrize("limits", [{}, {"max_concurrent": 40}])

@@ -222,7 +222,7 @@ class AdaptiveRule:
             if verdict is not None:
                 self._last_cut = now
                 self._change(now, verdict.limit, verdict.reason)
-            if verdict is not None or self._blame.is_chance(refusal):
+            if verdict is not None or self._blame.tells_nothing(refusal):
                 self.opens_at = max(self.rate.opens_at(now), now + (hint or max(self._timing.first_gap, self.rate.gap)))
                 return
         self._cut(refusal, at_most)

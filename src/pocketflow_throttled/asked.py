@@ -57,8 +57,8 @@ class Asked:
         """Return whether a wait is too long to be asked for where only too many calls are under way."""
         return (refusal.hint or 0.0) > _NEWS * self.seconds and refusal.tells_window(self._timing.latency)
 
-    def means_cap(self, closing: Closing, evidence: Evidence, reopened: float) -> bool:
-        """Return whether to go on as if too many calls at once were meant by a long wait, until more is known."""
+    def try_fewer(self, closing: Closing, evidence: Evidence, reopened: float) -> bool:
+        """Blame calls at once for a long wait until more is known, if they may be meant; return whether they are."""
         cycle, before = self._cycle, closing.before
         if closing.tries > 1 or closing.level == 1 or closing.level <= _FAR * (before.ceiling or before.proven):
             return False
@@ -88,8 +88,8 @@ class Asked:
         """The window that would explain the last wait, while calls at once are blamed for it."""
         return None if self._cycle is None else self._cycle.window
 
-    def before(self, closing: Closing) -> Before:
-        """Return what was believed before calls at once were blamed for this closing, and for that before if it was in doubt."""
+    def settle(self, closing: Closing) -> Before:
+        """Blame calls at once no more; return what was believed before they were blamed, for this closing or the one before."""
         cycle, self._cycle = self._cycle, None
         return closing.before if cycle is None else cycle.before
 

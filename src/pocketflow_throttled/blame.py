@@ -83,7 +83,7 @@ class Blame:
         if refusal.hint is not None:
             return None
         is_probe = self.ceiling.is_probed_by(refusal.level, limit) or self.rate.is_probe(refusal.started)
-        is_found = not is_probe and self._chance.is_found(refusal.started, refusal.level)
+        is_found = not is_probe and self._chance.refused(refusal.started, refusal.level)
         if is_found:
             self.rate.drop()
             self.ceiling.drop()
@@ -153,8 +153,8 @@ class Blame:
             ceiling.probe_more_rarely(self._timing.cost(refusal.hint, limit))
         return Verdict(min(limit, ceiling.level), "probe refused")
 
-    def is_chance(self, refusal: Refusal) -> bool:
-        """Return whether a refusal stands alone among many calls admitted at its level, and so tells nothing."""
+    def tells_nothing(self, refusal: Refusal) -> bool:
+        """Return whether a refusal stands alone among many calls that were admitted at its level."""
         return self.rate.evidence.is_alone(refusal.level) and not refusal.tells_window(self._timing.latency)
 
     # --- while it is closed
@@ -173,7 +173,7 @@ class Blame:
     def reopened(self, closing: Closing, at: float, limit: int) -> Verdict | None:
         """Return what explains the refusals, if no cap does, now that the call was admitted that started at `at`."""
         ceiling, rate, asked = self.ceiling, self.rate, self._asked
-        if closing.is_asked and asked.means_cap(closing, rate.evidence, at):
+        if closing.is_asked and asked.try_fewer(closing, rate.evidence, at):
             rate.drop()
             self._is_cap = True
             level = max(self._least, min(ceiling.target, closing.level - 1))
@@ -183,7 +183,7 @@ class Blame:
             ceiling.stay_clear(limit)
             return Verdict(limit, "as many as were admitted")
         if rate.explain(closing, at, asked.window):
-            before = asked.before(closing)
+            before = asked.settle(closing)
             ceiling.go_back_to(before.ceiling, before.target)
             return Verdict(before.target, "it was a rate", before.proven)
         asked.seconds = max(0.0, closing.hinted_until - closing.last)

@@ -33,8 +33,8 @@ class Chance:
         self._without_reason: deque[float] = deque(maxlen=_TELLING)
         self.is_known = False
 
-    def is_found(self, started: float, level: int) -> bool:
-        """Return whether the refusal of a call, with so many under way, is the first to tell that the API refuses so."""
+    def refused(self, started: float, level: int) -> bool:
+        """Take note of the refusal of a call, with so many under way; return whether it is the first to tell of chance."""
         if self.is_known or not self._evidence.is_far_below(started, level, _FAR):
             return False
         self._without_reason.append(started)
