@@ -119,7 +119,7 @@ class Ceiling:
     @property
     def _is_in_doubt(self) -> bool:
         """Whether the last step was so small that it may have gone well by chance."""
-        return self.level is not None and not self.is_disproved and 0 < self.level - self._before <= self._before // _SMALL
+        return self.level is not None and 0 < self.level - self._before <= self._before // _SMALL
 
     def went_too_far(self, level: int) -> bool:
         """Return whether a call that was the `level`-th under way was refused for the last step, which went well by chance."""
