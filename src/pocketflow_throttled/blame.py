@@ -137,9 +137,7 @@ class Blame:
         ceiling, rate = self.ceiling, self.rate
         if self._asked.is_news(refusal) and not rate.probes_window(refusal.started):
             return None
-        is_probe = ceiling.is_probed_by(refusal.level, limit)
-        if not is_probe and not rate.is_pace:
-            is_probe = ceiling.went_too_far(refusal.level)
+        is_probe = ceiling.is_probed_by(refusal.level, limit) or ceiling.went_too_far(refusal.level)
         if ceiling.level is None or not is_probe:
             return Verdict(limit, "the rate was corrected") if rate.absorbs(refusal.started, refusal.hint or 0.0) else None
         ceiling.probe_refused(refusal.level)
