@@ -65,7 +65,6 @@ class LearnedPace(Probing):
         self._times_found = 0  # or returned to
         self._is_guess = False  # from a few starts, or a time in which the API may hardly have been there
         self._best = self._ever = math.inf  # seconds between starts, that were admitted of late, and ever
-        self._far_refused = 0  # probes in a row, of a pace far from that
         self._first_end = math.inf
         self._idle_until = -math.inf
         self._cycle = 0.0  # the last one
@@ -97,7 +96,6 @@ class LearnedPace(Probing):
             self._beyond += is_held_back
             starts, patience = self._proof
             if self._beyond >= starts and now > self._known_at + patience:
-                self._far_refused = 0
                 self._step = min(2 * self._step, _LARGEST_STEP)
                 self._probe()
         elif is_held_back and not self.is_probing:
@@ -140,7 +138,6 @@ class LearnedPace(Probing):
     def correct(self, started: float, wait: float = 0.0) -> None:
         """Slow down after the refusal of a call, for which the API asked to wait so many seconds."""
         if self.is_probing and self._is_far:
-            self._far_refused += 1
             self.hold(self._good[1])
             return
         if self.is_probing:
@@ -182,7 +179,7 @@ class LearnedPace(Probing):
         self.is_smoothing, self._is_guess = False, seconds > _SLOW
         self._step, self._after = _FIRST_STEP / certainty, _STARTS * certainty
         if self._is_far:
-            self._step, self._after = 1.0, (1 if self._is_guess else _FEW) * 2**self._far_refused
+            self._step, self._after = 1.0, (1 if self._is_guess else _FEW)
         self._end_step()
 
     def hold_by_the_second(self, count: int) -> None:
