@@ -113,7 +113,7 @@ def test_a_cap_of_calls_that_all_take_a_second_is_not_taken_for_a_rate_by_the_se
 def test_a_limit_by_the_second_that_asks_for_a_long_wait_is_found_out(count: int, latency: float, wait: float) -> None:
     """It is no window of that wait, though all that it admits fits into one: a call in the midst of it is served."""
     took = []
-    for seed in range(4):
+    for seed in range(8):
         times = 0.5 * latency, 1.5 * latency
         api, node = uneven(seed, times, (0.0, 0.0), max_per_window=count, window_seconds=1.0, retry_after=wait)
         took.append(seconds_for(node, 200 * count))

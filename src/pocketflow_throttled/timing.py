@@ -69,8 +69,10 @@ class Timing:
         return self.surely_refused_in + _FIRST_GAP
 
     def cost(self, hint: float | None, limit: int) -> float:
-        """Return as how many calls a refusal costs: if the API asks for a pause, all those of that time."""
-        return 1 + (hint or 0.0) * limit / max(self.latency or 1.0, _TICK)
+        """Return as how many calls a refusal costs: if the API asks for a pause, all those of the slots that fall idle in it."""
+        pause, latency = hint or 0.0, max(self.latency or 1.0, _TICK)
+        idle = pause * pause / (2 * latency) if pause < latency else pause - latency / 2  # each goes on for half a call
+        return 1 + idle * limit / latency
 
     def refill(self, limit: int) -> float:
         """Return the seconds from a start to the next where a limit is known.
