@@ -183,6 +183,7 @@ NOT_REFUSED: list[BaseException] = [
         "Quota was exceeded",
         "You exceeded your current quota",
         "server is busy, retry after 3s",
+        "Error code: 529 - {'type': 'error', 'error': {'type': 'overloaded_error', 'message': 'Overloaded'}}",
     ],
 )
 def test_a_message_that_says_so_is_a_refusal(text: str) -> None:
@@ -238,6 +239,7 @@ FINAL: list[Exception] = [
     sdk_error(openai, "APIStatusError", 413, {"error": {"code": "rate_limit_exceeded", "message": "Request too large"}}),
     sdk_error(openai, "RateLimitError", 429, {"error": {"code": "rate_limit_exceeded", "message": "Request too large for gpt"}}),
     sdk_error(openai, "RateLimitError", 429, {"error": {"message": "Rate limit reached on tokens per day (TPD)"}}),
+    sdk_error(anthropic, "RateLimitError", 429, {"error": {"message": "Number of tokens has exceeded your daily rate limit"}}),
 ]
 
 
@@ -248,6 +250,26 @@ def test_a_final_refusal_is_known_and_says_why(error: Exception) -> None:
         assert refusal is not None
         assert refusal.final
         assert refusal.reason
+
+
+def given_up_after(error: Exception) -> Exception:
+    """Return what tenacity raises from an error after its last try: in its text stands the name of the error's class."""
+    outer = Exception(f"RetryError[<Future at 0x7f state=finished raised {type(error).__name__}>]")
+    outer.__cause__ = error
+    return outer
+
+
+def test_a_refusal_of_which_a_wrapper_repeats_only_the_name_is_read_itself() -> None:
+    asked = sdk_error(openai, "RateLimitError", 429, {"error": {"message": "Please try again in 6m0s."}})
+    assert retry_after(given_up_after(asked)) == 360.0
+    final = sdk_error(openai, "RateLimitError", 429, {"error": {"code": "insufficient_quota", "message": "quota"}})
+    assert read_error(given_up_after(final)) == read_error(final)
+
+
+def test_the_outermost_of_several_waits_counts() -> None:
+    outer = RateLimitHit("slow down", retry_after=3.0)
+    outer.__cause__ = RateLimitHit("slow down", retry_after=9.0)
+    assert retry_after(outer) == 3.0
 
 
 def test_a_simulated_refusal_reads_like_a_real_one() -> None:

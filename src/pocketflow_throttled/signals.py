@@ -80,7 +80,7 @@ _FINAL_CODES = frozenset(
 _FINAL_CODE = re.compile(rf"\b(?:{'|'.join(sorted(_FINAL_CODES))})\b")
 # ai.google.dev/gemini-api/docs/rate-limits and console.groq.com/docs/rate-limits, November 2026.
 _FINAL_TEXTS = (
-    (re.compile(r"PerDay|\bper[ -]day\b|\((?:RPD|TPD)\)"), "a quota per day is used up"),
+    (re.compile(r"PerDay|\bper[ -]day\b|\((?:RPD|TPD)\)|\b[Dd]aily (?:\w+ )?(?:limit|quota)\b"), "a quota per day is used up"),
     (re.compile(r"\blimit: ?0\b(?!\.\d)"), "the limit is 0"),
     (re.compile(r"\brequest too large\b|\blarger than max\b", re.IGNORECASE), "the request can never fit the limit"),
     (
@@ -140,11 +140,17 @@ def read_error(exc: BaseException) -> Refusal | None:
 
 
 def _read_along(exc: BaseException, groups: int) -> Refusal | None:
+    """Return the first refusal that is final, else the first that tells a wait: what wraps another may only repeat its name."""
+    known: Refusal | None = None
     for error in causes(exc):
         refusal = _read_group(error, groups) if isinstance(error, BaseExceptionGroup) else _read(error)
-        if refusal is not None:
+        if refusal is None:
+            continue
+        if refusal.final:
             return refusal
-    return None
+        if known is None or (known.retry_after is None and refusal.retry_after is not None):
+            known = refusal
+    return known
 
 
 def _read_group(group: BaseExceptionGroup[BaseException], groups: int) -> Refusal | None:
@@ -205,7 +211,9 @@ def _is_refusal(error: BaseException, status: int | None, codes: set[str], texts
             return True
         if _OVERLOADED_TYPE in codes or codes & (_REFUSED_CODES | _FINAL_CODES):
             return True
-        return not isinstance(error, BUGS) and _REFUSED_TEXT.search(texts[0]) is not None  # which may quote a key or a name
+        if isinstance(error, BUGS):  # which may quote a key or a name
+            return False
+        return _OVERLOADED_TYPE in texts[0] or _REFUSED_TEXT.search(texts[0]) is not None
     if status in (_REFUSED, _OVERLOADED):
         return True
     is_overloaded = _OVERLOADED_TYPE in codes or _OVERLOADED_TYPE in texts[0]
