@@ -176,3 +176,62 @@ def test_tokens_a_minute_that_are_enforced_in_less_cost_few_refusals_and_little_
     run(Tokens(call, max_concurrent=60, max_tokens_per_minute=300_000), [1000] * 1500)
     assert refused <= 0.05 * 1500
     assert ended <= 300 / 0.89
+
+
+def sliced(window: SlicedWindow, now: float) -> None:
+    """Let a server refuse what has room, until it looks as if the minute's tokens were allowed by the second."""
+    for spend in [window.add(now, 100) for _ in range(3)]:
+        window.refuse(spend)
+    window.find_slice(now)
+    assert seconds_of(window) == 1.0
+
+
+def served_at(window: SlicedWindow, start: float, until: float) -> list[Spend]:
+    """Return the calls of 100 that start as they fit, each of which is served after a second."""
+    spends: list[Spend] = []
+    while start < until and window.slice is not None:
+        if window.fits(start, 100):
+            spends.append(window.add(start, 100))
+        for spend in spends:
+            if spend.is_under_way and spend.time + 1 <= start:
+                window.correct(spend, 100, start)
+        start += 0.05
+    return spends
+
+
+def test_a_slice_is_forgotten_by_which_a_server_would_have_served_less() -> None:
+    window = SlicedWindow(limit=6000, seconds=60.0)
+    sliced(window, 0.0)
+    assert len(served_at(window, 1.0, 30.0)) == 29
+    served_at(window, 30.0, 35.0)
+    assert window.slice is None
+
+
+def test_a_slice_is_kept_beyond_which_a_try_is_refused_and_tried_ever_more_rarely() -> None:
+    window = SlicedWindow(limit=6000, seconds=60.0)
+    sliced(window, 0.0)
+    for tried_at, next_at in ((30.0, 150.0), (150.0, 630.0)):
+        tries: list[Spend] = []
+        while window.fits(tried_at, 100):
+            tries.append(window.add(tried_at, 100))
+        for spend in reversed(tries):
+            assert not window.refuse(spend)
+        assert window.opens_at(tried_at + 1) <= next_at
+        assert len(served_at(window, tried_at + 1, next_at)) <= next_at - tried_at
+        assert seconds_of(window) == 1.0
+
+
+def test_refusals_for_another_reason_slow_a_batch_down_for_a_while_only() -> None:
+    """What a server says that was down for a moment looks like tokens that are allowed by the second."""
+    starts: list[float] = []
+
+    async def call(item: int) -> Any:
+        if 61 <= now() < 64:
+            raise RateLimitHit("too many requests", retry_after=1)
+        starts.append(now())
+        await asyncio.sleep(1)
+        return SimpleNamespace(usage=SimpleNamespace(total_tokens=item))
+
+    costs = [200 + 2400 * (item % 7 == 0) for item in range(500)]
+    run(Tokens(call, max_concurrent=40, max_tokens_per_minute=30_000), costs)
+    assert starts[-1] <= 1.08 * 60 * sum(costs) / 30_000

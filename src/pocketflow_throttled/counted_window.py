@@ -210,13 +210,13 @@ class CountedWindow(TokenWindow):
             spend.estimated = 0
             super().take_back(spend)
 
-    def refuse(self, spend: Spend) -> bool:
-        """Remember that a server refused a call, and return whether that tells how it counts."""
+    def refuse(self, spend: Spend, *, is_explained: bool = False) -> bool:
+        """Remember that a server refused a call, and return whether that tells how it counts, unless something explains it."""
         if not spend.in_window or spend.is_refused:
             return False
         self._count_more(spend, -1)
         super().refuse(spend)
-        if not spend.estimated or not self.counting.refused(spend.time):
+        if is_explained or not spend.estimated or not self.counting.refused(spend.time):
             return False
         if self._unexplained is None:
             open_ = {each for each in self.spends if each.is_under_way and not each.is_refused}

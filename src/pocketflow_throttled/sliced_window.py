@@ -20,6 +20,9 @@ _PARTS = (2, 3, 4, 5, 6, 10, 12, 15, 20, 30, 60)  # of the window, which a slice
 # Whether it counts by a sliding window, a fixed one or as a bucket, what a server has served in a slice leaves no room for
 # what it refuses. It must be so for such a share of what was refused; calls are so many seconds on their way, or less.
 _MOST, _ON_THE_WAY = 0.75, 0.3
+# What refused may have been a server that was down, or others: a slice that was found is doubted after such a part of the window,
+# or so many seconds if that is longer, and after so many times as long each time that a try is refused.
+_DOUBTED_AFTER, _AT_LEAST, _LONGER = 0.5, 30.0, 4
 
 
 class SlicedWindow(CountedWindow):
@@ -36,7 +39,18 @@ class SlicedWindow(CountedWindow):
         (False, 10.0, True)
     """
 
-    __slots__ = ("_differ", "_found_after", "_sliced_since", "_told", "slice")
+    __slots__ = (
+        "_differ",
+        "_doubted_after",
+        "_found_after",
+        "_served",
+        "_sliced_since",
+        "_told",
+        "_tried_between",
+        "_tried_since",
+        "_try_at",
+        "slice",
+    )
 
     def __init__(self, limit: int, seconds: float) -> None:
         super().__init__(limit, seconds)
@@ -49,6 +63,14 @@ class SlicedWindow(CountedWindow):
         self._sliced_since = math.inf
         self._told: tuple[int, float] | None = None  # the slice that headers tell
         self._found_after = -math.inf  # when the last call started that helps to find the slice, while it is not found
+        self._doubted_after = math.inf  # seconds
+        self._tried_between = math.inf, -math.inf  # seconds; what started then was refused for what was tried
+        self._doubt(math.inf)
+
+    def _doubt(self, since: float) -> None:
+        """Try from then on what has room in the window and not in the slice that was found: as much again as fits into it."""
+        self._try_at = since  # of the next try, and ...
+        self._tried_since, self._served = math.inf, 0  # ... of the first, and what was served that started since then
 
     @property
     def told(self) -> TokenWindow:
@@ -61,6 +83,7 @@ class SlicedWindow(CountedWindow):
             self._told = limit, seconds
             self._slice(limit, seconds, now)
             self._found_after = -math.inf
+            self._doubt(math.inf)
 
     def find_slice(self, now: float) -> None:
         """Find the slice by which a server refuses what has room in the window.
@@ -71,6 +94,8 @@ class SlicedWindow(CountedWindow):
         if slices and refused and self._found_after == -math.inf and not self._is_known:
             self._slice(*slices[-1], now)
             self._found_after = refused[-1] + _ON_THE_WAY
+            self._doubted_after = max(_AT_LEAST, _DOUBTED_AFTER * self.seconds)
+            self._doubt(now + self._doubted_after)
             self._find()
 
     @property
@@ -120,7 +145,9 @@ class SlicedWindow(CountedWindow):
 
     def fits(self, now: float, cost: int, variance: int = 0, estimated: int = 0) -> bool:
         """Return whether `cost` more tokens, give or take, are allowed at `now`; forgets what has left the window."""
-        return super().fits(now, cost, variance, estimated) and (self.slice is None or self.slice.fits(now, cost, variance))
+        if not super().fits(now, cost, variance, estimated):
+            return False
+        return self.slice is None or self.slice.fits(now, cost, variance) or now >= self._try_at
 
     def forget(self, now: float) -> None:
         """Forget what has left the window, and the share of others that has come back."""
@@ -131,13 +158,19 @@ class SlicedWindow(CountedWindow):
     def opens_at(self, now: float) -> float:
         """Return when the oldest spend leaves, or others' share: the next moment at which anything changes by itself."""
         opens_at = super().opens_at(now)
-        return opens_at if self.slice is None else min(opens_at, self.slice.opens_at(now))
+        if self.slice is None:
+            return opens_at
+        return min(opens_at, self.slice.opens_at(now), self._try_at if self._try_at > now else math.inf)
 
     def add(self, now: float, cost: int, variance: int = 0, estimated: int = 0) -> Spend:
         """Book `cost` tokens, give or take, and return the entry, to be corrected."""
         spend = super().add(now, cost, variance, estimated)
         if self.slice is not None:
-            spend.of_slice = self.slice.add(now, cost, variance)
+            if now >= self._try_at and not self.slice.fits(now, cost, variance):
+                self._tried_since = min(self._tried_since, now)
+                self._try_at = now + self.slice.seconds * cost / self.slice.limit
+            else:
+                spend.of_slice = self.slice.add(now, cost, variance)
         return spend
 
     def insert(self, time: float, cost: int) -> Spend:
@@ -154,13 +187,36 @@ class SlicedWindow(CountedWindow):
         super().correct(spend, cost, now)
         if spend.time <= self._found_after:
             self._find()
+        if now is not None and spend.time >= self._tried_since:
+            self._served_since_tried(now, cost)
 
-    def refuse(self, spend: Spend) -> bool:
-        """Remember that a server refused a call, and return whether that tells how it counts: then it allows no less in less."""
+    def _served_since_tried(self, now: float, cost: int) -> None:
+        """Forget a slice of which a server that keeps to it would not have served so much, whichever way it counts."""
+        assert self.slice is not None
+        self._served += cost
+        took = now - self._tried_since + _ON_THE_WAY
+        if self._served > (took / self.slice.seconds + 1) * self.slice.limit:
+            self.unslice()
+        elif took > self.seconds:
+            self._doubt(now)
+
+    def refuse(self, spend: Spend, *, is_explained: bool = False) -> bool:
+        """Remember that a server refused a call, and return whether that tells how it counts: then it allows no less in less.
+
+        A try of what does not fit into a slice tells of that, and from then on the slice is kept.
+        """
         if self.slice is not None and spend.of_slice is not None:
             self.slice.refuse(spend.of_slice)
-        tells_way = super().refuse(spend)
-        if tells_way:
+        if self.slice is not None and spend.time >= self._tried_since:
+            self._slice(self.slice.limit, self.slice.seconds, self._sliced_since)  # with what was tried
+            self._doubted_after *= _LONGER
+            self._tried_between = self._tried_since, self.spends[-1].time
+            self._doubt(spend.time + self._doubted_after)
+        since, until = self._tried_between
+        tells_way = super().refuse(spend, is_explained=is_explained or since <= spend.time <= until)
+        if since <= spend.time <= until:
+            return False
+        if tells_way and until == -math.inf:
             self.unslice()
         elif spend.time <= self._found_after:
             self._find()
