@@ -3,10 +3,11 @@
 import asyncio
 import math
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from heapq import heappop, heappush
+from itertools import product
 from typing import Any
 
 import pytest
@@ -17,6 +18,7 @@ from .counting import Count, Counting
 from .model import Model, jitter
 
 COUNTINGS: list[Counting] = ["sliding", "bucket", "fixed"]
+DIALECTS = ["openai", "azure", "anthropic", "ietf"]
 WINDOWS = 6  # of a minute, for as long as throughput is measured
 Factor = float | None  # of the estimates to the truth; None: each item's its own, up to 3 either way
 COST = 100
@@ -131,19 +133,28 @@ def server(
     return make
 
 
-@pytest.mark.parametrize("network", NETWORKS)
-@pytest.mark.parametrize("counting", COUNTINGS)
-@pytest.mark.parametrize("dialect", ["none", "openai", "azure", "anthropic", "ietf"])
+def counted_in_turn(*settings: Iterable[Any], ways: list[Counting] = COUNTINGS) -> list[tuple[Any, ...]]:
+    """Return each combination of settings with one way of counting, so that each way meets each setting."""
+    combinations = product(*(enumerate(values) for values in settings))
+    return [(ways[sum(at for at, _ in chosen) % len(ways)], *(value for _, value in chosen)) for chosen in combinations]
+
+
+@pytest.mark.parametrize(
+    ("counting", "dialect", "network"),
+    [*counted_in_turn(DIALECTS, NETWORKS), *product(COUNTINGS, ["none"], NETWORKS)],  # with headers, mistakes are made good
+)
 def test_a_limit_of_requests_is_used_up_and_not_overrun(counting: Counting, dialect: Any, network: str) -> None:
     check(measure(server(100, None, counting, network, dialect=dialect), hooks=dialect != "none"))
 
 
-@pytest.mark.parametrize("counting", COUNTINGS)
-@pytest.mark.parametrize("factor", [1 / 3, 1.0, 3.0, None])
-@pytest.mark.parametrize(("tokens", "hooks"), [(60_000, False), (6_000, False), (6_000, True)])
+@pytest.mark.parametrize(
+    ("counting", "factor", "limit"),
+    counted_in_turn([1 / 3, 1.0, 3.0, None], [(60_000, False), (6_000, False), (6_000, True)]),
+)
 def test_a_limit_of_tokens_is_used_up_and_not_overrun_however_wrong_the_estimates(
-    counting: Counting, factor: Factor, tokens: int, hooks: bool
+    counting: Counting, factor: Factor, limit: tuple[int, bool]
 ) -> None:
+    tokens, hooks = limit
     check(measure(server(None, tokens, counting, rounding=1000 if tokens > 6_000 else 100), hooks=hooks, factor=factor))
 
 
@@ -153,10 +164,10 @@ def test_both_limits_at_once_are_used_up_and_not_overrun(counting: Counting, fac
     check(measure(server(90, 10_000, counting), hooks=True, factor=factor))
 
 
-@pytest.mark.parametrize("counting", COUNTINGS)
-@pytest.mark.parametrize("dialect", ["openai", "anthropic"])
-@pytest.mark.parametrize("skew", [-3600.0, -7.0, 7.0, 3600.0])
-@pytest.mark.parametrize("sends_date", [True, False])
+@pytest.mark.parametrize(
+    ("counting", "dialect", "skew", "sends_date"),
+    counted_in_turn(["openai", "anthropic"], [-3600.0, -7.0, 7.0, 3600.0], [True, False]),
+)
 def test_clocks_that_differ_cost_nothing(counting: Counting, dialect: Any, skew: float, sends_date: bool) -> None:
     check(measure(server(100, None, counting, dialect=dialect, skew=skew, sends_date=sends_date), hooks=True, windows=4))
 
@@ -210,18 +221,19 @@ def test_a_limit_that_counts_what_calls_may_cost_for_good_is_told_by_what_is_lef
     assert took <= factor * sum(costs) / 1000 / 0.95
 
 
-@pytest.mark.parametrize("counting", COUNTINGS)
-@pytest.mark.parametrize(("dialect", "rounding"), [("openai", 1), ("anthropic", 1000)])
-@pytest.mark.parametrize("at_once", [12, 30])
+@pytest.mark.parametrize(
+    ("counting", "told", "at_once"),
+    counted_in_turn([{"dialect": "openai"}, {"dialect": "anthropic", "rounding": 1000}], [12, 30]),
+)
 def test_room_that_a_bucket_has_is_no_sign_that_a_server_counts_less_than_calls_may_cost(
-    counting: Counting, dialect: Any, rounding: int, at_once: int
+    counting: Counting, told: dict[str, Any], at_once: int
 ) -> None:
     """A bucket that was full admits more in its first minute, and while the batch waits for its own window."""
     chance = random.Random(7)
     costs = [chance.randint(300, 1300) for _ in range(400)]
     latency, delay = jitter(chance, 0.5, 1.5), jitter(chance, 0.02, 0.05)
     tokens = Count(144_000, 60.0, counting, phase=17.0)
-    model = Model(tokens=tokens, dialect=dialect, rounding=rounding, latency=latency, delay=delay)
+    model = Model(tokens=tokens, latency=latency, delay=delay, **told)
     took = run_estimated(model, costs, 3.0, at_once)
     assert model.refused <= 0.01 * len(costs)
     assert took <= 3 * sum(costs) / 2400 / 0.95
@@ -277,26 +289,24 @@ def test_a_limit_a_minute_enforced_as_one_a_second_is_kept_by_spacing_the_starts
     check(measure(make, at_once=20, per_minute=60, windows=20), refused=0.02, share=0.93)
 
 
-@pytest.mark.parametrize("counting", COUNTINGS)
-@pytest.mark.parametrize(("requests", "seconds"), [(20, 2.0), (10, 1.0), (2, 0.2), (1, 0.1)])
-@pytest.mark.parametrize("retry_after", ["whole", "none"])
-def test_a_limit_a_minute_enforced_as_fewer_in_less_is_found_out(
-    counting: Counting, requests: int, seconds: float, retry_after: Any
-) -> None:
+@pytest.mark.parametrize(("counting", "requests", "retry_after"), counted_in_turn([20, 10, 2, 1], ["whole", "none"]))
+def test_a_limit_a_minute_enforced_as_fewer_in_less_is_found_out(counting: Counting, requests: int, retry_after: Any) -> None:
     """Of the first burst all that are under way are refused, and then a few, until the starts are spaced closely enough."""
 
     def make(chance: random.Random) -> Model:
-        count = Count(requests, seconds, counting, phase=0.05)
+        count = Count(requests, requests / 10, counting, phase=0.05)
         return Model(requests=count, dialect="none", retry_after=retry_after, latency=jitter(chance, 0.2, 1.0))
 
     check(measure(make, at_once=30, per_minute=600, windows=5), refused=0.025, share=0.93)
 
 
-@pytest.mark.parametrize("counting", ["sliding", "bucket"])
-@pytest.mark.parametrize("late", [0.01, 0.05, 0.1, 0.2])
-@pytest.mark.parametrize(("burst", "per_minute"), [(1, 60), (1, 600), (5, 300)])
-def test_bursts_are_kept_however_unevenly_calls_arrive(counting: Counting, late: float, burst: int, per_minute: int) -> None:
+@pytest.mark.parametrize(
+    ("counting", "late", "limit"),
+    counted_in_turn([0.01, 0.05, 0.1, 0.2], [(1, 60), (1, 600), (5, 300)], ways=["sliding", "bucket"]),
+)
+def test_bursts_are_kept_however_unevenly_calls_arrive(counting: Counting, late: float, limit: tuple[int, int]) -> None:
     """Of starts that are spaced by a second, those that take up to `late` seconds longer arrive so much too early or too late."""
+    burst, per_minute = limit
     seconds = 60 * burst / per_minute
 
     def make(chance: random.Random) -> Model:
@@ -307,16 +317,14 @@ def test_bursts_are_kept_however_unevenly_calls_arrive(counting: Counting, late:
     check(measure(make, at_once=50, per_minute=per_minute, burst=burst, windows=1200 / per_minute), share=share)
 
 
-@pytest.mark.parametrize("counting", COUNTINGS)
-@pytest.mark.parametrize(
-    ("limit", "seconds", "windows"),
-    [(100, 60.0, 4), (20, 0.3, 0.3), (10, 1.0, 1), (500, 300.0, 11)],
-    ids=["a minute", "0.3 s", "a second", "five minutes"],
-)
-@pytest.mark.parametrize("dialect", ["openai", "late", "azure", "anthropic", "ietf"])
+LIMITS = {"a minute": (100, 60.0, 4), "0.3 s": (20, 0.3, 0.3), "a second": (10, 1.0, 1), "five minutes": (500, 300.0, 11)}
+
+
+@pytest.mark.parametrize(("counting", "dialect", "limit_of"), counted_in_turn([*DIALECTS, "late"], LIMITS))
 def test_limits_nobody_gave_are_learned_and_neither_overrun_nor_crawled_at(
-    counting: Counting, dialect: Any, limit: int, seconds: float, windows: float
+    counting: Counting, dialect: Any, limit_of: str
 ) -> None:
+    limit, seconds, windows = LIMITS[limit_of]
     tells_late, dialect = dialect == "late", "openai" if dialect == "late" else dialect
 
     def make(chance: random.Random) -> Model:
