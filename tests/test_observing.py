@@ -1138,7 +1138,7 @@ def test_a_reset_limiter_forgets_what_others_have_used() -> None:
     assert limiter.current_window_count == 1
 
 
-@settings(max_examples=300, deadline=None)
+@settings(deadline=None)
 @given(st.lists(st.dictionaries(NAMES, TEXT), max_size=4))
 def test_no_headers_raise_or_pause_beyond_the_cap_or_block_for_longer_than_a_window(responses: list[dict[str, str]]) -> None:
     async def main() -> None:

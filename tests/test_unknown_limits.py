@@ -125,7 +125,7 @@ def test_a_limit_by_the_second_that_asks_for_a_long_wait_is_found_out(count: int
 @pytest.mark.parametrize("wait", [False, 2.0])
 def test_quick_calls_to_an_api_that_takes_one_at_a_time_are_not_slowed_down(wait: Any) -> None:
     """The first calls are refused before any has told how long one takes: what few starts there were then is no pace."""
-    for seed in range(4):
+    for seed in range(2):
         api, node = uneven(seed, (0.12, 0.12), (0.0, 0.02), max_concurrent=1, retry_after=wait)
         assert seconds_for(node, 800) <= 800 * 0.14 / 0.85
         assert api.refused <= 0.025 * 800
@@ -418,9 +418,9 @@ class _Down(AdaptiveThrottledNode):
         return None
 
 
-@pytest.mark.parametrize("seconds", [5.0, 20.0, 60.0, 100.0, 400.0, 3000.0])
+@pytest.mark.parametrize("seconds", [5.0, 60.0, 400.0, 3000.0])
 @pytest.mark.parametrize("since", [0.5, 2.0, 5.0])
-@pytest.mark.parametrize("cap", [4, 8, math.inf])
+@pytest.mark.parametrize("cap", [4, math.inf])
 def test_an_api_that_is_down_at_first_is_not_taken_for_one_that_allows_few_calls(
     cap: float, since: float, seconds: float
 ) -> None:
@@ -434,7 +434,7 @@ def test_an_api_that_is_down_at_first_is_not_taken_for_one_that_allows_few_calls
     assert run_virtual(main()) < 90 + 600 / min(cap, 20)
 
 
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("seed", range(2))
 @pytest.mark.parametrize(("since", "seconds"), [(5.0, 600.0), (30.0, 600.0), (5.0, 30.0)])
 def test_an_api_that_was_down_is_not_taken_for_a_window_since_something_else_refused_a_call_then(
     since: float, seconds: float, seed: int
