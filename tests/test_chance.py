@@ -85,6 +85,7 @@ def test_before_the_first_refusal_a_bucket_may_have_been_full() -> None:
     assert not any(chance.refused(110.0 + 40 * refusal, 2) for refusal in range(9))
 
 
+@pytest.mark.no_cover  # a long simulation
 @pytest.mark.parametrize("limits", [{}, {"max_concurrent": 40}])
 def test_an_api_that_refuses_one_call_in_twenty_at_random_is_used_all_the_same(limits: dict[str, Any]) -> None:
     """Who slows down after each refusal, and is refused as often, comes to a call in some seconds, or none."""

@@ -48,6 +48,7 @@ class Server:
         return {"usage": {"total_tokens": INPUT + output}}
 
 
+@pytest.mark.no_cover  # a long simulation
 @pytest.mark.parametrize("way", list(Way))
 @pytest.mark.parametrize("hints", [False, True])
 def test_how_a_server_counts_is_found_out_by_few_refusals(way: Way, hints: bool) -> None:

@@ -550,6 +550,7 @@ def test_others_who_take_a_third_of_a_small_bucket_cost_few_refusals(told_when: 
     assert seconds < 1000 / 3.4 * 1.1
 
 
+@pytest.mark.no_cover  # a long simulation
 @pytest.mark.parametrize("share", [0.2, 0.5])
 def test_others_who_take_at_random_of_a_whole_window_cost_few_refusals(share: float) -> None:
     """While it is used up, no answer tells what they take meanwhile; and it is not by the second that it refuses."""

@@ -153,6 +153,7 @@ def test_a_budget_forgets_a_slice_with_the_limit_or_the_pace() -> None:
         assert budget.fits(0.0, 500)
 
 
+@pytest.mark.no_cover  # a long simulation
 @pytest.mark.parametrize(
     ("seconds", "algorithm", "hint"),
     [

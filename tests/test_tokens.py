@@ -170,6 +170,7 @@ def test_a_call_that_cost_less_gives_back_at_once_and_one_that_cost_more_is_debt
     assert (node.stats["tokens_estimated"], node.stats["tokens_used"]) == (151, 610)
 
 
+@pytest.mark.no_cover  # a long simulation
 @pytest.mark.parametrize("factor", [1 / 3, 1, 3])
 @pytest.mark.parametrize("algorithm", ["sliding_window", "token_bucket"])
 def test_estimates_that_are_wrong_by_a_factor_cost_neither_refusals_nor_throughput(factor: float, algorithm: Any) -> None:

@@ -66,6 +66,7 @@ class Server:
         return item
 
 
+@pytest.mark.no_cover  # a long simulation
 @pytest.mark.parametrize("base", [ThrottledParallelBatchNode, AdaptiveThrottledNode])
 @pytest.mark.parametrize(("told", "takes"), [(2, 1), (3, 1), (3, 2), (5, 4), (10, 5)])
 def test_no_item_starves_on_an_api_that_takes_fewer_at_once_than_it_was_said_to(told: int, takes: int, base: Any) -> None:

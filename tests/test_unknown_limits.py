@@ -21,6 +21,9 @@ from pocketflow_throttled import (
 from .test_adaptive import Adapting, run, seconds_for
 from .test_nodes import now
 
+# A long simulation runs the same lines many times, which shorter ones cover: traced, it takes four times as long.
+is_long = pytest.mark.no_cover
+
 
 @pytest.mark.parametrize(
     "api",
@@ -67,6 +70,7 @@ def test_windows_by_the_servers_clock_are_followed_wherever_in_one_the_batch_sta
     assert ended <= 60.0 * 7 + 20  # the windows that it takes, and what finding out may cost
 
 
+@is_long
 @pytest.mark.parametrize("seed", range(3))
 def test_a_rate_by_the_second_is_told_from_a_cap_by_two_refusals_though_calls_are_long(seed: int) -> None:
     """At most ten in any second, and calls of six seconds: ten of them are refused together as by a cap."""
@@ -97,6 +101,7 @@ def uneven(seed: int, latency: tuple[float, float], delay: tuple[float, float], 
     return api, Adapting(api.call, initial_concurrent=10, max_concurrent=100)
 
 
+@is_long
 @pytest.mark.parametrize(("cap", "wait"), [(40, 10.0), (20, 10.0), (12, 5.0)])
 def test_a_cap_of_calls_that_all_take_a_second_is_not_taken_for_a_rate_by_the_second(cap: int, wait: float) -> None:
     """It admits as many in any second as at once, and asks for a wait that no limit by the second need ask for."""
@@ -109,6 +114,7 @@ def test_a_cap_of_calls_that_all_take_a_second_is_not_taken_for_a_rate_by_the_se
     assert sum(took) / len(took) <= 1.2 * 1500 * 1.125 / cap + 3 * wait
 
 
+@is_long
 @pytest.mark.parametrize(("count", "latency", "wait"), [(10, 3.8, 5.0), (8, 0.75, 5.0), (4, 0.6, 10.0), (6, 2.0, 10.0)])
 def test_a_limit_by_the_second_that_asks_for_a_long_wait_is_found_out(count: int, latency: float, wait: float) -> None:
     """It is no window of that wait, though all that it admits fits into one: a call in the midst of it is served."""
@@ -122,6 +128,7 @@ def test_a_limit_by_the_second_that_asks_for_a_long_wait_is_found_out(count: int
     assert sum(took) / len(took) <= 200 / 0.55
 
 
+@is_long
 @pytest.mark.parametrize("wait", [False, 2.0])
 def test_quick_calls_to_an_api_that_takes_one_at_a_time_are_not_slowed_down(wait: Any) -> None:
     """The first calls are refused before any has told how long one takes: what few starts there were then is no pace."""
@@ -131,6 +138,7 @@ def test_quick_calls_to_an_api_that_takes_one_at_a_time_are_not_slowed_down(wait
         assert api.refused <= 0.025 * 800
 
 
+@is_long
 def test_refused_calls_that_are_under_way_for_long_do_not_count_for_what_was_admitted() -> None:
     """A refusal takes longer than a call; what else is under way then is no evidence that so many are admitted at once."""
     speeds = []
@@ -143,6 +151,7 @@ def test_refused_calls_that_are_under_way_for_long_do_not_count_for_what_was_adm
     assert sum(speeds) / len(speeds) >= 0.7, speeds
 
 
+@is_long
 def test_a_cap_that_is_raised_is_found_out_soon_though_each_refusal_asks_to_wait() -> None:
     """A refused probe costs a pause, so it is made rarely; but what a raised cap allows is missed for longer."""
     took = []
@@ -163,6 +172,7 @@ def test_a_few_starts_in_a_few_seconds_are_a_pace_and_no_window() -> None:
         assert api.refused <= 0.06 * 300
 
 
+@is_long
 def test_what_may_fit_into_a_window_is_tried_with_one_call_and_no_burst() -> None:
     refused = []
     for seed in range(4):
@@ -190,6 +200,7 @@ def test_two_a_second_of_calls_that_all_take_15_seconds_are_not_taken_for_a_cap(
     assert api.refused <= 0.02 * 900
 
 
+@is_long
 def test_slots_are_filled_while_a_slow_refusal_of_a_probe_is_awaited() -> None:
     """A refusal takes as long as a call: if all starts waited for it whenever one goes beyond proven ground, none would run."""
     speeds = []
@@ -257,6 +268,7 @@ def test_an_outage_is_not_taken_for_a_window_for_long(until: float, hint: float 
     assert seconds_for(node, 400) <= until + 65 + 3 * 400 / 20  # the longest wait for a try, and the rest of the batch
 
 
+@is_long
 @pytest.mark.parametrize("share", [0.01, 0.05, 0.2])
 def test_calls_refused_at_random_slow_a_batch_but_never_without_end(share: float) -> None:
     chance = random.Random(7)
@@ -274,6 +286,7 @@ def test_calls_refused_at_random_slow_a_batch_but_never_without_end(share: float
     assert seconds_for(node, 1000) <= 1000 * 30
 
 
+@is_long
 def test_a_refusal_now_and_then_that_has_no_reason_slows_a_batch_little() -> None:
     speeds = []
     for seed in range(1, 4):
@@ -301,6 +314,7 @@ def test_a_long_wait_at_a_refused_probe_is_a_windows() -> None:
     assert 6 <= node.current_concurrent <= 9
 
 
+@is_long
 @pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize("hint", [3.0, 6.0])
 def test_a_cap_that_asks_for_long_waits_is_not_taken_for_a_window_again_and_again(hint: float, seed: int) -> None:
@@ -418,6 +432,7 @@ class _Down(AdaptiveThrottledNode):
         return None
 
 
+@is_long
 @pytest.mark.parametrize("seconds", [5.0, 60.0, 400.0, 3000.0])
 @pytest.mark.parametrize("since", [0.5, 2.0, 5.0])
 @pytest.mark.parametrize("cap", [4, math.inf])
@@ -434,6 +449,7 @@ def test_an_api_that_is_down_at_first_is_not_taken_for_one_that_allows_few_calls
     assert run_virtual(main()) < 90 + 600 / min(cap, 20)
 
 
+@is_long
 @pytest.mark.parametrize("seed", range(2))
 @pytest.mark.parametrize(("since", "seconds"), [(5.0, 600.0), (30.0, 600.0), (5.0, 30.0)])
 def test_an_api_that_was_down_is_not_taken_for_a_window_since_something_else_refused_a_call_then(

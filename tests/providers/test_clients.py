@@ -21,6 +21,8 @@ from .server import Behaviour, Provider
 # may arrive so much closer together than they were sent. That windows are exact is tested in virtual time.
 TOLERANCE = 0.2  # seconds
 
+many = pytest.mark.no_cover  # of many calls, most of what would be traced is the clients, and what is ours others cover
+
 Ask = Callable[[str], Any]
 
 
@@ -107,6 +109,7 @@ def right(asked: list[str]) -> list[str]:
     return [question.upper() for question in asked]
 
 
+@many
 @pytest.mark.parametrize(("client", "counting"), [("openai", "sliding"), ("anthropic", "sliding"), ("anthropic", "fixed")])
 def test_300_items_at_a_limit_tighter_than_the_batch_are_answered_in_order_and_none_is_refused(
     client: str, counting: Counting
@@ -121,6 +124,7 @@ def test_300_items_at_a_limit_tighter_than_the_batch_are_answered_in_order_and_n
     assert time.monotonic() - start >= 2.0  # three windows
 
 
+@many
 @both_clients
 def test_items_keep_to_a_limit_of_tokens(client: str) -> None:
     provider = Provider(tokens=Count(600, 1.0 - TOLERANCE))
@@ -131,6 +135,7 @@ def test_items_keep_to_a_limit_of_tokens(client: str) -> None:
     assert node.stats["tokens_estimated"] == node.stats["tokens_used"] == 1500
 
 
+@many
 @both_clients
 @pytest.mark.parametrize("settings", [{"skew": 3600.0}, {"skew": -5.0, "sends_date": False}], ids=str)
 def test_limits_nobody_set_are_learned_from_the_headers(client: str, settings: dict[str, Any]) -> None:
@@ -180,6 +185,7 @@ def test_500s_and_dropped_connections_are_the_users_retries() -> None:
 OVERLOADED = {"type": "overloaded_error", "message": "Overloaded"}
 
 
+@many
 @both_clients
 def test_overload_and_unfair_refusals_are_waited_out_and_lose_nothing(client: str) -> None:
     def misbehave(number: int) -> Behaviour | None:
@@ -242,6 +248,7 @@ def test_what_is_refused_for_good_goes_to_the_fallback_at_once_and_says_why(
     assert provider.received == 1
 
 
+@many
 @both_clients
 def test_an_adaptive_node_finds_the_limit_of_a_server_that_says_nothing(client: str) -> None:
     provider = Provider(max_concurrent=8, latency=0.03, dialect="none")

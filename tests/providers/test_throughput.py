@@ -17,6 +17,9 @@ from pocketflow_throttled import ThrottledParallelBatchNode, run_virtual
 from .counting import Count, Counting
 from .model import Model, jitter
 
+# A long simulation runs the same lines many times, which shorter ones cover: traced, it takes four times as long.
+is_long = pytest.mark.no_cover
+
 COUNTINGS: list[Counting] = ["sliding", "bucket", "fixed"]
 DIALECTS = ["openai", "azure", "anthropic", "ietf"]
 WINDOWS = 6  # of a minute, for as long as throughput is measured
@@ -147,6 +150,7 @@ def test_a_limit_of_requests_is_used_up_and_not_overrun(counting: Counting, dial
     check(measure(server(100, None, counting, network, dialect=dialect), hooks=dialect != "none"))
 
 
+@is_long
 @pytest.mark.parametrize(
     ("counting", "factor", "limit"),
     counted_in_turn([1 / 3, 1.0, 3.0, None], [(60_000, False), (6_000, False), (6_000, True)]),
@@ -164,6 +168,7 @@ def test_both_limits_at_once_are_used_up_and_not_overrun(counting: Counting, fac
     check(measure(server(90, 10_000, counting), hooks=True, factor=factor))
 
 
+@is_long
 @pytest.mark.parametrize(
     ("counting", "dialect", "skew", "sends_date"),
     counted_in_turn(["openai", "anthropic"], [-3600.0, -7.0, 7.0, 3600.0], [True, False]),
@@ -221,6 +226,7 @@ def test_a_limit_that_counts_what_calls_may_cost_for_good_is_told_by_what_is_lef
     assert took <= factor * sum(costs) / 1000 / 0.95
 
 
+@is_long
 @pytest.mark.parametrize(
     ("counting", "told", "at_once"),
     counted_in_turn([{"dialect": "openai"}, {"dialect": "anthropic", "rounding": 1000}], [12, 30]),
@@ -250,6 +256,7 @@ def clairvoyant(seconds: list[float], slots: int, per_minute: int) -> float:
     return end
 
 
+@is_long
 @pytest.mark.parametrize("counting", COUNTINGS)
 @pytest.mark.parametrize("cover", [0.8, 1.0, 1.2])
 @pytest.mark.parametrize(("per_minute", "latency"), [(10, 20.0), (30, 8.0), (60, 3.0), (120, 1.0)])
@@ -289,6 +296,7 @@ def test_a_limit_a_minute_enforced_as_one_a_second_is_kept_by_spacing_the_starts
     check(measure(make, at_once=20, per_minute=60, windows=20), refused=0.02, share=0.93)
 
 
+@is_long
 @pytest.mark.parametrize(("counting", "requests", "retry_after"), counted_in_turn([20, 10, 2, 1], ["whole", "none"]))
 def test_a_limit_a_minute_enforced_as_fewer_in_less_is_found_out(counting: Counting, requests: int, retry_after: Any) -> None:
     """Of the first burst all that are under way are refused, and then a few, until the starts are spaced closely enough."""
@@ -300,6 +308,7 @@ def test_a_limit_a_minute_enforced_as_fewer_in_less_is_found_out(counting: Count
     check(measure(make, at_once=30, per_minute=600, windows=5), refused=0.025, share=0.93)
 
 
+@is_long
 @pytest.mark.parametrize(
     ("counting", "late", "limit"),
     counted_in_turn([0.01, 0.05, 0.1, 0.2], [(1, 60), (1, 600), (5, 300)], ways=["sliding", "bucket"]),
