@@ -652,7 +652,7 @@ def test_a_limiter_object_may_be_shared() -> None:
     assert Batch(echo, shared_limiter=limiter).limiter is limiter
 
 
-@pytest.mark.parametrize("start", [34.400393446470055, 54.525092400701915, *(number / 7 for number in range(200))])
+@pytest.mark.parametrize("start", [34.400393446470055, 54.525092400701915, *(number / 7 for number in range(60))])
 def test_a_refused_item_is_given_up_whatever_floats_make_of_the_time_that_is_left(start: float) -> None:
     calls = 0
 

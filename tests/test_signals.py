@@ -437,7 +437,7 @@ BODIES = st.recursive(
 STATUSES = st.sampled_from([None, 200, 402, 413, 429, 500, 503, 529, "429", 4.29, True, 10**400])
 
 
-@settings(max_examples=300, deadline=None)
+@settings(deadline=None)
 @given(st.dictionaries(NAMES, TEXT), BODIES, TEXT, STATUSES)
 def test_nothing_a_server_sends_raises_or_waits_for_ever(fields: dict[str, str], body: Any, message: str, status: Any) -> None:
     error = SDKError(message, status, fields)
@@ -530,7 +530,7 @@ ATTRIBUTES: dict[str, Any] = {  # by name, as Hypothesis could not show them
 }
 
 
-@settings(max_examples=300, deadline=None)
+@settings(deadline=None)
 @given(
     st.dictionaries(
         st.sampled_from(["status_code", "code", "status", "headers", "body", "details", "type", "error_code", "retry_after"]),
