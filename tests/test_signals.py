@@ -4,6 +4,7 @@ import asyncio
 import email.message
 import math
 import time
+from dataclasses import replace
 from datetime import UTC, datetime
 from types import SimpleNamespace
 from typing import Any
@@ -405,6 +406,12 @@ def test_a_date_is_counted_from_the_servers_clock() -> None:
 )
 def test_every_providers_quotas_are_read(fields: dict[str, str], quotas: tuple[Quota, ...]) -> None:
     assert read_quotas(fields) == quotas
+
+
+def test_a_reset_by_a_clock_that_may_be_wrong_tells_no_length() -> None:
+    told = Quota("requests", 100, 99, 7200.0, is_date=True)
+    assert told.is_longer_than(60.0)
+    assert not replace(told, is_guess=True).is_longer_than(60.0)
 
 
 TEXT = st.text(max_size=50) | st.sampled_from(

@@ -371,3 +371,17 @@ def test_refusals_tell_of_a_part_of_the_window_if_it_was_full_at_each(starts: li
             window.add(start)
         crowding.refused(start + 0.5, window)
     assert crowding.is_regular(starts[-1][0] + 0.6, window.seconds) is regular
+
+
+@pytest.mark.parametrize(
+    ("until", "left"), [(5.0, [4.0, 5.0]), (3.0, [2.0, 3.0, 4.0, 5.0]), (0.0, [0.0, 1.0, 2.0, 3.0, 4.0, 5.0])]
+)
+def test_what_a_server_no_longer_counts_is_forgotten_but_for_what_may_have_arrived_after_it_answered(
+    until: float, left: list[float]
+) -> None:
+    budget = Budget(requests=10, tokens=None, burst=None, seconds=60.0)
+    for at in range(6):
+        budget.book(float(at), 0)
+    budget.forget_requests(until, used=2)
+    assert budget.requests is not None
+    assert list(budget.requests.times) == left

@@ -329,6 +329,7 @@ def test_bursts_are_kept_however_unevenly_calls_arrive(counting: Counting, late:
 LIMITS = {"a minute": (100, 60.0, 4), "0.3 s": (20, 0.3, 0.3), "a second": (10, 1.0, 1), "five minutes": (500, 300.0, 6)}
 
 
+@is_long
 @pytest.mark.parametrize(("counting", "dialect", "limit_of"), counted_in_turn([*DIALECTS, "late"], LIMITS))
 def test_limits_nobody_gave_are_learned_and_neither_overrun_nor_crawled_at(
     counting: Counting, dialect: Any, limit_of: str
