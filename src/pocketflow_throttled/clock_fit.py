@@ -56,12 +56,12 @@ class Fit:
     begun: tuple[float, float]
 
 
-def shuts_between(starts: Sequence[float], refused: Sequence[float]) -> list[Shut]:
-    """Return the times in which an API refused, of those that lasted a while, from the starts that it admitted and refused."""
-    last: dict[int, float] = {}  # of those before the start with that index
-    for start in refused:
-        at = bisect_left(starts, start)
-        last[at] = max(start, last.get(at, start))
+def shuts_between(starts: Sequence[float], shut_at: Sequence[float]) -> list[Shut]:
+    """Return the times of a while or more in which an API refused, from the starts that it admitted and when it admitted none."""
+    last: dict[int, float] = {}  # of those times before the start with that index
+    for time in shut_at:
+        at = bisect_left(starts, time)
+        last[at] = max(time, last.get(at, time))
     shuts = [Shut(starts[at - 1], last[at], starts[at]) for at in sorted(last) if 0 < at < len(starts)]
     return [shut for shut in shuts if shut.opened - shut.since > _A_WHILE]
 

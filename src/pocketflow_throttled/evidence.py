@@ -24,6 +24,7 @@ _TOLD_BY, _TOP = 20, 0.15  # starts that can tell a cap, and the part of them, o
 SECOND = 1.0  # many an API counts by it
 _ALONE = 20  # starts admitted since the refusal before, at the level of one that is alone then
 _LAST, _RECENT = 4, 1000  # refusals, and starts, that tell what is counted by the second
+_ROUNDED = 1.0  # seconds, by which a wait may be longer than it must
 _DENIED = 5  # starts, at the level of a refusal or beyond, that were admitted: what refused is no cap
 _LOGGED, _REFUSED = 10_000, 200  # starts, and refused calls
 _BARELY = 1.001
@@ -72,6 +73,7 @@ class Evidence:
         self._refused_calls: deque[tuple[float, float]] = deque(maxlen=_REFUSED)  # from their start to their end
         self._refused_levels: deque[tuple[float, int]] = deque(maxlen=_LAST)
         self._first_refused = math.inf
+        self._told: deque[float] = deque(maxlen=_LAST)
 
     def started(self, now: float, level: int = 1) -> None:
         """Log a start, the `level`-th call under way; it counts as admitted unless it is taken back."""
@@ -90,10 +92,14 @@ class Evidence:
         """Log when a refused call ended: until then it was under way, but took no place at the server."""
         self._refused_calls.append((started, now))
 
+    def told(self, until: float) -> None:
+        """Log until when an API said that it would refuse calls, in whole seconds or more exactly."""
+        self._told.append(until - _ROUNDED)
+
     @property
-    def refused_starts(self) -> list[float]:
-        """When the last calls started that were refused."""
-        return [started for started, _ in self._refused_calls]
+    def shut_at(self) -> list[float]:
+        """When it refused of late: as calls started that it refused, or as it told."""
+        return [*(started for started, _ in self._refused_calls), *self._told]
 
     def served_level(self, started: float, level: int) -> int:
         """Return how many of those under way as a call started, itself included, the server has not refused by now."""

@@ -166,9 +166,10 @@ class LearnedRate:
         self.is_unexplained = False
         if isinstance(held, _WINDOWS) and held.was_used_up(closing.opened, since):
             closing.is_rate = True
-        is_window = closing.is_rate and isinstance(held, _WINDOWS) and closing.hinted_until <= closing.last
         window = None
-        if not (is_window and self._hold_by_the_clock(now)):
+        if closing.hinted_until > closing.last and closing.is_rate:
+            self.evidence.told(closing.hinted_until)
+        if not (closing.is_rate and isinstance(held, _WINDOWS) and self._hold_by_the_clock(now)):
             window = self.evidence.window(closing, now) or (doubted if closing.is_rate else None)
         if self.held is not held:  # a window by the clock
             pass
@@ -197,7 +198,7 @@ class LearnedRate:
     def _hold_by_the_clock(self, opened: float) -> bool:
         """Hold a window by the clock, if one explains when calls were refused up to now; return whether one does."""
         starts = list(self.evidence.starts)
-        shuts = shuts_between(starts, self.evidence.refused_starts)[-_SHUTS:]
+        shuts = shuts_between(starts, self.evidence.shut_at)[-_SHUTS:]
         fit = fitted(starts, shuts) if len(shuts) > 1 and shuts[-1].opened == opened else None
         if fit is not None:
             self.held = ClockWindow(self.evidence, self._timing, fit, opened)
