@@ -94,14 +94,10 @@ class LearnedRate:
         """Take note that a call was served."""
         if self._absorbed and started > self._absorbed_at:
             self._absorbed = 0
-        held = self.held
-        if isinstance(held, LearnedWindow):
-            seconds = held.seconds
-            held.succeeded(started)
-            if held.is_refuted:
+        if isinstance(self.held, LearnedWindow):
+            self.held.succeeded(started)
+            if self.held.is_refuted:
                 self.held = None
-            elif held.seconds < seconds:  # where it is shorter than it was, it may be counted by the clock
-                self._hold_by_the_clock(started)
 
     def absorbs(self, started: float, wait: float = 0.0) -> bool:
         """Return whether the refusal of a call, with a wait that was asked for, only corrects this rate, as is done then."""
