@@ -141,7 +141,7 @@ def _admitted(starts: Sequence[float], shuts: Sequence[Shut], length: float, beg
     def period(at: float) -> int:
         return math.floor((at - begun) / length)
 
-    before = period(starts[0])
+    before = period(shuts[0].since)  # what was admitted long before tells nothing more
     ends = [bisect_left(starts, begun + each * length) for each in range(before, period(starts[-1]) + 2)]
     counts = [after - since for since, after in pairwise(ends)]
     return min(counts[period(shut.since) - before] for shut in shuts), max(counts)

@@ -162,15 +162,11 @@ class LearnedRate:
         self.is_unexplained = False
         if isinstance(held, _WINDOWS) and held.was_used_up(closing.opened, since):
             closing.is_rate = True
-        window = None
-        if closing.hinted_until > closing.last and closing.is_rate:
+        if closing.is_rate and closing.hinted_until > closing.last:
             self.evidence.told(closing.hinted_until)
-        if not (closing.is_rate and isinstance(held, _WINDOWS) and self._hold_by_the_clock(now)):
-            window = self.evidence.window(closing, now) or (doubted if closing.is_rate else None)
-        if self.held is not held:  # a window by the clock
-            pass
-        elif window is not None:
-            self.held = LearnedWindow(self.evidence, self._timing, window)
+        window = self._window(closing, now, doubted)
+        if window is not None:
+            self.held = window
         elif (
             closing.is_rate
             or (self.is_pace and pace.is_in_use(since))
@@ -191,14 +187,16 @@ class LearnedRate:
         pace.ended(now if isinstance(self.held, _WINDOWS) and is_rate else since)
         return is_rate
 
-    def _hold_by_the_clock(self, opened: float) -> bool:
-        """Hold a window by the clock, if one explains when calls were refused up to now; return whether one does."""
-        starts = list(self.evidence.starts)
-        shuts = shuts_between(starts, self.evidence.shut_at)[-_SHUTS:]
-        fit = fitted(starts, shuts) if len(shuts) > 1 and shuts[-1].opened == opened else None
-        if fit is not None:
-            self.held = ClockWindow(self.evidence, self._timing, fit, opened)
-        return fit is not None
+    def _window(self, closing: Closing, now: float, doubted: Window | None) -> LearnedWindow | ClockWindow | None:
+        """Return the window that explains best why calls were refused, if one does; by a clock, if none held prevented it."""
+        if closing.is_rate and isinstance(self.held, _WINDOWS):
+            starts = list(self.evidence.starts)
+            shuts = shuts_between(starts, self.evidence.shut_at)[-_SHUTS:]
+            fit = fitted(starts, shuts) if len(shuts) > 1 and shuts[-1].opened == now else None
+            if fit is not None:
+                return ClockWindow(self.evidence, self._timing, fit, now)
+        window = self.evidence.window(closing, now) or (doubted if closing.is_rate else None)
+        return None if window is None else LearnedWindow(self.evidence, self._timing, window)
 
     # --- where it is not the rate that is to blame
 
