@@ -425,7 +425,8 @@ def test_a_refusal_where_many_were_admitted_since_the_one_before_tells_nothing(a
     for at in range(admitted):
         evidence.started(1.0 + at, 10)
     evidence.refused_at(30.0, level)
-    assert evidence.is_alone(level) is alone
+    assert evidence.is_alone(level, until=30.0) is alone
+    assert not evidence.is_alone(level, until=10.0), "what started since may be refused as well"
 
 
 def bursts(*, level: int, before: int = 10) -> Evidence:

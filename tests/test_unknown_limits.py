@@ -220,6 +220,24 @@ def test_slots_are_filled_while_a_slow_refusal_of_a_probe_is_awaited() -> None:
     assert sum(speeds) / len(speeds) >= 0.85, speeds
 
 
+def test_calls_that_may_yet_be_refused_are_not_taken_for_admitted() -> None:
+    """A refusal takes a second: those under way when one is back make it none that stands alone."""
+    chance = random.Random(0)
+    random.seed(0)
+    api = SimulatedAPI(
+        max_concurrent=32,
+        max_per_window=165,
+        window_seconds=22.3,
+        algorithm="fixed_window",
+        latency=lambda _: chance.lognormvariate(math.log(0.55), 0.1),
+        refusal_latency=1.0,
+        retry_after=False,
+    )
+    node = Adapting(api.call, initial_concurrent=10, max_concurrent=100)
+    assert seconds_for(node, 5 * 165) <= 5 * 22.3
+    assert api.refused <= 0.4 * 5 * 165  # most of them in the first second of two of the windows
+
+
 def test_a_cap_that_falls_is_not_taken_for_a_pace() -> None:
     chance = random.Random(3)
     random.seed(3)

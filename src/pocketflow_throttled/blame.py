@@ -153,7 +153,8 @@ class Blame:
 
     def tells_nothing(self, refusal: Refusal) -> bool:
         """Return whether a refusal stands alone among many calls that were admitted at its level."""
-        return self.rate.evidence.is_alone(refusal.level) and not refusal.tells_window(self._timing.latency)
+        known = refusal.now - self._timing.surely_refused_in  # what started since may be refused as well
+        return self.rate.evidence.is_alone(refusal.level, known) and not refusal.tells_window(self._timing.latency)
 
     # --- while it is closed
 

@@ -132,9 +132,9 @@ class Evidence:
         is_cap = len(levels) >= _TOLD_BY and as_high <= _TOP * len(levels)
         return min(refused) - 1 if is_cap and min(refused) > 1 else None
 
-    def is_alone(self, level: int) -> bool:
-        """Return whether the last refusal, with so many under way, tells nothing: others were admitted where it was refused."""
-        return len(self._refused_levels) > 1 and self._admitted(self._refused_levels[-2][0], level) >= _ALONE
+    def is_alone(self, level: int, until: float = math.inf) -> bool:
+        """Return whether the last refusal, with so many under way, tells nothing: others were admitted there, up to `until`."""
+        return len(self._refused_levels) > 1 and self._admitted(self._refused_levels[-2][0], level, until) >= _ALONE
 
     def is_far_below(self, started: float, level: int, factor: int) -> bool:
         """Return whether so many times as many as when a call started were admitted before, at once and in a time.
@@ -151,9 +151,10 @@ class Evidence:
         refused = self._refused_levels
         return len(refused) == _LAST and self.between(refused[0][0], started) >= starts * (_LAST - 1)
 
-    def _admitted(self, since: float, level: int) -> int:
-        """Return how many calls were admitted, of those that started after `since`, with so many under way or more."""
-        return sum(at >= level for at in islice(self._levels, bisect_right(self.starts, since), None))
+    def _admitted(self, since: float, level: int, until: float = math.inf) -> int:
+        """Return how many calls were admitted, of those that started after `since`, up to `until`, at that level or beyond."""
+        first, end = bisect_right(self.starts, since), bisect_right(self.starts, until)
+        return sum(at >= level for at in islice(self._levels, first, max(first, end)))
 
     def a_second(self) -> int | None:
         """Return how many starts a second there were before each of the last refusals, and never more; None: it is not so.
