@@ -182,7 +182,7 @@ class LearnedWindow(Probing):
     # --- upward probes
 
     def _probe(self) -> None:
-        if self._beyond:  # neither refused nor beyond doubt
+        if self.is_probing and self._beyond:  # neither refused nor beyond doubt
             self._step = min(2 * self._step, max(1, self._good[0] // _PART))
         self.count = max(self.count, self._good[0] + int(self._step))
         self._end_step()
