@@ -12,6 +12,7 @@ from pocketflow_throttled import SimulatedAPI, run_virtual
 from pocketflow_throttled.clock_fit import Fit, Shut, fitted
 from pocketflow_throttled.clock_window import ClockWindow
 from pocketflow_throttled.evidence import Evidence
+from pocketflow_throttled.slow_start import SlowStart
 from pocketflow_throttled.timing import Timing
 
 from .test_adaptive import Adapting
@@ -167,29 +168,35 @@ def test_a_time_without_calls_leaves_all_of_a_period() -> None:
         window.started(1e6, 1)
 
 
-@pytest.mark.parametrize("allowed", [60, 28])
-def test_what_fits_is_found_out_again_where_it_changes(allowed: int) -> None:
+def test_more_that_fit_are_found_out() -> None:
     window, evidence = held(Fit(40, (30.0, 30.1), (0.0, 0.1)), 0.1)
-    refused = []
-    api = Clocked(allowed, 30.0)
-    at = 0.1
-    while (at := max(at, window.opens_at(at))) < 30.0 * 60:
-        window.started(at, 1)
-        if not api.admits(at):
-            evidence.forget(at)
-            refused.append(at)
-            if not window.learns_length(at):
-                if not window.explains(at):
-                    break  # all is closed, and what explains that is found out anew
-                window.correct(at, 0.0)
-            at += REFUSAL
-        else:
-            at += 0.01
-    if allowed > 40:
-        assert window.count >= 0.9 * allowed
-        assert len(refused) <= 40
-    else:
-        assert at < 30.0
+    refused = use(window, evidence, Clocked(60, 30.0), 0.1, 30.0 * 60)
+    assert window.count >= 0.9 * 60
+    assert len(refused) <= 40
+
+
+def test_many_less_that_fit_are_another_matter() -> None:
+    window, evidence = held(Fit(40, (30.0, 30.1), (0.0, 0.1)), 0.1)
+    for call in range(28):
+        window.started(0.1 + call / 100, 1)
+    window.started(0.4, 1)
+    evidence.forget(0.4)
+    assert not window.learns_length(0.4)
+    assert not window.explains(0.4)
+
+
+def test_after_a_pause_twice_as_many_go_each_time_that_none_was_refused() -> None:
+    timing = Timing()
+    timing.refused(REFUSAL)
+    start, at, times = SlowStart(timing), 5.0, []
+    start.begin(at, count=40)
+    for _ in range(20):
+        at = max(at, start.opens_at)
+        start.started(at)
+        times.append(at)
+    apart = timing.unrefused_after
+    assert times == pytest.approx([5 + apart] * 2 + [5 + 2 * apart] * 4 + [5 + 3 * apart] * 8 + [5 + 4 * apart] * 6)
+    assert start.is_over
 
 
 # --- nodes that meet such an API
