@@ -211,7 +211,7 @@ class AdaptiveRule:
         evidence = self.rate.evidence
         level = evidence.served_level(started, level)
         evidence.forget(started)
-        evidence.ended(started, now)
+        evidence.ended(started, now, level, hint or 0.0)
         self._timing.refused(now - started)
         if started <= self._last_cut and started != self.trial:
             return

@@ -72,7 +72,7 @@ class Blame:
         """Return what to go on with after a refusal that proves no limit lower than believed; None: it does."""
         return (
             self._as_chance(refusal, limit)
-            or self._as_second(refusal, limit)
+            or self._as_fast_rate(refusal, limit)
             or self._as_cap(refusal, limit)
             or self._as_never_admitted(refusal, limit, proven)
             or self._as_probe(refusal, limit)
@@ -90,16 +90,20 @@ class Blame:
         known = refusal.started - self._timing.surely_refused_in  # what started since may be refused as well
         return Verdict(limit, "no limit is the reason") if is_found or self._chance.explains(known) else None
 
-    def _as_second(self, refusal: Refusal, limit: int) -> Verdict | None:
-        """Of a rate by the second, where a cap was thought to be the reason.
+    def _as_fast_rate(self, refusal: Refusal, limit: int) -> Verdict | None:
+        """Of a rate by the second, or a bucket, where a cap was thought to be the reason.
 
         If calls take about as long, a cap admits as many in any second, too, and who counts by it need ask for no longer wait. If
-        one does, both are held, and the ceiling is lifted soon if it is none.
+        one does, both are held, and the ceiling is lifted soon if it is none. So it is where a bucket is the reason of some.
         """
         ceiling = self.ceiling
         is_long = (refusal.hint or 0.0) > _LONGEST_FOR_A_SECOND
-        if (is_long and ceiling.is_probed_by(refusal.level, limit)) or not self.rate.tells_a_second():
+        if (is_long and ceiling.is_probed_by(refusal.level, limit)) or not self.rate.find_fast(refusal.started):
             return None
+        if self.rate.is_bucket:
+            if ceiling.level is not None:
+                ceiling.found(ceiling.level, is_doubted=True)
+            return Verdict(max(limit, ceiling.target), "it was a rate")
         if not is_long:
             ceiling.drop()
             return Verdict(max(limit, ceiling.target), "it was a rate")
@@ -113,7 +117,10 @@ class Blame:
         cap = self.rate.tells_cap(refusal.started)
         if cap is None or cap >= limit:
             return None
-        self.rate.drop()
+        if not self.rate.is_bucket:
+            self.rate.drop()
+        elif self.ceiling.is_probed_by(refusal.level, limit):  # both are known
+            return None
         self.ceiling.found(cap, is_doubted=False)
         return Verdict(cap, "it was a cap")
 

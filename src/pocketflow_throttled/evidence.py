@@ -10,9 +10,12 @@ from bisect import bisect_left, bisect_right
 from collections import deque
 from dataclasses import dataclass
 from itertools import islice
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
+
+from .bucket_fit import fitted
 
 if TYPE_CHECKING:
+    from .bucket_fit import Bucket
     from .closing import Closing
 
 # Providers count by the minute, and some by a few lengths around it: tried before any odd length. The longest comes first, since
@@ -55,6 +58,15 @@ class Window:
     is_doubted: bool = False
 
 
+class _Refused(NamedTuple):
+    """A call that was refused: from when to when it was under way, the how many-th, and the seconds that it was asked to wait."""
+
+    started: float
+    ended: float
+    level: int
+    wait: float
+
+
 class Evidence:
     """The starts that were admitted, as far as anybody knows, and the last refusals.
 
@@ -70,7 +82,7 @@ class Evidence:
         self.starts: deque[float] = deque(maxlen=_LOGGED)
         self._levels: deque[int] = deque(maxlen=_LOGGED)
         self._refusals: deque[float] = deque(maxlen=12)
-        self._refused_calls: deque[tuple[float, float]] = deque(maxlen=_REFUSED)  # from their start to their end
+        self._refused_calls: deque[_Refused] = deque(maxlen=_REFUSED)
         self._refused_levels: deque[tuple[float, int]] = deque(maxlen=_LAST)
         self._first_refused = math.inf
         self._told: deque[float] = deque(maxlen=_LAST)
@@ -88,9 +100,9 @@ class Evidence:
             for later in range(at, len(self._levels)):
                 self._levels[later] -= 1
 
-    def ended(self, started: float, now: float) -> None:
+    def ended(self, started: float, now: float, level: int, wait: float = 0.0) -> None:
         """Log when a refused call ended: until then it was under way, but took no place at the server."""
-        self._refused_calls.append((started, now))
+        self._refused_calls.append(_Refused(started, now, level, wait))
 
     def told(self, until: float) -> None:
         """Log until when an API said that it would refuse calls, in whole seconds or more exactly."""
@@ -99,14 +111,31 @@ class Evidence:
     @property
     def shut_at(self) -> list[float]:
         """When it refused of late: as calls started that it refused, or as it told."""
-        return [*(started for started, _ in self._refused_calls), *self._told]
+        return [*(call.started for call in self._refused_calls), *self._told]
 
     def served_level(self, started: float, level: int) -> int:
         """Return how many of those under way as a call started, itself included, the server has not refused by now."""
         refused = self._refused_calls
-        if not refused or started >= refused[-1][1]:
+        if not refused or started >= refused[-1].ended:
             return level
-        return max(1, level - sum(since < started < until for since, until in refused))
+        return max(1, level - sum(call.started < started < call.ended for call in refused))
+
+    def bucket(self, known: Bucket | None) -> Bucket | None:
+        """Return the bucket that explains the refusals that no cap explains; None: none does, or it cannot be told yet.
+
+        Others were admitted since the refusal before, where as many were under way or more.
+        """
+        starts, levels = list(self.starts), list(self._levels)
+        refusals = []
+        since = before = 0
+        for call in sorted(self._refused_calls):
+            at = bisect_right(starts, call.started)
+            if at > before:
+                since, before = before, at
+            as_high = sum(level >= call.level for level in islice(levels, since, at))
+            if as_high > _TOP * (at - since):
+                refusals.append((call.started, call.wait))
+        return fitted(starts, refusals, known)
 
     def refused(self, started: float) -> None:
         """Log a refusal that any window must explain."""

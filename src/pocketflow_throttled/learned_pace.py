@@ -16,6 +16,7 @@ from .evidence import SECOND, SUSTAINED
 from .probing import Probing
 
 if TYPE_CHECKING:
+    from .bucket_fit import Bucket
     from .clock_window import ClockWindow
     from .evidence import Evidence
     from .timing import Timing
@@ -31,6 +32,8 @@ _SAME = 0.85  # paces that differ by less than that are the same
 _ENOUGH = 10  # starts to measure a pace by: a single one more or less must not make it
 _SMOOTHED = 4  # latencies over which throughput is averaged
 _ROOM = 1.15  # over that average: bursts are held back, the throughput is not
+_SOME_MORE = 25  # of all starts, such a part must be new to look for a bucket again, which takes time
+_SLIGHTLY = 1.01  # times: what a bucket refills, as calls are late
 _SLOWER = 1.03  # times: a pace that was refused after many starts, or what is counted by the second, as calls are late ...
 _SLOWER_BY_FEW, _MOST_BY_FEW = 1.1, 1.5  # ... and a pace that was refused after few
 _ALMOST = 16  # a part of what is allowed in a second, without which it is full as well
@@ -53,6 +56,7 @@ class LearnedPace(Probing):
 
     Attributes:
         is_smoothing: whether it only holds bursts back, and is no limit of the API's.
+        is_refilled: whether it is what a bucket refills, which explains when calls were refused.
         ends: when the stretches ended in which all that was allowed was used.
     """
 
@@ -60,6 +64,9 @@ class LearnedPace(Probing):
         super().__init__(evidence, timing)
         self.is_smoothing = False
         self.ends: deque[float] = deque(maxlen=8)
+        self._bucket: Bucket | None = None  # the last one that explained when calls were refused
+        self.is_refilled = False
+        self._in_vain_at = -math.inf  # when no bucket was found
         self._a_second: int | None = None  # starts, if they are counted by the second
         self._found_before = 0.0
         self._times_found = 0  # or returned to
@@ -111,15 +118,19 @@ class LearnedPace(Probing):
         self._end_step()
 
     @property
-    def _proof(self) -> tuple[int, float]:
+    def _proof(self) -> tuple[float, float]:
         """Starts beyond what is known, and seconds, after which a probe is believed."""
         if self._is_guess:
             return _FEWEST, _SHORTEST_WINDOW
-        return (_FEW, _SHORTEST_WINDOW) if self._is_far else (_STARTS, self._patience)
+        if self._is_far:
+            return _FEW, _SHORTEST_WINDOW
+        # What a bucket has saved up admits a faster pace until it is used up.
+        saved = self._bucket.burst / self._step if self._bucket is not None and self.is_refilled and self._times_found else 0
+        return max(_STARTS, saved), self._patience
 
     @property
     def _is_far(self) -> bool:
-        return self._is_guess or self._good[1] > _FAR * self._best
+        return self._is_guess or (self._good[1] > _FAR * self._best and not self.is_refilled)
 
     def explains(self, started: float) -> bool:
         """Return whether a refusal is no more than what a pace that is used to the full is corrected by."""
@@ -149,10 +160,20 @@ class LearnedPace(Probing):
             self.hold(_SLOWER * self._good[1], 2**_MOST_CERTAIN)
         else:
             self.seconds = self._good[1]
-            self.find(started, before=self)
+            self._refit(started)
         if not self._is_far:
             self._after = self._rarer(self._after, wait)
         self.ended(started)
+
+    def _refit(self, refused: float) -> None:
+        """Correct a pace by what is known since it was refused."""
+        was_refilled = self.is_refilled
+        if self.find_bucket(refused):
+            return
+        if was_refilled:
+            self.hold(_SLOWER * self.seconds, 2**_MOST_CERTAIN)
+        else:
+            self.find(refused, before=self)
 
     def _rarer(self, after: int, wait: float) -> int:
         """Return the starts before the next step, after one that cost a wait of so many seconds."""
@@ -184,7 +205,7 @@ class LearnedPace(Probing):
 
     def hold_by_the_second(self, count: int) -> None:
         """Allow so many starts in any second."""
-        self._a_second = count
+        self._a_second, self.is_refilled = count, False
         self.hold(_SLOWER * SECOND / count, 2**_MOST_CERTAIN)
 
     def _look_back(self) -> None:
@@ -196,6 +217,23 @@ class LearnedPace(Probing):
         self._best = SUSTAINED / max(1, self._evidence.most(SUSTAINED, since))
         if self._evidence.between(since, starts[-1]) >= _MANY:
             self._ever = min(self._ever, self._best)
+
+    def find_bucket(self, until: float) -> bool:
+        """Hold what a bucket refills, if one explains the refusals up to now; return whether one does."""
+        starts = self._evidence.starts
+        self.is_refilled = False
+        if self._evidence.between(self._in_vain_at, until) < len(starts) // _SOME_MORE:
+            return False
+        bucket = self._evidence.bucket(self._bucket)
+        if bucket is None:
+            self._in_vain_at = until
+            return False
+        self.is_refilled = True
+        self._be_more_patient(until)
+        self._bucket = bucket
+        self._hold_found(_SLIGHTLY / bucket.rate)
+        self._is_guess, self._step = False, _FIRST_STEP
+        return True
 
     def find(
         self, until: float, *, before: Probing | ClockWindow | None, reopened: float | None = None, cycle: float = 0.0
@@ -209,6 +247,7 @@ class LearnedPace(Probing):
             cycle: seconds for each start from the time before that it was reopened to this one, if it was tried often.
         """
         starts, between, ends = self._evidence.starts, self._evidence.between, self.ends
+        self._bucket = None
         self._be_more_patient(until)
         since = next((end for end in reversed(ends) if between(end, until) >= _ENOUGH), None)
         if since is None and before is not None:
@@ -247,6 +286,10 @@ class LearnedPace(Probing):
         seconds = 1 / (overall * recent) ** 0.5
         if before is self:
             seconds = max(seconds, _SLOWER * self.seconds)
+        self._hold_found(seconds)
+
+    def _hold_found(self, seconds: float) -> None:
+        """Hold a pace, the more certain the more often it was found."""
         was_found = _SAME * self._found_before < seconds < self._found_before / _SAME
         self._times_found = min(self._times_found + 1, _MANY) if was_found else 0
         self._found_before = seconds
@@ -274,7 +317,7 @@ class LearnedPace(Probing):
         if seconds <= least:
             return False
         self.hold(seconds)
-        self.is_smoothing = True
+        self.is_smoothing, self.is_refilled = True, False
         return True
 
     def widen(self, factor: float) -> None:

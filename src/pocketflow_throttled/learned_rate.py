@@ -118,9 +118,12 @@ class LearnedRate:
         return True
 
     def may_have_refused(self, started: float) -> None:
-        """Take note of a refusal that was put down to another limit: a probe of a window that is well known ends, too."""
-        if isinstance(self.held, ClockWindow) and self.held.is_beyond(started):
-            self.held.correct(started)
+        """Take note of a refusal that was put down to another limit: a probe of one that is well known ends, too."""
+        held = self.held
+        if isinstance(held, LearnedWindow) or held is None or not held.is_beyond(started):
+            return
+        if isinstance(held, ClockWindow) or held.is_refilled:
+            held.correct(started)
 
     def is_probe(self, started: float) -> bool:
         """Return whether a call only started because more may be allowed than is known, or sooner."""
@@ -140,13 +143,15 @@ class LearnedRate:
         self.evidence.refused(started)
         self._absorbed = 0
 
-    def tells_a_second(self) -> bool:
-        """Return whether the last refusals tell a rate by the second, which is held from now on."""
-        is_known = isinstance(self.held, _WINDOWS) or (self.is_pace and self._pace.is_by_the_second)
-        count = None if is_known else self.evidence.a_second()
-        if count is None:
+    def find_fast(self, refused: float) -> bool:
+        """Hold the rate by the second, or the bucket, that explains the last refusals, if one does; return whether it does."""
+        if isinstance(self.held, _WINDOWS) or (self.is_pace and self._pace.is_by_the_second):
             return False
-        self._pace.hold_by_the_second(count)
+        count = self.evidence.a_second()
+        if count is not None:
+            self._pace.hold_by_the_second(count)
+        elif self.is_bucket or not self._pace.find_bucket(refused):
+            return False
         self.held = self._pace
         return True
 
@@ -164,8 +169,11 @@ class LearnedRate:
             closing.is_rate = True
         if closing.is_rate and closing.hinted_until > closing.last:
             self.evidence.told(closing.hinted_until)
-        window = self._window(closing, now, doubted)
-        if window is not None:
+        is_bucket = not isinstance(held, _WINDOWS) and pace.find_bucket(since)
+        window = None if is_bucket else self._window(closing, now, doubted)
+        if is_bucket:
+            self.held = pace
+        elif window is not None:
             self.held = window
         elif (
             closing.is_rate
@@ -204,6 +212,11 @@ class LearnedRate:
     def is_pace(self) -> bool:
         """Whether a pace is held for what the API allows."""
         return self.held is self._pace and not self._pace.is_smoothing
+
+    @property
+    def is_bucket(self) -> bool:
+        """Whether a pace is held that is what a bucket refills, which explains when calls were refused."""
+        return self.is_pace and self._pace.is_refilled
 
     @property
     def is_smoothing(self) -> bool:

@@ -1,0 +1,157 @@
+"""Which bucket, that nobody told, explains when an API refused: how fast it refills, and how many calls it holds.
+
+Pure: times are arguments, in seconds. A bucket can be read as a meter: a call that is admitted adds one to a level, which sinks
+steadily, but not below nothing. It was never higher than what the bucket holds, and whenever a call was refused, one more would
+have been too many. A rate that is too slow makes the level too high elsewhere, one that is too fast makes it too low where calls
+were refused. So a few refusals leave few rates that are possible.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+_FEWEST = 4  # times that it was empty
+_MOST = 1000  # starts that are looked through
+_SLOWEST, _FASTEST = (
+    0.15,
+    6.0,
+)  # times what was admitted on the whole, which is more while it empties, and less while it is not used
+_ALIKE = 1.5  # times as fast, or as slow, is a rate that is found again
+_COARSE, _FINER = 1.06, (1.028, 1.014, 1.007, 1.0035)  # times, from one rate that is tried to the next
+_FINE = 1.02  # times, from one to the next that may fit as well
+_MISFIT = 0.04  # of what it holds: by so much is the level too low, on average, where calls are not all as long on their way
+_HOPELESS = 0.2  # of it: no less if some of the times are left out
+_AS_GOOD = 0.02  # of that: no worse a fit
+_CLEAR = 1.12  # times as fast as the slowest rate that fits is the fastest, at the most
+_MOST_TIMES = 0.75  # of the times that it refused: the others may have another reason
+_ROUNDED = 1.0  # seconds, by which a wait may be longer than it must
+
+
+class Bucket(NamedTuple):
+    """A bucket that explains what was admitted and what was refused.
+
+    Attributes:
+        rate: calls a second.
+        burst: calls that it holds.
+    """
+
+    rate: float
+    burst: float
+
+
+class _Fit(NamedTuple):
+    misfit: float
+    rate: float
+    burst: float
+
+
+class _Log(NamedTuple):
+    """What was admitted, and when it refused.
+
+    Attributes:
+        starts: of the calls that were admitted, in their order.
+        refused: after so many of them, when it last refused, and the seconds it asked to wait then.
+        level: before the first of them.
+        rates: the slowest and the fastest that are tried.
+    """
+
+    starts: Sequence[float]
+    refused: dict[int, tuple[float, float]]
+    level: float
+    rates: tuple[float, float]
+
+    def fit(self, rate: float, times: float) -> _Fit:
+        """Return how well a bucket that refills at such a rate explains it, or that part of the times that it refused."""
+        level, before = self.level, self.starts[0]
+        levels: list[float] = []
+        for start in self.starts:
+            level -= rate * (start - before)
+            level = level + 1 if level > 0 else 1.0
+            levels.append(level)
+            before = start
+        burst = max(self.level, *levels)
+        refused = [levels[number - 1] - rate * (at - self.starts[number - 1]) for number, (at, _) in self.refused.items()]
+        refused.sort(reverse=True)
+        explained = refused[: max(_FEWEST, round(times * len(refused)))]
+        # At a level of nothing, it was full: it did not refuse.
+        misfit = sum(max(0.0, burst - 1 - level) if level > 0 else burst for level in explained) / len(explained) / burst
+        return _Fit(misfit, rate, burst)
+
+    def best(self, times: float) -> _Fit:
+        """Return the bucket that fits best."""
+        slowest, fastest = self.rates
+        rates = [slowest]
+        while rates[-1] < fastest:
+            rates.append(_COARSE * rates[-1])
+        best = min(self.fit(rate, times) for rate in rates)
+        for factor in _FINER:
+            best = min(best, self.fit(best.rate / factor, times), self.fit(best.rate * factor, times))
+        return best
+
+    def explained(self) -> tuple[Bucket, float] | None:
+        """Return the bucket that explains it, and the slowest rate that would as well; None: none, or several that differ."""
+        for times in (1.0, _MOST_TIMES):
+            best = self.best(times)
+            if best.misfit > _HOPELESS:
+                return None
+            if best.misfit <= _MISFIT:
+                slowest, fastest = (self._last_as_good(best, times, factor) for factor in (1 / _FINE, _FINE))
+                return (Bucket(best.rate, best.burst), slowest) if fastest <= _CLEAR * slowest else None
+        return None
+
+    def _last_as_good(self, best: _Fit, times: float, factor: float) -> float:
+        """Return the last rate that fits as well, by steps of a factor from the best one, or one that is far off."""
+        rate = best.rate
+        while 1 / _CLEAR < rate / best.rate < _CLEAR and self.fit(rate * factor, times).misfit <= best.misfit + _AS_GOOD:
+            rate *= factor
+        return rate
+
+
+def fitted(starts: Sequence[float], refusals: Sequence[tuple[float, float]], known: Bucket | None = None) -> Bucket | None:
+    """Return the bucket that explains when an API refused; None: none does, or several that differ.
+
+    Args:
+        starts: of the calls that were admitted, in their order.
+        refusals: when a call started that was refused, in that order, and the seconds that it was asked to wait, or 0.
+        known: what explained it before, for a log that begins too late to tell.
+
+    Example:
+        >>> starts = [0.0, 0.1, 0.2, 0.3, *(0.5 * number for number in range(1, 20))]  # four, and then two a second
+        >>> refusals = [(0.4, 0.0), (3.2, 0.0), (6.3, 0.0), (9.7, 0.0)]
+        >>> bucket = fitted(starts, refusals)
+        >>> round(bucket.rate, 1), round(bucket.burst)
+        (2.0, 4)
+    """
+    log = _log(starts, refusals, known)
+    while log is not None and len(log.refused) >= _FEWEST:
+        found = log.explained()
+        if found is None:
+            return None
+        bucket, slowest = found
+        # It has room for one call again after a while: who asks for more has another reason.
+        refused = {number: (at, wait) for number, (at, wait) in log.refused.items() if wait <= _ROUNDED + 1 / slowest}
+        if len(refused) == len(log.refused):
+            return bucket
+        log = log._replace(refused=refused)
+    return None
+
+
+def _log(starts: Sequence[float], refusals: Sequence[tuple[float, float]], known: Bucket | None) -> _Log | None:
+    """Return what is looked through: all, or since a refusal, if it is known how much a bucket holds, or since shortly before."""
+    level = 0.0
+    if len(starts) > _MOST and known is not None:
+        refusals = [refusal for refusal in refusals if refusal[0] > starts[-_MOST]]
+        starts, level = starts[bisect_right(starts, refusals[0][0]) :] if refusals else [], known.burst
+    elif len(starts) > _MOST and refusals:
+        starts = starts[max(0, bisect_right(starts, refusals[0][0]) - _MOST // 2) :]  # it was hardly used before the first one
+    if not starts or starts[0] == starts[-1] or len(starts) > _MOST:
+        return None
+    refused = {bisect_right(starts, at): (at, wait) for at, wait in refusals if at >= starts[0]}
+    if known is None:
+        overall = len(starts) / (max(starts[-1], refusals[-1][0] if refusals else 0.0) - starts[0])
+        return _Log(starts, refused, level, (_SLOWEST * overall, _FASTEST * overall))
+    return _Log(starts, refused, level, (known.rate / _ALIKE, known.rate * _ALIKE))

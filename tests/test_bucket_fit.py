@@ -1,0 +1,149 @@
+"""Buckets that nobody told of: what explains when calls were refused, and what is held of it."""
+
+import random
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pocketflow_throttled.bucket_fit import Bucket, fitted
+from pocketflow_throttled.evidence import Evidence
+
+from .test_adaptive import seconds_for
+from .test_unknown_limits import uneven
+
+
+def used(
+    rate: float, burst: float, chance: random.Random, calls: int, late: float = 0.0
+) -> tuple[list[float], list[tuple[float, float]]]:
+    """Return when calls started that a bucket admitted, and that it refused; clients go faster until it does, then more slowly.
+
+    Each call is up to `late` seconds on its way.
+    """
+    left, filled, at, pace = burst, 0.0, 0.0, 3 * rate
+    starts, refusals = [], []
+    while len(starts) < calls:
+        at += chance.uniform(0.5, 1.5) / pace
+        arrived = max(filled, at + chance.uniform(0.0, late))
+        left, filled = min(burst, left + rate * (arrived - filled)), arrived
+        if left >= 1:
+            left -= 1
+            starts.append(at)
+            pace *= 1.02
+        else:
+            refusals.append((at, 0.0))
+            pace = chance.uniform(0.6, 0.9) * rate
+    return starts, refusals
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.floats(0.2, 20.0), st.integers(2, 40), st.integers(0, 999))
+def test_a_bucket_is_found_by_when_it_refused(rate: float, burst: int, seed: int) -> None:
+    starts, refusals = used(rate, burst, random.Random(seed), calls=500)
+    bucket = fitted(starts, refusals)
+    assert bucket is not None
+    assert bucket.rate == pytest.approx(rate, rel=0.03)  # one that holds a single call is a pace, too
+    assert bucket.burst == pytest.approx(burst, abs=2.0)
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_so_it_is_where_calls_are_not_all_as_long_on_their_way(seed: int) -> None:
+    starts, refusals = used(5.0, 15, random.Random(seed), calls=500, late=0.2)
+    bucket = fitted(starts, refusals)
+    assert bucket is not None
+    assert bucket.rate == pytest.approx(5.0, rel=0.05)
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_some_refusals_may_have_another_reason(seed: int) -> None:
+    chance = random.Random(seed)
+    starts, refusals = used(5.0, 10, chance, calls=500)
+    others = [(chance.choice(starts), 0.0) for _ in range(len(refusals) // 5)]
+    bucket = fitted(starts, sorted(refusals + others))
+    assert bucket is not None
+    assert bucket.rate == pytest.approx(5.0, rel=0.05)
+
+
+def test_what_refuses_at_random_is_no_bucket() -> None:
+    for seed in range(20):
+        chance = random.Random(seed)
+        starts = sorted(chance.uniform(0.0, 200.0) for _ in range(400))
+        assert fitted(starts, [(at, 0.0) for at in sorted(chance.uniform(0.0, 200.0) for _ in range(20))]) is None
+
+
+def test_three_times_do_not_tell_it() -> None:
+    starts, refusals = used(2.0, 5, random.Random(1), calls=400)
+    times = [(at, wait) for index, (at, wait) in enumerate(refusals) if index < 3]
+    assert fitted([start for start in starts if start < times[-1][0]], times) is None
+    assert fitted([], [(1.0, 0.0)]) is None
+    assert fitted([1.0] * 9, [(1.0, 0.0)] * 4) is None
+
+
+def test_who_asks_for_a_longer_wait_than_a_bucket_takes_to_refill_is_none() -> None:
+    """A window of two seconds refuses as a bucket would, but asks for up to two seconds, rounded up."""
+    starts, refusals = used(4.0, 10, random.Random(3), calls=400)
+    assert fitted(starts, [(at, 1.0) for at, _ in refusals]) is not None
+    assert fitted(starts, [(at, 2.0) for at, _ in refusals]) is None
+
+
+def test_a_log_that_begins_late_is_read_from_a_refusal_on_if_it_is_known_how_much_the_bucket_holds() -> None:
+    starts, refusals = used(8.0, 12, random.Random(5), calls=6000)
+    assert fitted(starts, refusals) is None
+    bucket = fitted(starts, refusals, Bucket(8.2, 12.0))
+    assert bucket is not None
+    assert bucket.rate == pytest.approx(8.0, rel=0.03)
+
+
+def test_a_log_that_was_long_before_the_first_refusal_is_read_from_just_before_it() -> None:
+    """It is used ever more, until it refuses."""
+    starts, refusals = used(8.0, 12, random.Random(5), calls=300)
+    calm = [number / 2.0 - 1000.0 for number in range(2000)]
+    bucket = fitted(calm + starts, refusals)
+    assert bucket is not None
+    assert bucket.rate == pytest.approx(8.0, rel=0.03)
+
+
+def test_a_refusal_at_a_level_that_was_not_admitted_is_left_to_a_cap() -> None:
+    starts, refusals = used(2.0, 6, random.Random(7), calls=300)
+
+    def bucket(level: int) -> Bucket | None:
+        evidence = Evidence()
+        times = sorted([(at, False) for at in starts] + [(at, True) for at, _ in refusals])
+        for at, is_refused in times:
+            if is_refused:
+                evidence.ended(at, at + 0.1, level)
+            else:
+                evidence.started(at, 4)
+        return evidence.bucket(None)
+
+    assert bucket(4) is not None
+    assert bucket(5) is None
+
+
+# --- what a node makes of it
+
+
+def refused(seeds: int, items: int, delay: tuple[float, float] = (0.0, 0.0), **limits: Any) -> tuple[float, float]:
+    """Return the seconds that a node took that is told nothing, and the share of its calls that was refused, on average."""
+    took, refusals = [], []
+    for seed in range(seeds):
+        api, node = uneven(seed, (0.5, 2.5), delay, retry_after=False, refusal_latency=0.05, **limits)
+        took.append(seconds_for(node, items))
+        refusals.append(api.refused / (items + api.refused))
+    return sum(took) / seeds, sum(refusals) / seeds
+
+
+@pytest.mark.parametrize(("rate", "burst", "share"), [(1.0, 5, 0.05), (1.5, 8, 0.045), (6.0, 12, 0.02), (12.0, 30, 0.02)])
+def test_a_bucket_is_used_to_the_full_and_refuses_little(rate: float, burst: int, share: float) -> None:
+    items = 300 if rate < 2 else 900
+    seconds, part = refused(4, items, max_per_window=burst, window_seconds=burst / rate, algorithm="token_bucket")
+    assert seconds <= (items - burst) / rate / 0.94
+    assert part <= share
+
+
+def test_a_cap_and_a_bucket_are_both_held() -> None:
+    """Calls that wait out a pause start together, and are too many for the bucket: who then forgets it is refused for ever."""
+    seconds, part = refused(4, 2400, max_concurrent=13, max_per_window=8, window_seconds=8 / 10.0, algorithm="token_bucket")
+    assert seconds <= 2400 / (13 / 1.5) / 0.85
+    assert part <= 0.02
