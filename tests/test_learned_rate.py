@@ -586,8 +586,11 @@ def test_calls_that_take_no_time_that_the_clock_can_tell_are_no_trouble() -> Non
         now += 1.0
         rule.started(now, 1)
         rule.succeeded(now, now, 1, in_use=False, clean=True)
-    rule.rate.smooth(now)
-    rule.rate.absorbs(now)
+    rule.refused(now, now, 1)
+    now = rule.opens_at
+    rule.started(now, 1)
+    rule.succeeded(now, now, 1, in_use=False, clean=True)
+    assert rule.rate.held is not None
     assert math.isfinite(rule.rate.seconds)
     assert rule.rate.opens_at(now) <= now + 60.0
 

@@ -177,7 +177,6 @@ class AdaptiveRule:
             rate.succeeded(started)
             if rate.held is None and self._closing is None:
                 self.opens_at = now
-                rate.smooth(now)
         if self._closing is not None:
             if self.trial is None or started < self.trial:
                 if self._closing.tries == 1 and in_use and not self._closing.is_asked and self.limit < self._ceiling.target:
@@ -240,7 +239,6 @@ class AdaptiveRule:
                 self._change(now, max(self.limit + 1, int(self.limit * settings.recovery_factor)), "successes in a row")
         elif ceiling.is_to_be_lifted(self.limit):
             ceiling.lift(self.limit)
-            self.rate.widen((self.limit + ceiling.step) / self.limit)
             self._change(now, self.limit + ceiling.step, "probe went well")
         elif ceiling.is_to_be_probed(self.limit, self._earned):
             ceiling.stands()

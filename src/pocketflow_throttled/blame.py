@@ -52,7 +52,6 @@ class Blame:
         self._timing = timing
         self.ceiling = Ceiling(timing)
         self.set_settings(settings)
-        self._is_cap = False  # whether it was refused beyond the ceiling without a burst too
         self.forget_times()
 
     def set_settings(self, settings: Adaptive) -> None:
@@ -149,13 +148,7 @@ class Blame:
             return Verdict(limit, "the rate was corrected") if rate.absorbs(refusal.started, refusal.hint or 0.0) else None
         ceiling.probe_refused(refusal.level)
         rate.may_have_refused(refusal.started)
-        if rate.is_smoothing:
-            self._is_cap = True
-            rate.roughen()
-        elif not self._is_cap:
-            rate.smooth(refusal.now)
-        if not rate.is_smoothing:
-            ceiling.probe_more_rarely(self._timing.cost(refusal.hint, limit))
+        ceiling.probe_more_rarely(self._timing.cost(refusal.hint, limit))
         return Verdict(min(limit, ceiling.level), "probe refused")
 
     def tells_nothing(self, refusal: Refusal) -> bool:
@@ -172,7 +165,6 @@ class Blame:
         if refusal.level == 1 or is_asked or closing.tries >= _SURELY_A_RATE or self.ceiling.is_disproved:
             closing.is_rate = True
         self.rate.refused(refusal.started)
-        self._is_cap = False
         ceiling = max(refusal.level - 1, new)
         self.ceiling.found(ceiling, is_doubted=ceiling != closing.before.ceiling)
 
@@ -181,7 +173,6 @@ class Blame:
         ceiling, rate, asked = self.ceiling, self.rate, self._asked
         if closing.is_asked and asked.try_fewer(closing, rate.evidence, at):
             rate.drop()
-            self._is_cap = True
             level = max(self._least, min(ceiling.target, closing.level - 1))
             cost = asked.times * self._timing.cost(asked.seconds, level)
             ceiling.found(level, is_doubted=asked.times == 1, cost=cost)  # it may have been down for a moment

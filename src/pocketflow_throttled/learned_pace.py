@@ -30,8 +30,6 @@ _NEVER = 1e9  # starts
 _SHORTEST_WINDOW, _LONGEST_PATIENCE = 1.0, 5.0  # seconds: for so long may go well what is too fast
 _SAME = 0.85  # paces that differ by less than that are the same
 _ENOUGH = 10  # starts to measure a pace by: a single one more or less must not make it
-_SMOOTHED = 4  # latencies over which throughput is averaged
-_ROOM = 1.15  # over that average: bursts are held back, the throughput is not
 _SOME_MORE = 25  # of all starts, such a part must be new to look for a bucket again, which takes time
 _SLIGHTLY = 1.01  # times: what a bucket refills, as calls are late
 _SLOWER = 1.03  # times: a pace that was refused after many starts, or what is counted by the second, as calls are late ...
@@ -55,14 +53,12 @@ class LearnedPace(Probing):
     """A pace, and what is known of how it was found, which lasts while none is held.
 
     Attributes:
-        is_smoothing: whether it only holds bursts back, and is no limit of the API's.
         is_refilled: whether it is what a bucket refills, which explains when calls were refused.
         ends: when the stretches ended in which all that was allowed was used.
     """
 
     def __init__(self, evidence: Evidence, timing: Timing) -> None:
         super().__init__(evidence, timing)
-        self.is_smoothing = False
         self.ends: deque[float] = deque(maxlen=8)
         self._bucket: Bucket | None = None  # the last one that explained when calls were refused
         self.is_refilled = False
@@ -197,7 +193,7 @@ class LearnedPace(Probing):
         seconds = min(max(seconds, _FASTEST), _SLOWEST * self._ever)
         self.seconds = seconds
         self._good = (self.count, seconds)
-        self.is_smoothing, self._is_guess = False, seconds > _SLOW
+        self._is_guess = seconds > _SLOW
         self._step, self._after = _FIRST_STEP / certainty, _STARTS * certainty
         if self._is_far:
             self._step, self._after = 1.0, (1 if self._is_guess else _FEW)
@@ -306,24 +302,6 @@ class LearnedPace(Probing):
         if self._fast_since is not None:
             self._patience = min(max(self._patience, refused - self._fast_since), _LONGEST_PATIENCE)
             self._fast_since = None
-
-    # --- a pace that is no limit: it holds back bursts, which a window of a second takes for too much, and nothing else
-
-    def smooth(self, until: float, least: float) -> bool:
-        """Hold back what comes faster than of late; return whether that is a start in more seconds than `least`."""
-        starts, latency = self._evidence.starts, self._timing.latency
-        span = min(_SMOOTHED * (latency or 0.0), until - starts[0]) if len(starts) >= _ENOUGH else 0.0
-        seconds = span / (_ROOM * self._evidence.most(span)) if span > 0 else 0.0
-        if seconds <= least:
-            return False
-        self.hold(seconds)
-        self.is_smoothing, self.is_refilled = True, False
-        return True
-
-    def widen(self, factor: float) -> None:
-        """Grow with the calls at once, where it only smooths."""
-        self.hold(self.seconds / factor)
-        self.is_smoothing = True
 
     # --- what was used
 

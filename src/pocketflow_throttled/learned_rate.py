@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 _MOST_ABSORBED = 2  # refusals in a row that only correct a rate; after more of them, all is closed
 _OFTEN = 3  # tries, that tell that no call would have been admitted any earlier
 _SHUTS = 4  # times in which it refused, that are remembered
-_UNEXPLAINED = 2  # refusals that nothing explained, as of which bursts are held back, and a pace is measured all the same
+_UNEXPLAINED = 2  # refusals that nothing explained, as of which a pace is measured all the same, or let go
 
 _WINDOWS = (LearnedWindow, ClockWindow)
 
@@ -77,7 +77,7 @@ class LearnedRate:
     @property
     def per_second(self) -> float | None:
         """Starts a second that the API is believed to allow; None: it is not known to limit them."""
-        return None if self.held is None or self.is_smoothing else self.held.count / self.held.seconds
+        return None if self.held is None else self.held.count / self.held.seconds
 
     @property
     def gap(self) -> float:
@@ -102,7 +102,7 @@ class LearnedRate:
     def absorbs(self, started: float, wait: float = 0.0) -> bool:
         """Return whether the refusal of a call, with a wait that was asked for, only corrects this rate, as is done then."""
         held = self.held
-        if held is None or self.is_smoothing:
+        if held is None:
             return False
         if isinstance(held, _WINDOWS):
             if held.is_disproved:
@@ -185,12 +185,10 @@ class LearnedRate:
             if pace.find(since, before=held, reopened=now, cycle=cycle):
                 self.held = pace
         else:
-            if self.is_pace:
+            if self.is_pace and self._unexplained >= _UNEXPLAINED:
                 self.held = None  # it was not in use
             self._unexplained += 1
             self.is_unexplained = True
-            if self._unexplained >= _UNEXPLAINED:
-                self.smooth(since)
         is_rate = window is not None or closing.is_rate
         pace.ended(now if isinstance(self.held, _WINDOWS) and is_rate else since)
         return is_rate
@@ -210,33 +208,13 @@ class LearnedRate:
 
     @property
     def is_pace(self) -> bool:
-        """Whether a pace is held for what the API allows."""
-        return self.held is self._pace and not self._pace.is_smoothing
+        """Whether a pace is held."""
+        return self.held is self._pace
 
     @property
     def is_bucket(self) -> bool:
         """Whether a pace is held that is what a bucket refills, which explains when calls were refused."""
         return self.is_pace and self._pace.is_refilled
-
-    @property
-    def is_smoothing(self) -> bool:
-        """Whether a pace is held that only holds bursts back, and is no limit of the API's."""
-        return self.held is self._pace and self._pace.is_smoothing
-
-    def smooth(self, until: float) -> None:
-        """Hold back what comes faster than of late, if nothing else is held."""
-        if (self.held is None or self.is_smoothing) and self._pace.smooth(until, least=self.seconds):
-            self.held = self._pace
-
-    def widen(self, factor: float) -> None:
-        """Let the pace that only smooths grow with the calls at once."""
-        if self.is_smoothing:
-            self._pace.widen(factor)
-
-    def roughen(self) -> None:
-        """Smooth no more: it was refused without a burst too."""
-        if self.is_smoothing:
-            self.held = None
 
     def drop(self) -> None:
         """Hold nothing: what was refused had another reason."""
