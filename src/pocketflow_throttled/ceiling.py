@@ -130,10 +130,16 @@ class Ceiling:
         self._before = self.level or 0
 
     def probe_refused(self, level: int) -> None:
-        """Take note that a probe was refused, of the `level`-th call under way; a last step that is in doubt is taken back."""
+        """Take note that a probe was refused, of the `level`-th call under way.
+
+        A last step that is in doubt is taken back. One that is large went well up to that call.
+        """
         self.step = 1
-        if self.level is not None and level <= self.level and self._is_in_doubt:
-            self.level = self.target = max(self._before, level - 1)
+        if self.level is not None:
+            if level - 1 - self.level > self.level // _SMALL:
+                self._before = self.level = self.target = level - 1
+            elif level <= self.level and self._is_in_doubt:
+                self.level = self.target = max(self._before, level - 1)
         self._lifts = max(0.0, self._lifts - 0.5)
 
     def probe_more_rarely(self, cost: float) -> None:
