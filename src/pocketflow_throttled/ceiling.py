@@ -26,6 +26,7 @@ _DISPROVED = 2  # times lifted: what refuses is no cap
 _NEAR = 0.8  # of a ceiling: while one call probes, another may arrive before it and leave it, or itself, no room
 _BLUR = 16  # a part of it by which the network blurs it
 _SMALL = 6  # a part of it: a step no larger may have gone well by chance
+_FORGOTTEN = 0.8  # of the highest it was, that stays after each refused probe: what has fallen for long returns the less soon
 
 
 class Ceiling:
@@ -47,6 +48,7 @@ class Ceiling:
         self.level: int | None = None
         self.target = 0
         self.step = 1
+        self._highest = 1.0  # it was, as far as it is expected to be that again
         self._before = 0  # its level before it was lifted for the last time; the same as its level, if that is sure
         self._is_new = False  # whether it was lifted since a probe was refused
         self._probe_after = 0
@@ -146,11 +148,15 @@ class Ceiling:
         """Wait longer before the next probe: a refused one costs as much as `cost` calls."""
         after = 0 if self._is_new else int(2 * min(cost, _DEARER) * self._probe_after)
         self._is_new = False
+        self._highest *= _FORGOTTEN
         self._probe_after = self._rarer(after, cost)
 
     def _rarer(self, after: int, cost: float) -> int:
-        a_second = (self.level or 1) / (self._timing.latency or 1.0)
+        level = self.level or 1
+        a_second = level / (self._timing.latency or 1.0)
         rarest = max(_FEWEST, min(_MISSED_FOR * a_second, _RAREST_PROBE))
         if cost > 1:
             rarest = max(rarest, _RARELY * math.sqrt(cost * a_second), _CHEAP * cost)
-        return min(max(after, self.rare, int(_WORTH * cost)), int(rarest))
+        # What is missed grows with what may return: the sum of both costs is least at the root of that, too.
+        self._highest = max(self._highest, level)
+        return int(min(max(after, self.rare, int(_WORTH * cost)), rarest) / math.sqrt(self._highest / level))
