@@ -114,12 +114,10 @@ class Blame:
     def _as_cap(self, refusal: Refusal, limit: int) -> Verdict | None:
         """Of a cap that the levels of the last refusals tell, where a pace was thought to be the reason."""
         cap = self.rate.tells_cap(refusal.started)
-        if cap is None or cap >= limit:
+        if cap is None or cap >= limit or self.ceiling.is_probed_by(refusal.level, limit):
             return None
         if not self.rate.is_bucket:
             self.rate.drop()
-        elif self.ceiling.is_probed_by(refusal.level, limit):  # both are known
-            return None
         self.ceiling.found(cap, is_doubted=False)
         return Verdict(cap, "it was a cap")
 
