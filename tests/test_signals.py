@@ -4,6 +4,7 @@ import asyncio
 import email.message
 import math
 import time
+from concurrent.futures import Future
 from dataclasses import replace
 from datetime import UTC, datetime
 from types import SimpleNamespace
@@ -710,6 +711,23 @@ def test_a_bug_in_the_handling_of_a_refusal_is_the_users_to_see(error: Exception
 def test_an_error_with_a_status_of_its_own_speaks_for_itself() -> None:
     other = sdk_error(openai, "BadRequestError", 400)
     assert read_error(raised_while_handling(other, slow_down())) is None
+
+
+def test_an_error_that_tells_an_answer_anew_is_read_with_what_the_answer_said() -> None:
+    body = {"error": {"message": "no budget", "code": "in_flight_budget_exhausted"}}
+    answer = sdk_error(openai, "APIStatusError", 402, body, {"retry-after": "3"})
+    anew = SDKError("APIError: OpenAIException - no budget", 402, None)
+    assert read_error(anew) is None
+    assert retry_after(raised_while_handling(anew, answer)) == 3.0
+
+
+def test_the_error_of_the_last_try_is_found_in_what_tells_of_it() -> None:
+    attempt: Future[None] = Future()
+    told = Exception("RetryError[<Future at 0x7f state=pending>]")
+    told.last_attempt = attempt  # type: ignore[attr-defined]
+    assert read_error(told) is None  # it has not ended, and nobody waits for it
+    attempt.set_exception(slow_down(4.0))
+    assert retry_after(told) == 4.0
 
 
 def test_an_error_raised_from_none_hides_what_was_handled() -> None:

@@ -26,18 +26,28 @@ Body = dict[str, Any] | list[Any] | None
 def causes(exc: BaseException) -> Iterator[BaseException]:
     """Yield an exception and what is behind it: what it was raised from, or while what was handled.
 
-    Not the latter behind a bug, nor behind an error with a status of its own: that it came while a refusal was handled says
-    nothing of it.
+    Not the latter behind a bug, nor behind an error with another status of its own: that it came while a refusal was handled
+    says nothing of it. With the same status it is the same answer, which litellm tells anew and without its body.
     """
     error: BaseException | None = exc
     for _ in range(_CAUSES):
         if error is None:
             return
         yield error
-        cause = told_by(error, "__cause__")
-        if cause is None and not error.__suppress_context__ and not isinstance(error, BUGS) and status_of(error) is None:
-            cause = told_by(error, "__context__")
+        cause = told_by(error, "__cause__") or _last_tried(error)
+        if cause is None and not error.__suppress_context__ and not isinstance(error, BUGS):
+            handled, status = told_by(error, "__context__"), status_of(error)
+            cause = handled if status is None or status == status_of(handled) else None
         error = cause if isinstance(cause, BaseException) else None
+
+
+def _last_tried(error: BaseException) -> Any:
+    """Return the error of the last try that a retrying library tells of: tenacity's, if it is raised anew, has no other cause."""
+    attempt = told_by(error, "last_attempt")
+    try:
+        return attempt.exception(timeout=0) if attempt is not None else None
+    except Exception:  # noqa: BLE001  (what cannot be read says nothing)
+        return None
 
 
 def inside(group: BaseExceptionGroup[BaseException]) -> tuple[BaseException, ...]:
