@@ -21,7 +21,7 @@ from pocketflow_throttled.simulation import SimulatedRateLimitError
 from pocketflow_throttled.untold import Boundary, Moment, Span
 
 from .providers.counting import Count
-from .test_nodes import Batch, now, run
+from .test_nodes import Batch, echo, now, run
 from .test_signals import NAMES, TEXT, HostileError, Raising, SDKError
 
 
@@ -857,6 +857,40 @@ def test_a_reset_that_tells_when_the_next_single_call_fits_is_found_out_by_refus
 
     async def main() -> float:
         await Batch(call, max_concurrent=20).run_async({"items": range(300)})
+        return now()
+
+    assert run_virtual(main()) < 240 + 70
+    assert refused <= 3 * 20
+
+
+def test_a_reset_that_tells_of_the_next_single_token_is_found_out_by_refusals() -> None:
+    """As above, of 6,000 tokens a minute, of which the next one comes back within a second: that looks like 6,000 a second."""
+    api = SimulatedAPI(max_tokens_per_window=6000, algorithm="token_bucket", latency=0.5)
+    left, told_at, refused = 6000.0, 0.0, 0
+
+    def told_tokens() -> dict[str, str]:
+        names = (("limit", 6000), ("remaining", int(left)), ("reset", 1))
+        return {f"x-ratelimit-{name}-tokens": str(value) for name, value in names}
+
+    class Asks(Batch):
+        max_concurrent = 20
+
+        def estimate_tokens(self, item: int) -> int:  # noqa: ARG002
+            return 100
+
+        async def exec_async(self, item: int) -> Any:
+            nonlocal left, told_at, refused
+            try:
+                answer = await api.call(item, tokens=100, reply={"usage": {"total_tokens": 100}})
+            except SimulatedRateLimitError as error:
+                refused += 1
+                raise SDKError("slow down", 429, told_tokens() | error.response.headers) from None
+            left, told_at = min(6000.0, left + 100 * (now() - told_at)) - 100, now()
+            self.limiter.observe(told_tokens())
+            return answer
+
+    async def main() -> float:
+        await Asks(echo).run_async({"items": range(300)})
         return now()
 
     assert run_virtual(main()) < 240 + 70

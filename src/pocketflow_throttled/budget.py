@@ -197,21 +197,22 @@ class Budget(Spaced):
         self._space_more(now)
 
     def _refuses_what_has_room(self, now: float, some: int) -> bool:
-        if len(self._refused) < some or not (self._has_room("requests", now) and self._has_room("tokens", now)):
+        if len(self._refused) < some or not (self.has_room("requests", now) and self.has_room("tokens", now)):
             return False
         before = math.nextafter(self._refused[-some], -math.inf)
         return self.refused_since(before) >= _SHARE * self._calls_since(before)
 
     def _refuses_what_is_crowded(self, now: float, stamp: float, requests: SlidingWindow) -> bool:
         """Return whether a call is refused, as those before it, when as many had just started as a part of the window allows."""
-        if not (self._has_room("requests", now) and self._has_room("tokens", now)):
+        if not (self.has_room("requests", now) and self.has_room("tokens", now)):
             return False
         self._crowding.refused(stamp, requests)
         lately = now - requests.seconds
         matters = self.refused_since(lately) >= _MATTERS * self._calls_since(lately)
         return matters and self._crowding.is_regular(now, requests.seconds)
 
-    def _has_room(self, kind: Kind, now: float) -> bool:
+    def has_room(self, kind: Kind, now: float) -> bool:
+        """Return whether what a server has served of one kind is so far from its limit that this is no reason to refuse."""
         window = self.window(kind)
         return window is None or self.served(kind, now) <= _ROOM[kind] * window.limit
 

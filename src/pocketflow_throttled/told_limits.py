@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 _ROUNDING = 1e-6  # of what is calculated back and forth
 # Refusals by a server that served no more than so much of a limit, in a window whose length its resets told: then they tell of
-# something else. Two are served also where a limit is small, and fewer refusals may be bad luck.
+# something else. Two calls are served also where a limit is small, and fewer refusals may be bad luck.
 _HARDLY, _FEW, _A_FEW = 0.1, 2, 3
 
 
@@ -35,7 +35,10 @@ class ToldLimits:
         self._budget = budget
         self._asked = asked
         self.spans: dict[Kind, Span] = {"requests": Span(), "tokens": Span()}
-        self._length_since = math.inf  # when the window of requests got the length that resets tell
+        self._length_since: dict[Kind, float] = {
+            "requests": math.inf,
+            "tokens": math.inf,
+        }  # when windows got the lengths of resets
 
     def is_of_bursts(self, quota: Quota) -> bool:
         """Whether it tells of the bursts that the user set, as a bucket does: its own log keeps to these better."""
@@ -75,8 +78,9 @@ class ToldLimits:
         """Set a limit where the user set none."""
         budget = self._budget
         before = budget.window(kind)
+        if before is None or (before.seconds < budget.seconds) != (seconds < budget.seconds):
+            self._length_since[kind] = now
         if kind == "requests" and (before is None or before.seconds != seconds):
-            self._length_since = now
             budget.disregard_until(now)
         self._set_limit(kind, limit, seconds)
         if kind == "requests" and before is None:
@@ -98,15 +102,22 @@ class ToldLimits:
         return longest - (FULL_SECOND if longest.is_integer() else 0.0) <= seconds  # full seconds are rounded up
 
     def doubt_length(self, now: float, stamp: float) -> None:
-        """Take the word of resets for another, where a server refuses nearly all that would fit the window they tell.
+        """Take the word of resets for another, where a server refuses nearly all that would fit the windows they tell.
 
         Args:
             now: seconds.
             stamp: when a call started that was refused.
         """
-        window = self._budget.requests
-        if window is None or window.seconds >= self._budget.seconds or stamp <= self._length_since:
-            return
-        served = self._budget.served("requests", now)
-        if served <= max(_FEW, _HARDLY * window.limit) and self._budget.refused_since(self._length_since) >= _A_FEW:
-            self.spans["requests"].is_of_one = True
+        kinds: tuple[tuple[Kind, Kind, int], ...] = (("requests", "tokens", _FEW), ("tokens", "requests", 0))
+        for kind, other, few in kinds:
+            window, since = self._budget.window(kind), self._length_since[kind]
+            if (
+                window is None
+                or window.seconds >= self._budget.seconds
+                or stamp <= since
+                or not self._budget.has_room(other, now)
+            ):
+                continue
+            served = self._budget.served(kind, now)
+            if served <= max(few, _HARDLY * window.limit) and self._budget.refused_since(since) >= _A_FEW:
+                self.spans[kind].is_of_one = True

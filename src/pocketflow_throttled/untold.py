@@ -34,7 +34,7 @@ class Span:
     Either way no reset is longer than the window, and none with little left makes it longer than `reset * limit / used`. Until
     more is known, the default will do.
 
-    Some servers tell in `reset` when the next single call fits. By what they say, that looks like a window which is much shorter:
+    Some servers tell in `reset` when the next single call fits, or the next token. By what they say, that looks like a window which is much shorter:
     only that they refuse what would fit it gives them away.
     """
 
@@ -60,7 +60,7 @@ class Span:
         self._answers = 0  # that tell how fast it comes back, if it does so bit by bit ...
         self._fastest, self._slowest = 0.0, math.inf  # ... as bounds, in seconds for all of it
         self._least_used, self._most_used = math.inf, 0
-        self.is_of_one = False  # whether resets tell of the next single call
+        self.is_of_one = False  # whether resets tell of the next single call or token
         self._most_left: int | None = None  # that was told of this limit when a call was served, or was served at once
 
     def served(self, quota: Quota, at_once: int) -> None:
