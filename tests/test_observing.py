@@ -805,7 +805,9 @@ def test_a_reset_by_a_clock_that_is_wrong_is_no_further_than_the_window_is_long(
         ([Quota("requests", 20, 5, 0.3)], 0.4),
         ([Quota("requests", 20, 0, 0.0)], 1.0),  # told to the second
         ([Quota("requests", 20, 0, 0.3, is_guess=True)], 60.0),
-        ([Quota("requests", 20, 0, 0.3), Quota("requests", 20, 19, 59.0)], 59.0),  # it was the end of a minute
+        ([Quota("requests", 20, 0, 0.3), Quota("requests", 20, 19, 45.0)], 45.0),  # it was the end of a window
+        ([Quota("requests", 20, 0, 0.3), Quota("requests", 20, 19, 59.0)], 60.0),  # a minute, told on its way
+        ([Quota("tokens", 20, 0, 51.0)], 60.0),  # a minute that had begun, perhaps
         ([Quota("requests", 20, 0, 0.3), Quota("requests", 40, 39, 59.0)], 60.0),  # another limit
         ([Quota("requests", 20, 0, 300.0)], 60.0),
         ([Quota("requests", 100, 100 - used, used / 5) for used in (10, 18, 25, 12, 40)], 20.4),  # a bucket, five a second

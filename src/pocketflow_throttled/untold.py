@@ -34,8 +34,8 @@ class Span:
     Either way no reset is longer than the window, and none with little left makes it longer than `reset * limit / used`. Until
     more is known, the default will do.
 
-    Some servers tell in `reset` when the next single call fits, or the next token. By what they say, that looks like a window which is much shorter:
-    only that they refuse what would fit it gives them away.
+    Some servers tell in `reset` when the next single call fits, or the next token. By what they say, that looks like a window
+    which is much shorter: only that they refuse what would fit it gives them away.
     """
 
     __slots__ = (
@@ -90,7 +90,10 @@ class Span:
         return at_once <= _SMALL * limit if self._most_left is None else self.is_small or self._most_left <= at_once
 
     def seconds(self, quota: Quota, default: float) -> float:
-        """Return the length in seconds, as far as the quotas told so far say it, and at most the default."""
+        """Return the length in seconds, as far as the quotas told so far say it, and at most the default.
+
+        What is as long but for a full second, the way of an answer or a fixed window that had begun before, is the default.
+        """
         limit, remaining, reset = quota.limit, quota.remaining, quota.reset
         if limit is None:
             return default
@@ -102,10 +105,11 @@ class Span:
                 self._most = min(self._most, (reset or FULL_SECOND) * limit / (limit - remaining))
             if remaining is not None and remaining < limit and not quota.is_date:
                 self._learn_speed(reset, limit - remaining)
-        if self.comes_back_evenly and not self.is_of_one:
-            return min(default, max(self._least, self._slowest))
-        seconds = (self._least or FULL_SECOND) * limit if self.is_of_one else max(self._least, self._most)
-        return min(default, max(_SHORTEST_WINDOW, seconds))
+        if self.is_of_one:
+            seconds = (self._least or FULL_SECOND) * limit
+        else:
+            seconds = max(self._least, self._slowest if self.comes_back_evenly else self._most)
+        return default if seconds >= ALIKE * default else max(_SHORTEST_WINDOW, seconds)
 
     def _learn_speed(self, reset: float, used: int) -> None:
         off = FULL_SECOND if reset.is_integer() else _OFF * reset
