@@ -95,7 +95,7 @@ def test_calls_that_fit_however_is_counted_wait_for_no_try() -> None:
 
 def test_a_try_that_is_refused_is_not_repeated_for_a_window_and_a_second_one_for_many() -> None:
     counting = Counting(60.0)
-    for time, seconds in ((0.0, 60.0), (60.0, 480.0)):
+    for time, seconds in ((0.0, 60.0), (60.0, 480.0), (540.0, 960.0), (1500.0, 1920.0)):
         assert counting.may_start(time, BEYOND)
         counting.started(time, BEYOND, BEYOND)
         assert counting.refused(time)

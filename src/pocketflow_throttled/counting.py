@@ -23,7 +23,9 @@ _RULED_OUT, _PER_REFUSAL, _MOST_SERVED = 16, 8, 32
 _TOGETHER = 0.3  # seconds: calls that start so close to each other arrive in any order, and the last of them are refused
 _MOST_OF = 0.5  # of the tries of such a moment: from there on each refusal outweighs served ones, before that only the first
 _BESIDE = 1  # refusals of a moment beyond its tries: with more, something else is the reason
-_NEXT_TRY, _MUCH_LATER = 1.0, 8.0  # windows from a refused try to the next, after the first one and after any other
+# Windows from a refused try to the next, after the first one and after the second; after each further one twice as many, up to
+# so many. Else, where few calls fit in a window, the tries alone would be one in a hundred of them.
+_NEXT_TRY, _MUCH_LATER, _LATEST = 1.0, 8.0, 1000.0
 _NEXT_LOOK = 1 / 100  # windows from a look at every call to the next
 CLEARLY = 0.05  # of the limit: by what differs less, an answer tells no way from another
 
@@ -93,7 +95,7 @@ class _Doubt:
         """Put the refusal of a call that started at a time down to it."""
         if stamp >= self.refused_at + _NEXT_TRY * window:
             self.refusals, self.refused_at = self.refusals + 1, stamp
-        windows = _NEXT_TRY if self.refusals == 1 else _MUCH_LATER
+        windows = _NEXT_TRY if self.refusals == 1 else min(_LATEST, _MUCH_LATER * 2.0 ** min(self.refusals - 2, 10))
         self.next_at = max(self.next_at, stamp + windows * window)
         self.is_known = True
 
