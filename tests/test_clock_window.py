@@ -46,7 +46,7 @@ def use(window: ClockWindow, evidence: Evidence, api: Clocked, since: float, unt
         else:
             refused.append(at)
             evidence.forget(at)
-            if not window.learns_length(at):
+            if not window.correct_length(at):
                 assert window.explains(at)
                 window.correct(at, 0.0)
             at += REFUSAL
@@ -140,7 +140,7 @@ def test_a_period_that_does_not_begin_when_it_must_is_none() -> None:
         at = window.opens_at(at)
         window.started(at, 1)
         evidence.forget(at)
-        answers.append(window.learns_length(at))
+        answers.append(window.correct_length(at))
     assert answers[0]
     assert not answers[-1]
 
@@ -181,7 +181,7 @@ def test_many_less_that_fit_are_another_matter() -> None:
         window.started(0.1 + call / 100, 1)
     window.started(0.4, 1)
     evidence.forget(0.4)
-    assert not window.learns_length(0.4)
+    assert not window.correct_length(0.4)
     assert not window.explains(0.4)
 
 

@@ -118,7 +118,7 @@ def test_an_odd_window_is_known_better_each_time_and_no_shorter_than_it_is() -> 
             rate.succeeded(now)
         else:
             rate.evidence.forget(now)
-            rate.absorbs(now)
+            rate.correct(now)
         now += 0.001
     assert 37.0 <= rate.seconds <= 37.0 * 1.05
 
@@ -134,12 +134,12 @@ def test_a_long_window_is_believed_when_two_probes_were_refused_one_in_the_midst
         starts.append(now)
         if len(starts) == KNOWN + 1:  # by whatever it was refused
             rate.evidence.forget(now)
-            assert rate.absorbs(now)
+            assert rate.correct(now)
         now += 0.1
     assert 0.1 * 300 < starts[-1] - starts[-2] < 0.2 * 300
     if is_window:
         rate.evidence.forget(starts[-1])
-        assert rate.absorbs(starts[-1])
+        assert rate.correct(starts[-1])
         assert rate.opens_at(now) - starts[0] > 270  # a length of which there is more doubt yet
     else:
         rate.succeeded(starts[-1])
@@ -161,7 +161,7 @@ def test_a_usual_window_is_doubted_once(seconds: float) -> None:
             shorter += 1
             begin(rate, again)
             rate.evidence.forget(again)
-            assert rate.absorbs(again)
+            assert rate.correct(again)
         opened += rate.seconds
     assert shorter == 1
     assert (rate.count, rate.seconds) == (30, pytest.approx(1.005 * seconds))
@@ -196,7 +196,7 @@ def test_a_window_of_which_every_start_was_refused_at_last_is_no_trouble() -> No
     begin(rate, 37.0)
     for start in (*rate.evidence.starts,):
         rate.evidence.forget(start)
-    assert not rate.absorbs(37.0)
+    assert not rate.correct(37.0)
     assert rate.opens_at(38.0) == 38.0
 
 
@@ -217,7 +217,7 @@ def test_a_pace_that_holds_is_probed_by_steps_that_grow_and_a_refused_one_is_tak
     assert rate.seconds < 0.7 * first
     probed = rate.seconds
     rate.evidence.forget(now)
-    assert rate.absorbs(now)
+    assert rate.correct(now)
     assert probed < rate.seconds < first
 
 
@@ -263,7 +263,7 @@ def test_refusals_in_a_row_are_no_mere_correction_of_a_pace() -> None:
         now = max(now + 0.05, rate.opens_at(now))
         begin(rate, now)
         rate.evidence.forget(now)
-        absorbed.append(rate.absorbs(now))
+        absorbed.append(rate.correct(now))
     assert absorbed == [True, True, False, False]
 
 
@@ -305,7 +305,7 @@ def test_calls_a_bit_sooner_than_in_the_window_before_do_not_make_it_larger() ->
         begin(rate, now)
         if rate.evidence.between(now - 60.0, now) > 50:
             rate.evidence.forget(now)
-            rate.absorbs(now)
+            rate.correct(now)
             assert rate.count == 50
         else:
             rate.succeeded(now)
@@ -329,7 +329,7 @@ def test_a_refused_probe_leads_back_to_what_was_admitted_and_for_a_bucket_beyond
             rate.succeeded(now)
         else:
             rate.evidence.forget(now)
-            if not rate.absorbs(now):
+            if not rate.correct(now):
                 rate.refused(now)
                 rate.explain(Closing(now - 1, now, now, 1, is_rate=True), now=now + 0.1)
             now += 0.1

@@ -143,7 +143,7 @@ class Blame:
             return None
         is_probe = ceiling.is_probed_by(refusal.level, limit) or ceiling.went_too_far(refusal.level)
         if ceiling.level is None or not is_probe:
-            return Verdict(limit, "the rate was corrected") if rate.absorbs(refusal.started, refusal.hint or 0.0) else None
+            return Verdict(limit, "the rate was corrected") if rate.correct(refusal.started, refusal.hint or 0.0) else None
         ceiling.probe_refused(refusal.level)
         rate.may_have_refused(refusal.started)
         ceiling.probe_more_rarely(self._timing.cost(refusal.hint, limit))

@@ -143,8 +143,8 @@ class ClockWindow:
         self._length = (low, high) if low <= high else (self.seconds, self.seconds)
         self._beginnings.append((self._index, after, by))
 
-    def learns_length(self, started: float) -> bool:
-        """Return whether a refusal only tells that the next period has not begun."""
+    def correct_length(self, started: float) -> bool:
+        """Correct the length if a refusal only tells that the next period has not begun; return whether it does."""
         if started != self._tries_at:
             return False
         self._tries_at, self._not_before = None, started

@@ -1,9 +1,9 @@
-"""LearnedPace: one start in so many seconds, from what was admitted between two refusals. Held smoothly.
+"""LearnedPace: one start in so many seconds, from what was admitted between two refusals.
 
 Pure: times are arguments, in seconds. An API that counts by the second, or refills a bucket, is closed for a moment only. What it
 admitted is what it allows, if all of that was used; then a faster pace is tried, by steps. A step that was refused is taken back.
 If what went well before is refused as well, it was taken from what a bucket had saved up, and only what was admitted since it was
-empty counts.
+empty counts. A few refusals later, they tell the bucket itself.
 """
 
 from __future__ import annotations

@@ -99,8 +99,8 @@ class LearnedRate:
             if self.held.is_refuted:
                 self.held = None
 
-    def absorbs(self, started: float, wait: float = 0.0) -> bool:
-        """Return whether the refusal of a call, with a wait that was asked for, only corrects this rate, as is done then."""
+    def correct(self, started: float, wait: float = 0.0) -> bool:
+        """Correct this rate by a refusal, with a wait that was asked for, if it tells no more; return whether it does not."""
         held = self.held
         if held is None:
             return False
@@ -108,7 +108,7 @@ class LearnedRate:
             if held.is_disproved:
                 self.held = None
                 return False
-            if held.learns_length(started):
+            if held.correct_length(started):
                 return True
         if self._absorbed >= _MOST_ABSORBED or not held.explains(started):
             return False

@@ -148,8 +148,8 @@ class LearnedWindow(Probing):
             self._shorter, self._tried_since = None, math.inf
             self._has_passed = False  # one call more may have fit: the next one tells if all do
 
-    def learns_length(self, started: float) -> bool:
-        """Return whether a refusal only tells that the window is longer."""
+    def correct_length(self, started: float) -> bool:
+        """Correct the length if a refusal only tells that the window is longer; return whether it does."""
         if self._shorter is None or started < self._tried_since:
             return False
         # A usual length is doubted once, any other until it is known well enough.
