@@ -10,6 +10,8 @@ from hypothesis import strategies as st
 from pocketflow_throttled import SimulatedAPI
 from pocketflow_throttled.bucket_fit import Bucket, fitted
 from pocketflow_throttled.evidence import Evidence
+from pocketflow_throttled.learned_pace import LearnedPace
+from pocketflow_throttled.timing import Timing
 
 from .test_adaptive import Adapting, seconds_for
 from .test_unknown_limits import uneven
@@ -121,6 +123,27 @@ def test_a_refusal_at_a_level_that_was_not_admitted_is_left_to_a_cap() -> None:
 
     assert bucket(4) is not None
     assert bucket(5) is None
+
+
+def test_a_bucket_that_more_is_admitted_than_it_holds_is_none() -> None:
+    """An API that was hardly there at first may look like one that refills slowly: it is used again as soon as it is back."""
+    starts, refusals = used(0.4, 4, random.Random(2), calls=200)
+    evidence, timing = Evidence(), Timing()
+    timing.served(0.5)
+    pace = LearnedPace(evidence, timing)
+    for at, is_refused in sorted([(at, False) for at in starts] + [(at, True) for at, _ in refusals]):
+        if is_refused:
+            evidence.ended(at, at + 0.1, 1)
+            pace.find_bucket(at)
+        else:
+            evidence.started(at, 1)
+    assert pace.is_refilled
+    assert pace.seconds == pytest.approx(2.5, rel=0.2)
+    back = now = starts[-1]
+    while now < back + 600.0:
+        now = max(now + 0.01, pace.opens_at(now))
+        pace.started(now, 1)
+    assert pace.seconds < 0.2
 
 
 # --- what a node makes of it

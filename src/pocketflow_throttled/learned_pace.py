@@ -1,9 +1,9 @@
-"""LearnedPace: one start in so many seconds, from what was admitted between two refusals.
+"""LearnedPace: one start in so many seconds, from what was admitted between two refusals. Held smoothly.
 
 Pure: times are arguments, in seconds. An API that counts by the second, or refills a bucket, is closed for a moment only. What it
 admitted is what it allows, if all of that was used; then a faster pace is tried, by steps. A step that was refused is taken back.
 If what went well before is refused as well, it was taken from what a bucket had saved up, and only what was admitted since it was
-empty counts. A few refusals later, they tell the bucket itself.
+empty counts.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ class LearnedPace(Probing):
         self.ends: deque[float] = deque(maxlen=8)
         self._bucket: Bucket | None = None  # the last one that explained when calls were refused
         self.is_refilled = False
-        self._in_vain_at = -math.inf  # when no bucket was found
+        self._in_vain_at = self._fitted_at = -math.inf  # when no bucket was found, and when one was
         self._a_second: int | None = None  # starts, if they are counted by the second
         self._found_before = 0.0
         self._times_found = 0  # or returned to
@@ -100,6 +100,8 @@ class LearnedPace(Probing):
             starts, patience = self._proof
             if self._beyond >= starts and now > self._known_at + patience:
                 self._step = min(2 * self._step, _LARGEST_STEP)
+                if self.is_refilled:  # all that such a bucket could have saved up was used: it is none
+                    self.is_refilled, self._is_guess = False, True
                 self._probe()
         elif is_held_back and not self.is_probing:
             self._held_back += 1
@@ -227,8 +229,11 @@ class LearnedPace(Probing):
         self.is_refilled = True
         self._be_more_patient(until)
         self._bucket = bucket
-        self._hold_found(_SLIGHTLY / bucket.rate)
-        self._is_guess, self._step = False, _FIRST_STEP
+        is_news = self._evidence.between(self._fitted_at, until) >= _ENOUGH
+        self._fitted_at = until
+        self._hold_found(_SLIGHTLY / bucket.rate, is_news=is_news)
+        if not self._is_guess:
+            self._step = _FIRST_STEP
         return True
 
     def find(
@@ -284,10 +289,10 @@ class LearnedPace(Probing):
             seconds = max(seconds, _SLOWER * self.seconds)
         self._hold_found(seconds)
 
-    def _hold_found(self, seconds: float) -> None:
-        """Hold a pace, the more certain the more often it was found."""
+    def _hold_found(self, seconds: float, *, is_news: bool = True) -> None:
+        """Hold a pace, the more certain the more often it was found, if that is news."""
         was_found = _SAME * self._found_before < seconds < self._found_before / _SAME
-        self._times_found = min(self._times_found + 1, _MANY) if was_found else 0
+        self._times_found = min(self._times_found + is_news, _MANY) if was_found else 0
         self._found_before = seconds
         self.hold(seconds, 2 ** min(self._times_found, _MOST_CERTAIN))
 
