@@ -82,6 +82,7 @@ def test_three_times_do_not_tell_it() -> None:
     assert fitted([start for start in starts if start < times[-1][0]], times) is None
     assert fitted([], [(1.0, 0.0)]) is None
     assert fitted([1.0] * 9, [(1.0, 0.0)] * 4) is None
+    assert fitted([2.0, 1.5, 1.0], [(2.0, 0.0)] * 4) is None
 
 
 def test_who_asks_for_a_longer_wait_than_a_bucket_takes_to_refill_is_none() -> None:

@@ -16,10 +16,8 @@ if TYPE_CHECKING:
 
 _FEWEST = 4  # times that it was empty
 _MOST = 1000  # starts that are looked through
-_SLOWEST, _FASTEST = (
-    0.15,
-    6.0,
-)  # times what was admitted on the whole, which is more while it empties, and less while it is not used
+# Times what was admitted on the whole, which is more while a bucket empties, and less while it is not used to the full.
+_SLOWEST, _FASTEST = 0.15, 6.0
 _ALIKE = 1.5  # times as fast, or as slow, is a rate that is found again
 _COARSE, _FINER = 1.06, (1.028, 1.014, 1.007, 1.0035)  # times, from one rate that is tried to the next
 _FINE = 1.02  # times, from one to the next that may fit as well
@@ -148,7 +146,7 @@ def _log(starts: Sequence[float], refusals: Sequence[tuple[float, float]], known
         starts, level = starts[bisect_right(starts, refusals[0][0]) :] if refusals else [], known.burst
     elif len(starts) > _MOST and refusals:
         starts = starts[max(0, bisect_right(starts, refusals[0][0]) - _MOST // 2) :]  # it was hardly used before the first one
-    if not starts or starts[0] == starts[-1] or len(starts) > _MOST:
+    if not starts or starts[0] >= starts[-1] or len(starts) > _MOST:  # clocks of several loops may differ
         return None
     refused = {bisect_right(starts, at): (at, wait) for at, wait in refusals if at >= starts[0]}
     if known is None:
