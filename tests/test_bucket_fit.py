@@ -11,6 +11,7 @@ from pocketflow_throttled import SimulatedAPI
 from pocketflow_throttled.bucket_fit import Bucket, fitted
 from pocketflow_throttled.evidence import Evidence
 from pocketflow_throttled.learned_pace import LearnedPace
+from pocketflow_throttled.learned_rate import LearnedRate
 from pocketflow_throttled.timing import Timing
 
 from .test_adaptive import Adapting, seconds_for
@@ -78,11 +79,16 @@ def test_what_refuses_at_random_is_no_bucket() -> None:
 
 def test_three_times_do_not_tell_it() -> None:
     starts, refusals = used(2.0, 5, random.Random(1), calls=400)
-    times = [(at, wait) for index, (at, wait) in enumerate(refusals) if index < 3]
-    assert fitted([start for start in starts if start < times[-1][0]], times) is None
+    assert fitted([start for start in starts if start < refusals[2][0]], refusals[:3]) is None
     assert fitted([], [(1.0, 0.0)]) is None
     assert fitted([1.0] * 9, [(1.0, 0.0)] * 4) is None
     assert fitted([2.0, 1.5, 1.0], [(2.0, 0.0)] * 4) is None
+
+
+def test_rates_that_differ_and_explain_it_as_well_tell_none() -> None:
+    """Seven start at once, and one with each call that it refills: at a rate of 1.2 a second, or a good part less or more."""
+    starts = [*(0.05 * number for number in range(7)), 0.91, 1.76, 2.61, 3.47]
+    assert fitted(starts, [(0.4, 0.0), (0.99, 0.0), (1.92, 0.0), (2.8, 0.0)]) is None
 
 
 def test_who_asks_for_a_longer_wait_than_a_bucket_takes_to_refill_is_none() -> None:
@@ -112,7 +118,7 @@ def test_a_log_that_was_long_before_the_first_refusal_is_read_from_just_before_i
 def test_a_refusal_at_a_level_that_was_not_admitted_is_left_to_a_cap() -> None:
     starts, refusals = used(2.0, 6, random.Random(7), calls=300)
 
-    def bucket(level: int) -> Bucket | None:
+    def refused(level: int) -> list[tuple[float, float]]:
         evidence = Evidence()
         times = sorted([(at, False) for at in starts] + [(at, True) for at, _ in refusals])
         for at, is_refused in times:
@@ -120,10 +126,32 @@ def test_a_refusal_at_a_level_that_was_not_admitted_is_left_to_a_cap() -> None:
                 evidence.ended(at, at + 0.1, level)
             else:
                 evidence.started(at, 4)
-        return evidence.bucket(None)
+        return evidence.refused_by_a_rate()
 
-    assert bucket(4) is not None
-    assert bucket(5) is None
+    assert refused(4) == refusals
+    assert refused(5) == []
+
+
+def test_a_faster_pace_than_a_bucket_refills_ends_with_a_refusal_that_another_limit_may_explain() -> None:
+    starts, refusals = used(2.0, 6, random.Random(7), calls=300)
+    timing = Timing()
+    timing.served(0.5)
+    rate = LearnedRate(timing)
+    for at, is_refused in sorted([(at, False) for at in starts] + [(at, True) for at, _ in refusals]):
+        if is_refused:
+            rate.evidence.ended(at, at + 0.1, 1)
+        else:
+            rate.evidence.started(at, 1)
+    assert rate.find_by_refusals(starts[-1])
+    assert rate.is_bucket
+    assert rate.held is not None
+    known, now = rate.seconds, starts[-1]
+    while not rate.is_probe(now):
+        now = rate.opens_at(now + 0.01)
+        rate.held.started(now, 1)
+    assert rate.seconds < known
+    rate.may_have_refused(now)
+    assert rate.seconds == known
 
 
 def test_a_bucket_that_more_is_admitted_than_it_holds_is_none() -> None:

@@ -71,7 +71,7 @@ class Blame:
         """Return what to go on with after a refusal that proves no limit lower than believed; None: it does."""
         return (
             self._as_chance(refusal, limit)
-            or self._as_fast_rate(refusal, limit)
+            or self._as_rate(refusal, limit)
             or self._as_cap(refusal, limit)
             or self._as_never_admitted(refusal, limit, proven)
             or self._as_probe(refusal, limit)
@@ -89,7 +89,7 @@ class Blame:
         known = refusal.started - self._timing.surely_refused_in  # what started since may be refused as well
         return Verdict(limit, "no limit is the reason") if is_found or self._chance.explains(known) else None
 
-    def _as_fast_rate(self, refusal: Refusal, limit: int) -> Verdict | None:
+    def _as_rate(self, refusal: Refusal, limit: int) -> Verdict | None:
         """Of a rate by the second, or a bucket, where a cap was thought to be the reason.
 
         If calls take about as long, a cap admits as many in any second, too, and who counts by it need ask for no longer wait. If
@@ -97,7 +97,7 @@ class Blame:
         """
         ceiling = self.ceiling
         is_long = (refusal.hint or 0.0) > _LONGEST_FOR_A_SECOND
-        if (is_long and ceiling.is_probed_by(refusal.level, limit)) or not self.rate.find_fast(refusal.started):
+        if (is_long and ceiling.is_probed_by(refusal.level, limit)) or not self.rate.find_by_refusals(refusal.started):
             return None
         if self.rate.is_bucket:
             if ceiling.level is not None:
@@ -116,8 +116,7 @@ class Blame:
         cap = self.rate.tells_cap(refusal.started)
         if cap is None or cap >= limit or self.ceiling.is_probed_by(refusal.level, limit):
             return None
-        if not self.rate.is_bucket:
-            self.rate.drop()
+        self.rate.drop()
         self.ceiling.found(cap, is_doubted=False)
         return Verdict(cap, "it was a cap")
 

@@ -12,10 +12,7 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import TYPE_CHECKING, NamedTuple
 
-from .bucket_fit import fitted
-
 if TYPE_CHECKING:
-    from .bucket_fit import Bucket
     from .closing import Closing
 
 # Providers count by the minute, and some by a few lengths around it: tried before any odd length. The longest comes first, since
@@ -120,13 +117,13 @@ class Evidence:
             return level
         return max(1, level - sum(call.started < started < call.ended for call in refused))
 
-    def bucket(self, known: Bucket | None) -> Bucket | None:
-        """Return the bucket that explains the refusals that no cap explains; None: none does, or it cannot be told yet.
+    def refused_by_a_rate(self) -> list[tuple[float, float]]:
+        """Return when calls started that no cap refused, in that order, and the seconds that each was asked to wait.
 
         Others were admitted since the refusal before, where as many were under way or more.
         """
         starts, levels = list(self.starts), list(self._levels)
-        refusals = []
+        refusals: list[tuple[float, float]] = []
         since = before = 0
         for call in sorted(self._refused_calls):
             at = bisect_right(starts, call.started)
@@ -135,7 +132,7 @@ class Evidence:
             as_high = sum(level >= call.level for level in islice(levels, since, at))
             if as_high > _TOP * (at - since):
                 refusals.append((call.started, call.wait))
-        return fitted(starts, refusals, known)
+        return refusals
 
     def refused(self, started: float) -> None:
         """Log a refusal that any window must explain."""

@@ -1,9 +1,9 @@
-"""LearnedPace: one start in so many seconds, from what was admitted between two refusals. Held smoothly.
+"""LearnedPace: one start in so many seconds, from what was admitted between two refusals.
 
 Pure: times are arguments, in seconds. An API that counts by the second, or refills a bucket, is closed for a moment only. What it
 admitted is what it allows, if all of that was used; then a faster pace is tried, by steps. A step that was refused is taken back.
 If what went well before is refused as well, it was taken from what a bucket had saved up, and only what was admitted since it was
-empty counts.
+empty counts. A few refusals later, they tell the bucket itself.
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ import math
 from collections import deque
 from typing import TYPE_CHECKING
 
+from .bucket_search import BucketSearch
 from .evidence import SECOND, SUSTAINED
 from .probing import Probing
 
 if TYPE_CHECKING:
-    from .bucket_fit import Bucket
     from .clock_window import ClockWindow
     from .evidence import Evidence
     from .timing import Timing
@@ -30,7 +30,6 @@ _NEVER = 1e9  # starts
 _SHORTEST_WINDOW, _LONGEST_PATIENCE = 1.0, 5.0  # seconds: for so long may go well what is too fast
 _SAME = 0.85  # paces that differ by less than that are the same
 _ENOUGH = 10  # starts to measure a pace by: a single one more or less must not make it
-_SOME_MORE = 25  # of all starts, such a part must be new to look for a bucket again, which takes time
 _SLIGHTLY = 1.01  # times: what a bucket refills, as calls are late
 _SLOWER = 1.03  # times: a pace that was refused after many starts, or what is counted by the second, as calls are late ...
 _SLOWER_BY_FEW, _MOST_BY_FEW = 1.1, 1.5  # ... and a pace that was refused after few
@@ -60,9 +59,8 @@ class LearnedPace(Probing):
     def __init__(self, evidence: Evidence, timing: Timing) -> None:
         super().__init__(evidence, timing)
         self.ends: deque[float] = deque(maxlen=8)
-        self._bucket: Bucket | None = None  # the last one that explained when calls were refused
+        self._buckets = BucketSearch(evidence)
         self.is_refilled = False
-        self._in_vain_at = self._fitted_at = -math.inf  # when no bucket was found, and when one was
         self._a_second: int | None = None  # starts, if they are counted by the second
         self._found_before = 0.0
         self._times_found = 0  # or returned to
@@ -123,8 +121,8 @@ class LearnedPace(Probing):
         if self._is_far:
             return _FEW, _SHORTEST_WINDOW
         # What a bucket has saved up admits a faster pace until it is used up.
-        saved = self._bucket.burst / self._step if self._bucket is not None and self.is_refilled and self._times_found else 0
-        return max(_STARTS, saved), self._patience
+        bucket = self._buckets.found if self.is_refilled and self._times_found else None
+        return max(_STARTS, bucket.burst / self._step if bucket is not None else 0), self._patience
 
     @property
     def _is_far(self) -> bool:
@@ -218,20 +216,12 @@ class LearnedPace(Probing):
 
     def find_bucket(self, until: float) -> bool:
         """Hold what a bucket refills, if one explains the refusals up to now; return whether one does."""
-        starts = self._evidence.starts
-        self.is_refilled = False
-        if self._evidence.between(self._in_vain_at, until) < len(starts) // _SOME_MORE:
-            return False
-        bucket = self._evidence.bucket(self._bucket)
+        bucket = self._buckets.look(until)
+        self.is_refilled = bucket is not None
         if bucket is None:
-            self._in_vain_at = until
             return False
-        self.is_refilled = True
         self._be_more_patient(until)
-        self._bucket = bucket
-        is_news = self._evidence.between(self._fitted_at, until) >= _ENOUGH
-        self._fitted_at = until
-        self._hold_found(_SLIGHTLY / bucket.rate, is_news=is_news)
+        self._hold_found(_SLIGHTLY / bucket.rate, is_news=self._buckets.is_news)
         if not self._is_guess:
             self._step = _FIRST_STEP
         return True
@@ -248,7 +238,7 @@ class LearnedPace(Probing):
             cycle: seconds for each start from the time before that it was reopened to this one, if it was tried often.
         """
         starts, between, ends = self._evidence.starts, self._evidence.between, self.ends
-        self._bucket = None
+        self._buckets.forget()
         self._be_more_patient(until)
         since = next((end for end in reversed(ends) if between(end, until) >= _ENOUGH), None)
         if since is None and before is not None:

@@ -143,7 +143,7 @@ class LearnedRate:
         self.evidence.refused(started)
         self._absorbed = 0
 
-    def find_fast(self, refused: float) -> bool:
+    def find_by_refusals(self, refused: float) -> bool:
         """Hold the rate by the second, or the bucket, that explains the last refusals, if one does; return whether it does."""
         if isinstance(self.held, _WINDOWS) or (self.is_pace and self._pace.is_by_the_second):
             return False

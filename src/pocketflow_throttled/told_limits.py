@@ -35,10 +35,8 @@ class ToldLimits:
         self._budget = budget
         self._asked = asked
         self.spans: dict[Kind, Span] = {"requests": Span(), "tokens": Span()}
-        self._length_since: dict[Kind, float] = {
-            "requests": math.inf,
-            "tokens": math.inf,
-        }  # when windows got the lengths of resets
+        # When windows got the lengths that resets tell.
+        self._length_since: dict[Kind, float] = {"requests": math.inf, "tokens": math.inf}
 
     def is_of_bursts(self, quota: Quota) -> bool:
         """Whether it tells of the bursts that the user set, as a bucket does: its own log keeps to these better."""
