@@ -102,7 +102,7 @@ class Blame:
         if self.rate.is_bucket:
             if ceiling.level is not None:
                 ceiling.found(ceiling.level, is_doubted=True)
-            return Verdict(max(limit, ceiling.target), "it was a rate")
+            return Verdict(limit, "it was a rate")
         if not is_long:
             ceiling.drop()
             return Verdict(max(limit, ceiling.target), "it was a rate")
