@@ -195,10 +195,10 @@ class LearnedRate:
 
     def _window(self, closing: Closing, now: float, doubted: Window | None) -> LearnedWindow | ClockWindow | None:
         """Return the window that explains best why calls were refused, if one does; by a clock, if none held prevented it."""
-        if closing.is_rate and isinstance(self.held, _WINDOWS):
+        if closing.is_rate:
             starts = list(self.evidence.starts)
             shuts = shuts_between(starts, self.evidence.shut_at)[-_SHUTS:]
-            fit = fitted(starts, shuts) if len(shuts) > 1 and shuts[-1].opened == now else None
+            fit = fitted(starts, shuts) if len(shuts) > 1 + (self.held is None) and shuts[-1].opened == now else None
             if fit is not None:
                 return ClockWindow(self.evidence, self._timing, fit, now)
         window = self.evidence.window(closing, now) or (doubted if closing.is_rate else None)
