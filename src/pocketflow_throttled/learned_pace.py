@@ -34,7 +34,7 @@ _SLIGHTLY = 1.01  # times: what a bucket refills, as calls are late
 _SLOWER = 1.03  # times: a pace that was refused after many starts, or what is counted by the second, as calls are late ...
 _SLOWER_BY_FEW, _MOST_BY_FEW = 1.1, 1.5  # ... and a pace that was refused after few
 _ALMOST = 16  # a part of what is allowed in a second, without which it is full as well
-_MANY = 30  # starts, by which it is known what is admitted
+_MANY = 30  # times that a pace was found again, as of which it does not matter how often
 # A pace so many times slower than what was admitted for some seconds, not long ago, is probed by doubling it, after few starts.
 # An API that was down for a while is used again soon.
 _FAR, _FEW, _FEWEST = 2.0, 5, 2  # the last, where it is a guess
@@ -43,7 +43,6 @@ _FAR, _FEW, _FEWEST = 2.0, 5, 2  # the last, where it is a guess
 _SLOW, _TRIED_AT_ONCE = 8.0, 0.15
 _SHORT = 2.0  # seconds: no API that was down for a moment is slow for long, and few starts tell what one allows that was
 _REMEMBERED = 300.0  # seconds
-_SLOWEST = 12.0  # times slower than the best there was: what is refused at that pace is refused for another reason
 _FASTEST = 1e-6  # seconds, which nobody notices: by coarse clocks, or those of several loops, no time may have passed, or less
 _IN_USE = 0.85  # share of a pace that is used when it, and nothing else, holds the starts back
 
@@ -65,7 +64,7 @@ class LearnedPace(Probing):
         self._found_before = 0.0
         self._times_found = 0  # or returned to
         self._is_guess = False  # from a few starts, or a time in which the API may hardly have been there
-        self._best = self._ever = math.inf  # seconds between starts, that were admitted of late, and ever
+        self._best = math.inf  # seconds between starts, that were admitted of late
         self._first_end = math.inf
         self._idle_until = -math.inf
         self._cycle = 0.0  # the last one
@@ -145,7 +144,9 @@ class LearnedPace(Probing):
     def correct(self, started: float, wait: float = 0.0) -> None:
         """Slow down after the refusal of a call, for which the API asked to wait so many seconds."""
         if self.is_probing and self._is_far:
+            after = min(2 * self._after, _STARTS)  # or what was admitted before it was slow would be tried again and again
             self.hold(self._good[1])
+            self._after = after
             return
         if self.is_probing:
             self._times_found = min(self._times_found + 1, _MANY)
@@ -190,7 +191,7 @@ class LearnedPace(Probing):
     def hold(self, seconds: float, certainty: int = 1) -> None:
         """Allow one start in so many seconds, and probe it the more carefully the more certain it is."""
         self._look_back()
-        seconds = min(max(seconds, _FASTEST), _SLOWEST * self._ever)
+        seconds = max(seconds, _FASTEST)
         self.seconds = seconds
         self._good = (self.count, seconds)
         self._is_guess = seconds > _SLOW
@@ -211,8 +212,6 @@ class LearnedPace(Probing):
             return
         since = max(starts[-1] - _REMEMBERED, self._first_end)
         self._best = SUSTAINED / max(1, self._evidence.most(SUSTAINED, since))
-        if self._evidence.between(since, starts[-1]) >= _MANY:
-            self._ever = min(self._ever, self._best)
 
     def find_bucket(self, until: float) -> bool:
         """Hold what a bucket refills, if one explains the refusals up to now; return whether one does."""
