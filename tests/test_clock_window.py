@@ -11,7 +11,9 @@ from hypothesis import strategies as st
 from pocketflow_throttled import SimulatedAPI, run_virtual
 from pocketflow_throttled.clock_fit import Fit, Shut, fitted
 from pocketflow_throttled.clock_window import ClockWindow
+from pocketflow_throttled.closing import Closing
 from pocketflow_throttled.evidence import Evidence
+from pocketflow_throttled.learned_rate import LearnedRate
 from pocketflow_throttled.slow_start import SlowStart
 from pocketflow_throttled.timing import Timing
 
@@ -230,3 +232,40 @@ def test_an_odd_window_by_the_servers_clock_is_found_out_whenever_the_batch_star
 
     assert run_virtual(later()) <= 12 * seconds + 5.0
     assert api.refused <= 0.05 * len(items) + 5
+
+
+@pytest.mark.parametrize(("holds", "periods"), [("pace", 2), ("nothing", 3)])
+def test_a_clock_is_told_by_the_times_that_it_was_shut_whatever_was_held(holds: str, periods: int) -> None:
+    """Periods of 20 seconds, open for 14 of them: too long for the time that it was shut to tell a window."""
+    rate = LearnedRate(Timing())
+    for period in range(periods):
+        for start in range(28):
+            (rate.held or rate.evidence).started(20.0 * period + start / 2, 1)
+        for tried in (14.0, 17.0, 19.5):
+            rate.evidence.ended(20.0 * period + tried, 20.0 * period + tried + 0.1, 1)
+        shut = Closing(20.0 * period, 20.0 * period + 14.0, last=20.0 * period + 19.5, tries=3, is_rate=True)
+        now = 20.0 * (period + 1)
+        rate.evidence.started(now, 1)
+        if holds == "pace" and not period:
+            rate.held = rate._pace
+            rate._pace.hold(0.6)
+        elif period == periods - 1:
+            assert rate.explain(shut, now)
+        rate.evidence.forget(now)
+    assert isinstance(rate.held, ClockWindow)
+    assert rate.count == 28
+    assert rate.seconds == pytest.approx(20.0, rel=0.05)
+
+
+def test_a_call_that_others_overtook_is_refused_as_all_were_used() -> None:
+    window, evidence = held(Fit(40, (20.0, 20.0), (0.0, 0.0)), 0.0)
+    for tenth in range(41):
+        window.started(tenth / 10, 1)
+    evidence.forget(3.0)
+    for started, took in ((-9.0, 0.1), (3.0, 1.2)):
+        evidence.ended(started, started + took, 1)
+    assert window.explains(3.0)
+    window.correct(3.0)
+    assert window.count == 40
+    evidence.ended(2.0, 2.1, 1)  # not overtaken
+    assert not window.explains(2.0)

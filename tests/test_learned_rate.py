@@ -384,6 +384,48 @@ def test_refused_calls_took_no_place_at_the_server() -> None:
     assert [evidence.served_level(at, 3) for at in (1.1, 1.5, 5.2)] == [2, 1, 2]
 
 
+def test_a_refusal_that_comes_later_tells_that_one_before_it_had_less_under_way() -> None:
+    evidence = Evidence()
+    for start, level in ((0.0, 1), (1.0, 2), (2.0, 3), (3.0, 4)):
+        evidence.started(start, level)
+    for started, ended, level in ((3.0, 3.5, 4), (2.0, 3.8, 3), (1.0, 4.0, 2)):
+        evidence.forget(started)
+        evidence.ended(started, ended, level)
+        evidence.refused_at(started, level)
+    assert [evidence.refused_level(started, 9) for started in (1.0, 2.0, 3.0, 0.0)] == [2, 2, 2, 9]
+
+
+def test_a_refusal_that_took_longer_than_others_may_have_arrived_later() -> None:
+    evidence = Evidence()
+    assert (evidence.spread, evidence.arrived_by(5.0)) == (0.0, 5.0)
+    for started, took in ((1.0, 0.2), (2.0, 0.5), (3.0, 0.3)):
+        evidence.ended(started, started + took, level=1)
+    assert evidence.spread == pytest.approx(0.3)
+    assert [evidence.arrived_by(at) for at in (1.0, 2.0, 3.0, 4.0)] == pytest.approx([1.0, 2.3, 3.1, 4.0])
+
+
+def test_a_window_is_told_though_calls_did_not_arrive_as_they_started() -> None:
+    """Thirty in a minute: the last five overtook one that was refused, and one was on its way until the first of them left."""
+    evidence = Evidence()
+    for tenth in range(30):
+        evidence.started(tenth / 10)
+    evidence.started(59.95)
+    for started, took in ((2.5, 0.6), (59.0, 0.1)):
+        evidence.ended(started, started + took, level=1)
+        evidence.refused(started)
+    window = evidence.window(Closing(opened=0.0, since=59.0, last=59.0, tries=1), now=61.0)
+    assert window is not None
+    assert (window.seconds, window.count) == (60.0, 30)
+
+
+def test_one_refusal_that_hung_does_not_tell_by_how_much_calls_differ_on_their_way() -> None:
+    evidence = Evidence()
+    for at in range(20):
+        evidence.ended(float(at), at + (30.0 if at == 7 else 0.1 + at / 100), level=1)
+    assert evidence.spread == pytest.approx(0.19)
+    assert evidence.arrived_by(7.0) == pytest.approx(7.19)
+
+
 @pytest.mark.parametrize(("before", "cap"), [(7, 10), (9, None)])
 def test_a_call_refused_in_a_second_that_is_full_tells_no_cap(before: int, cap: int | None) -> None:
     """Ten a second are held to be what is counted, and so many started in the last of them, one earlier in it."""

@@ -102,6 +102,42 @@ def uneven(seed: int, latency: tuple[float, float], delay: tuple[float, float], 
 
 
 @is_long
+@pytest.mark.parametrize(
+    ("fit", "seconds", "latency", "delay"), [(49, 20.0, (0.8, 1.6), (0.09, 0.26)), (36, 15.0, (0.3, 0.5), (0.03, 0.23))]
+)
+def test_a_window_is_found_out_though_calls_differ_on_their_way(
+    fit: int, seconds: float, latency: tuple[float, float], delay: tuple[float, float]
+) -> None:
+    """Some that started after the first refused one arrived before it, and the next window begins as late as any arrives."""
+    refused = 0
+    for seed in range(6):
+        api, node = uneven(seed, latency, delay, max_per_window=fit, window_seconds=seconds, retry_after=False)
+        assert seconds_for(node, 400) < 400 / fit * seconds * 1.25
+        refused += api.refused
+    assert refused < 0.05 * 6 * 400
+
+
+@is_long
+def test_one_call_at_a_time_is_no_cap_where_the_first_calls_are_refused_in_another_order_than_they_started() -> None:
+    """A bucket of one, that refills in two thirds of a second, and calls of three seconds: with a cap of one it takes hours."""
+    bucket = {"max_per_window": 1, "window_seconds": 1 / 1.49, "algorithm": "token_bucket"}
+    for seed in range(10):
+        _, node = uneven(seed, (2.0, 4.0), (0.06, 0.28), **bucket)
+        assert seconds_for(node, 200) < 200 / 1.49 * 1.5
+
+
+@is_long
+def test_what_was_admitted_before_a_cap_fell_is_not_tried_again_and_again() -> None:
+    def cap(now: float) -> int:
+        return 30 if now < 30 else 8
+
+    for seed in range(6):
+        api, node = uneven(seed, (0.5, 0.9), (0.07, 0.19), max_concurrent=cap, retry_after=1.0)
+        run(node, range(1500))
+        assert api.refused < 0.11 * 1500
+
+
+@is_long
 @pytest.mark.parametrize(("cap", "wait"), [(40, 10.0), (20, 10.0), (12, 5.0)])
 def test_a_cap_of_calls_that_all_take_a_second_is_not_taken_for_a_rate_by_the_second(cap: int, wait: float) -> None:
     """It admits as many in any second as at once, and asks for a wait that no limit by the second need ask for."""

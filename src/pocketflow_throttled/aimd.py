@@ -275,6 +275,7 @@ class AdaptiveRule:
         """Go on with what explains the refusals, now that calls are admitted again since the one that started at `at`."""
         assert self._closing is not None
         closing, self._closing, self.trial = self._closing, None, None
+        closing.level = self.rate.evidence.refused_level(closing.last, closing.level)
         closing.is_rate = closing.is_rate or self._trial_level >= closing.level
         verdict = self._blame.reopened(closing, at, self.limit)
         if verdict is not None:

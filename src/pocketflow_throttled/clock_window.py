@@ -167,11 +167,11 @@ class ClockWindow:
 
     def explains(self, started: float) -> bool:
         """Return whether a refusal only tells that no more fit than is known, or a few less."""
-        return self.is_beyond(started) or self._used(started) >= _USED_UP * self._known
+        return self.is_beyond(started) or self._used(self._evidence.arrived_by(started)) >= _USED_UP * self._known
 
     def correct(self, started: float, wait: float = 0.0) -> None:  # noqa: ARG002  (how long to wait is no matter here)
         """Go back to as many as fit."""
-        self._known = max(1, min(self._known, self._used(started)))
+        self._known = max(1, min(self._known, self._used(self._evidence.arrived_by(started))))
         self.count, self._step = self._known, 1
         self._rarity, self._periods = min(2 * self._rarity, _RAREST), 0
         self._is_refused = True

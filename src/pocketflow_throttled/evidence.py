@@ -34,6 +34,8 @@ _LONG_ENOUGH = 61.0  # seconds, for an API to be down
 _MANY = 10  # starts since it opened: fewer may be all that a bucket has
 _FEW, _SHORT = 5, 10.0  # starts and seconds, below which a window is no more than a pace
 _LONG = 0.1  # of the time that it was open: closed for longer, a window has ended, and no single place in it become free
+_MOST_TAKE = 0.9  # of the refusals take no longer than what tells by how much calls differ on their way: one may have hung
+_WIDEST = 0.1  # of a window, by which calls differ on their way at the most
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +98,15 @@ class Evidence:
             del self.starts[at], self._levels[at]
             for later in range(at, len(self._levels)):
                 self._levels[later] -= 1
+        calls = self._refused_calls
+        for index in reversed(range(len(calls))):
+            if calls[index].ended <= stamp:
+                break
+            if calls[index].started > stamp and calls[index].level > 1:
+                calls[index] = calls[index]._replace(level=calls[index].level - 1)
+        for index, (started, level) in enumerate(self._refused_levels):
+            if started > stamp and level > 1:
+                self._refused_levels[index] = (started, level - 1)
 
     def ended(self, started: float, now: float, level: int, wait: float = 0.0) -> None:
         """Log when a refused call ended: until then it was under way, but took no place at the server."""
@@ -116,6 +127,25 @@ class Evidence:
         if not refused or started >= refused[-1].ended:
             return level
         return max(1, level - sum(call.started < started < call.ended for call in refused))
+
+    def refused_level(self, started: float, level: int) -> int:
+        """Return the same of a refused call, by what is known of those before it now; `level` if it is not logged any more."""
+        return next((call.level for call in reversed(self._refused_calls) if call.started == started), level)
+
+    @property
+    def spread(self) -> float:
+        """Seconds by which calls differ on their way, as refusals tell."""
+        took = sorted(call.ended - call.started for call in self._refused_calls)
+        return took[int(_MOST_TAKE * len(took))] - took[0] if took else 0.0
+
+    def arrived_by(self, started: float) -> float:
+        """Return when a refused call had arrived at the latest, if its answer was on its way for no less than another's."""
+        calls = self._refused_calls
+        took = next((call.ended - started for call in reversed(calls) if call.started == started), None)
+        if took is None:
+            return started
+        fastest = min(call.ended - call.started for call in calls)
+        return started + min(took - fastest, self.spread)
 
     def refused_by_a_rate(self) -> list[tuple[float, float]]:
         """Return when calls started that no cap refused, in that order, and the seconds that each was asked to wait.
@@ -260,13 +290,18 @@ class Evidence:
     def _best(
         self, lengths: list[float], refusals: list[float], blur: float, since: float = -math.inf
     ) -> tuple[float, int] | None:
-        """Return the length that fits best, the first of several, and its starts; count none before `since`."""
+        """Return the length that fits best, the first of several, and its starts; count none before `since`.
+
+        What started later than a refused call, or in the window before, may have arrived with it, as calls differ on their way.
+        """
         best: tuple[float, float, int] | None = None
+        arrived, spread = [(refusal, self.arrived_by(refusal)) for refusal in refusals], self.spread
         for seconds in lengths:
-            least = min(self.between(max(refusal - seconds, since - 1e-9), refusal) for refusal in refusals)
+            least = min(self.between(max(refusal - seconds, since - 1e-9), by) for refusal, by in arrived)
             if not least:
                 continue
-            most = self.most(seconds, since, enough=blur * least)  # a full log takes long to look through, to no end
+            within = seconds - min(spread, _WIDEST * seconds)
+            most = self.most(within, since, enough=blur * least)  # a full log takes long to look through, to no end
             misfit = most / least
             if misfit <= blur and (best is None or misfit < best[0]):
                 best = (misfit, seconds, max(least, most))

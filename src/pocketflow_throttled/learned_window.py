@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from .timing import Timing
 
 # The server's window opens by its own clock, and calls do not all take the same time to reach it.
-_CLOCK_MARGIN = 1.005
+_CLOCK_MARGIN, _LARGEST_MARGIN = 1.005, 0.1
 _FEWEST_STARTS = 30  # held back before a probe
 _RARER = 4  # times as many after a refused probe
 _PART = 10  # of the starts known, the largest step
@@ -51,7 +51,10 @@ class LearnedWindow(Probing):
 
     def __init__(self, evidence: Evidence, timing: Timing, window: Window) -> None:
         self._is_usual = window.seconds in USUAL_WINDOWS
-        super().__init__(evidence, timing, window.count, window.seconds * (_CLOCK_MARGIN if self._is_usual else 1))
+        seconds = window.seconds
+        if self._is_usual:
+            seconds += max((_CLOCK_MARGIN - 1) * seconds, min(evidence.spread, _LARGEST_MARGIN * seconds))
+        super().__init__(evidence, timing, window.count, seconds)
         self._base = window.count  # before any probe
         self._is_sure = window.is_sure  # that these were all in one window
         self._too_short = self.seconds if window.too_short == window.seconds else window.too_short
