@@ -13,10 +13,11 @@ from pocketflow_throttled import Adaptive
 from pocketflow_throttled.aimd import AdaptiveRule
 from pocketflow_throttled.ceiling import Ceiling
 from pocketflow_throttled.closing import Closing, Refusal
-from pocketflow_throttled.evidence import Evidence, Window
+from pocketflow_throttled.evidence import Evidence
 from pocketflow_throttled.learned_rate import LearnedRate
 from pocketflow_throttled.learned_window import LearnedWindow
 from pocketflow_throttled.timing import Timing
+from pocketflow_throttled.window_fit import Window, window_that_explains
 
 times = st.lists(st.floats(0.0, 100.0), min_size=1, max_size=60).map(sorted)
 
@@ -413,7 +414,7 @@ def test_a_window_is_told_though_calls_did_not_arrive_as_they_started() -> None:
     for started, took in ((2.5, 0.6), (59.0, 0.1)):
         evidence.ended(started, started + took, level=1)
         evidence.refused(started)
-    window = evidence.window(Closing(opened=0.0, since=59.0, last=59.0, tries=1), now=61.0)
+    window = window_that_explains(evidence, Closing(opened=0.0, since=59.0, last=59.0, tries=1), now=61.0)
     assert window is not None
     assert (window.seconds, window.count) == (60.0, 30)
 

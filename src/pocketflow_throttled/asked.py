@@ -9,10 +9,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
+from .window_fit import window_that_explains
+
 if TYPE_CHECKING:
     from .closing import Before, Closing, Refusal
-    from .evidence import Evidence, Window
+    from .evidence import Evidence
     from .timing import Timing
+    from .window_fit import Window
 
 _ALIKE = 1.25  # times as many calls, or as few, are as many
 _ROUNDED, _BLUR = 1.0, 0.05  # seconds, or a part of it, by which the time differs from a first start to the end of a wait
@@ -75,7 +78,7 @@ class Asked:
             return False
         self.times += 1
         self.seconds = closing.hinted_until - closing.last
-        window = evidence.window(closing, reopened)
+        window = window_that_explains(evidence, closing, reopened)
         if window is None:
             starts, seconds = evidence.between(closing.opened - 1e-9, closing.since), reopened - closing.opened
         else:

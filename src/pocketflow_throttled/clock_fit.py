@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING, NamedTuple
 
-from .evidence import USUAL_WINDOWS
+from .window_fit import USUAL_WINDOWS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

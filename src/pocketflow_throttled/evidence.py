@@ -1,4 +1,4 @@
-"""Evidence: when calls were admitted and when refused, and which windows would explain it.
+"""Evidence: when calls were admitted and when refused.
 
 Pure: times are arguments, in seconds. It believes nothing; what to make of it is for LearnedRate to say.
 """
@@ -8,18 +8,9 @@ from __future__ import annotations
 import math
 from bisect import bisect_left, bisect_right
 from collections import deque
-from dataclasses import dataclass
 from itertools import islice
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
-if TYPE_CHECKING:
-    from .closing import Closing
-
-# Providers count by the minute, and some by a few lengths around it: tried before any odd length. The longest comes first, since
-# to believe in a shorter one costs a burst of refusals, and to doubt a longer one costs a call.
-USUAL_WINDOWS = (300.0, 60.0, 30.0, 20.0, 15.0, 10.0, 5.0)
-# How far the most that was admitted may exceed the least that was refused, and a window still explain both.
-_EXACT, _NEARLY = 1.0, 1.02
 _TOLD_BY, _TOP = 20, 0.15  # starts that can tell a cap, and the part of them, on average, as high as one that was refused
 SECOND = 1.0  # many an API counts by it
 _ALONE = 20  # starts admitted since the refusal before, at the level of one that is alone then
@@ -27,34 +18,8 @@ _LAST, _RECENT = 4, 1000  # refusals, and starts, that tell what is counted by t
 _ROUNDED = 1.0  # seconds, by which a wait may be longer than it must
 _DENIED = 5  # starts, at the level of a refusal or beyond, that were admitted: what refused is no cap
 _LOGGED, _REFUSED = 10_000, 200  # starts, and refused calls
-_BARELY = 1.001
-_LONGEST_SURE, _LONGEST_ODD = 120.0, 3600.0  # seconds
 SUSTAINED, _SEVERAL = 10.0, 10  # seconds, and starts in them that tell what is admitted
-_LONG_ENOUGH = 61.0  # seconds, for an API to be down
-_MANY = 10  # starts since it opened: fewer may be all that a bucket has
-_FEW, _SHORT = 5, 10.0  # starts and seconds, below which a window is no more than a pace
-_LONG = 0.1  # of the time that it was open: closed for longer, a window has ended, and no single place in it become free
 _MOST_TAKE = 0.9  # of the refusals take no longer than what tells by how much calls differ on their way: one may have hung
-_WIDEST = 0.1  # of a window, by which calls differ on their way at the most
-
-
-@dataclass(frozen=True, slots=True)
-class Window:
-    """A window that would explain what was admitted and what was refused.
-
-    Attributes:
-        seconds: its length.
-        count: starts allowed in it.
-        too_short: a length that was refused, so that the true one lies between; the same as `seconds` if it is exact.
-        is_sure: whether all that was counted lay in one window; else it may allow more.
-        is_doubted: whether an API that was down for a while would look the same.
-    """
-
-    seconds: float
-    count: int
-    too_short: float
-    is_sure: bool
-    is_doubted: bool = False
 
 
 class _Refused(NamedTuple):
@@ -80,7 +45,7 @@ class Evidence:
     def __init__(self) -> None:
         self.starts: deque[float] = deque(maxlen=_LOGGED)
         self._levels: deque[int] = deque(maxlen=_LOGGED)
-        self._refusals: deque[float] = deque(maxlen=12)
+        self.refusals: deque[float] = deque(maxlen=12)
         self._refused_calls: deque[_Refused] = deque(maxlen=_REFUSED)
         self._refused_levels: deque[tuple[float, int]] = deque(maxlen=_LAST)
         self._first_refused = math.inf
@@ -166,7 +131,7 @@ class Evidence:
 
     def refused(self, started: float) -> None:
         """Log a refusal that any window must explain."""
-        self._refusals.append(started)
+        self.refusals.append(started)
 
     def refused_at(self, started: float, level: int) -> None:
         """Log how many were under way, itself included, when a call started that was refused."""
@@ -249,60 +214,3 @@ class Evidence:
                 if most > enough:
                     break
         return most
-
-    def window(self, closing: Closing, now: float) -> Window | None:
-        """Return the window that explains best why it was closed until `now`, or None if none does."""
-        window = self._closed_for(closing, now) if closing.is_rate else None
-        if window is not None or len(self._refusals) < 2 or not self.starts:
-            return window
-        usual = [length for length in USUAL_WINDOWS if length <= (now - self.starts[0]) * _BARELY]
-        found = self._best(usual, list(self._refusals), _EXACT)
-        return None if found is None else Window(*found, found[0], is_sure=False, is_doubted=closing.is_asked)
-
-    def _closed_for(self, closing: Closing, now: float) -> Window | None:
-        """Return the window that a time tells for which an API was closed."""
-        opened, shut = closing.opened, max(closing.last, closing.hinted_until)
-        at = bisect_right(self.starts, closing.since)
-        since = self.starts[at - 1] if at else closing.since
-        was_closed, was_open = shut - since, since - opened
-        if was_closed <= 0 or was_closed < _LONG * was_open:
-            return None
-        # The length lies between the last refusal and the first admission, counted from the first call since it opened.
-        longest = now - opened
-        lengths = [*(length for length in USUAL_WINDOWS if length <= longest * _BARELY), longest]
-        # Not the first refusal: calls that started just after it were admitted, if they were faster on their way.
-        refusals = [*(refusal for refusal in self._refusals if refusal > closing.since), shut - 1e-6]
-        found = self._best(lengths, refusals, _NEARLY)
-        if found is None and self.between(opened, closing.since) >= _MANY:
-            # Counted by the server's clock: what was admitted before it opened does not count, and two windows may meet.
-            found = self._best(lengths, refusals, _NEARLY, opened)
-            if found is not None and self.most(found[0]) > 2 * found[1]:
-                return None
-        if found is None or not USUAL_WINDOWS[-1] <= found[0] <= _LONGEST_ODD:
-            return None
-        if found[1] < _FEW and found[0] < _SHORT:  # a pace admits as many, and is the sooner known better
-            return None
-        # Closed for longer than it was open, so all of what was open lies in one window. Or the API was down for so long.
-        is_sure = was_closed >= was_open and found[0] <= _LONGEST_SURE
-        is_doubted = found[0] > _LONG_ENOUGH or closing.is_asked
-        return Window(*found, shut - opened, is_sure, is_doubted)
-
-    def _best(
-        self, lengths: list[float], refusals: list[float], blur: float, since: float = -math.inf
-    ) -> tuple[float, int] | None:
-        """Return the length that fits best, the first of several, and its starts; count none before `since`.
-
-        What started later than a refused call, or in the window before, may have arrived with it, as calls differ on their way.
-        """
-        best: tuple[float, float, int] | None = None
-        arrived, spread = [(refusal, self.arrived_by(refusal)) for refusal in refusals], self.spread
-        for seconds in lengths:
-            least = min(self.between(max(refusal - seconds, since - 1e-9), by) for refusal, by in arrived)
-            if not least:
-                continue
-            within = seconds - min(spread, _WIDEST * seconds)
-            most = self.most(within, since, enough=blur * least)  # a full log takes long to look through, to no end
-            misfit = most / least
-            if misfit <= blur and (best is None or misfit < best[0]):
-                best = (misfit, seconds, max(least, most))
-        return None if best is None else best[1:]

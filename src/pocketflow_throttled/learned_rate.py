@@ -16,11 +16,12 @@ from .clock_window import ClockWindow
 from .evidence import Evidence
 from .learned_pace import LearnedPace
 from .learned_window import LearnedWindow
+from .window_fit import window_that_explains
 
 if TYPE_CHECKING:
     from .closing import Closing
-    from .evidence import Window
     from .timing import Timing
+    from .window_fit import Window
 
 _MOST_ABSORBED = 2  # refusals in a row that only correct a rate; after more of them, all is closed
 _OFTEN = 3  # tries, that tell that no call would have been admitted any earlier
@@ -201,7 +202,7 @@ class LearnedRate:
             fit = fitted(starts, shuts) if len(shuts) > 1 + (self.held is None) and shuts[-1].opened == now else None
             if fit is not None:
                 return ClockWindow(self.evidence, self._timing, fit, now)
-        window = self.evidence.window(closing, now) or (doubted if closing.is_rate else None)
+        window = window_that_explains(self.evidence, closing, now) or (doubted if closing.is_rate else None)
         return None if window is None else LearnedWindow(self.evidence, self._timing, window)
 
     # --- where it is not the rate that is to blame

@@ -13,12 +13,14 @@ import math
 from itertools import islice, pairwise
 from typing import TYPE_CHECKING
 
-from .evidence import USUAL_WINDOWS, Evidence, Window
 from .probing import Probing
 from .slow_start import SlowStart
+from .window_fit import USUAL_WINDOWS
 
 if TYPE_CHECKING:
+    from .evidence import Evidence
     from .timing import Timing
+    from .window_fit import Window
 
 # The server's window opens by its own clock, and calls do not all take the same time to reach it.
 _CLOCK_MARGIN, _LARGEST_MARGIN = 1.005, 0.1

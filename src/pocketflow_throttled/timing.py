@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import random
 
-from .evidence import SECOND, USUAL_WINDOWS
+from .evidence import SECOND
+from .window_fit import USUAL_WINDOWS
 
 # Before any refusal was seen, nobody knows how long one takes: guesses, in seconds and in latencies.
 _FIRST_SPACING, _SPACING_OF_LATENCY = 0.05, 1 / 200
