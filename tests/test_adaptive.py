@@ -509,6 +509,16 @@ def test_a_node_that_propagates_raises_at_the_first_refusal_past_on_error_and_th
     assert node.current_concurrent == 4
 
 
+def test_a_node_that_propagates_does_so_however_little_it_would_wait_itself() -> None:
+    async def call(_: int) -> None:
+        raise RateLimitHit("slow down", retry_after=7.0)
+
+    node = Propagating(call, 5, rate_limit_timeout=0)
+    with pytest.raises(RateLimitHit) as caught:
+        run(node, range(3))
+    assert (str(caught.value), caught.value.retry_after, caught.value.source) == ("slow down", 7.0, "Propagating")
+
+
 class Instances(AdaptiveThrottledBatchFlow):
     count = 20
 

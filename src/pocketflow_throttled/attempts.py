@@ -160,12 +160,7 @@ class Trouble:
         hint = node._wait_of(error)
         if knows_better and refusal is not None and refusal.by_reset and hint == refusal.retry_after:
             hint = None
-        reason = self._too_long()
-        wait = limiter._told_wait()
-        if reason is None and wait > left:
-            reason = (
-                f"by what the API tells, it admits no call for {wait:.1f} s; rate_limit_timeout is {node.rate_limit_timeout:g} s"
-            )
+        reason = self._too_long(left) if node._sends_again() else None
         at_most = left if reason is None else node.rate_limit_timeout  # a pause is the others' then
         pause = _pause(hint, max(self._refusals, attempts.given_up), at_most)
         permit.hold_back(pause, hinted=hint is not None, at_most=at_most)
@@ -178,11 +173,16 @@ class Trouble:
         self._too_large = self._too_large + 1 if never_fits(told, tokens) else 0
         return self._too_large >= _NEVER_FITS
 
-    def _too_long(self) -> str | None:
-        """Return why it was refused for too long, if it was."""
+    def _too_long(self, left: float) -> str | None:
+        """Return why it was refused for too long, or will be in the seconds that are left, if so."""
         node, state, drought = self._attempts.node, self._attempts.state, self._attempts.drought
         if not self._is_too_long(drought):
-            return None
+            wait = self._permit.limiter._told_wait()
+            if wait <= left:
+                return None
+            return (
+                f"by what the API tells, it admits no call for {wait:.1f} s; rate_limit_timeout is {node.rate_limit_timeout:g} s"
+            )
         if not state.gave_up:
             state.gave_up = True
             logger.warning("%s gave up: refused for %.1f s", type(node).__name__, drought)

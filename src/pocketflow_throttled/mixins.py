@@ -88,6 +88,10 @@ class Throttled:
         """Return how often an item is tried whose call fails; refusals do not count."""
         raise NotImplementedError
 
+    def _sends_again(self) -> bool:
+        """Whether a refused item is waited out here, for `rate_limit_timeout`; if not, whoever hears of it does so."""
+        return True
+
     def _as_final(self, error: Exception, refusals: int) -> Exception | None:  # noqa: ARG002  (for those that do)
         """Return what to give up with for an item that was refused so often, though time is left; None: send it again."""
         return None

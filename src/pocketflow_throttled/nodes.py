@@ -249,6 +249,9 @@ class AdaptiveThrottledNode(AdaptiveThrottled, ThrottledParallelBatchNode):
             "consecutive_successes": state.streak,
         }
 
+    def _sends_again(self) -> bool:
+        return not self.propagate_rate_limit
+
     def _as_final(self, error: Exception, refusals: int) -> Exception | None:
         if not self.propagate_rate_limit:
             return super()._as_final(error, refusals)
