@@ -364,6 +364,29 @@ def test_a_rate_limit_hit_survives_a_copy(duplicate: Any) -> None:
     assert (str(hit), hit.retry_after, hit.source) == ("Test", 10.0, "api")
 
 
+@pytest.mark.parametrize("duplicate", [copy.copy, copy.deepcopy, lambda hit: pickle.loads(pickle.dumps(hit))])
+def test_a_copy_of_a_rate_limit_hit_has_all_that_was_told_of_it_since(duplicate: Any) -> None:
+    hit = RateLimitHit("Test", retry_after=10.0)
+    hit.args = ("Test (refused once in 3.0 s)",)
+    hit.add_note("in item 3")
+    same = duplicate(hit)
+    assert (str(same), same.retry_after, same.__notes__) == ("Test (refused once in 3.0 s)", 10.0, ["in item 3"])
+
+
+class QuotaHit(RateLimitHit):
+    """One that takes other arguments than its base."""
+
+    def __init__(self, code: int) -> None:
+        super().__init__("Test", retry_after=10.0)
+        self.code = code
+
+
+@pytest.mark.parametrize("duplicate", [copy.copy, copy.deepcopy, lambda hit: pickle.loads(pickle.dumps(hit))])
+def test_a_rate_limit_hit_of_a_programs_own_survives_a_copy(duplicate: Any) -> None:
+    same = duplicate(QuotaHit(5))
+    assert (type(same), str(same), same.code, same.retry_after) == (QuotaHit, "Test", 5, 10.0)
+
+
 class RateLimitError(Exception):
     """Named as the SDKs name theirs."""
 

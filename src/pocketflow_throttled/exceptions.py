@@ -25,6 +25,3 @@ class RateLimitHit(Exception):  # noqa: N818  (the name is the public one since 
 
     def __repr__(self) -> str:
         return f"RateLimitHit({self.message!r}, retry_after={self.retry_after!r}, source={self.source!r})"
-
-    def __reduce__(self) -> tuple[type[RateLimitHit], tuple[str, float | None, str | None]]:
-        return type(self), (self.message, self.retry_after, self.source)
