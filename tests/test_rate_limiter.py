@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 import uvloop
 
-from pocketflow_throttled import RateLimiter, VirtualTimeLoop, run_virtual
+from pocketflow_throttled import Adaptive, RateLimiter, VirtualTimeLoop, run_virtual
 
 
 async def starts(limiter: RateLimiter, count: int, *, hold: float = 0.0, tokens: int = 0) -> list[float]:
@@ -575,6 +575,15 @@ def test_bad_pauses_and_tokens_are_refused(value: Any) -> None:
         RateLimiter().pause(value)
     with pytest.raises((TypeError, ValueError), match="tokens must be"):
         RateLimiter().reserve(value)
+
+
+def test_a_number_that_no_float_can_hold_is_refused_as_an_endless_one() -> None:
+    with pytest.raises(ValueError, match="window_seconds must be positive"):
+        RateLimiter(1, 1, 10**400)
+    with pytest.raises(ValueError, match="seconds must be zero or more"):
+        RateLimiter().pause(10**400)
+    with pytest.raises(ValueError, match="recovery_factor must be above 1"):
+        RateLimiter(adaptive=Adaptive(recovery_factor=10**400))
 
 
 @pytest.mark.parametrize("adaptive", [None, True])

@@ -34,7 +34,7 @@ def check_seconds(name: str, value: object, *, positive: bool = True) -> float:
     wanted = "positive" if positive else "zero or more"
     if not isinstance(value, int | float) or isinstance(value, bool):
         raise TypeError(f"{name} must be {wanted}, a number of seconds, got {value!r}")
-    if not math.isfinite(value) or value < 0 or (positive and value == 0):
+    if not _is_finite(value) or value < 0 or (positive and value == 0):
         raise ValueError(f"{name} must be {wanted} and finite, in seconds, got {value!r}")
     return float(value)
 
@@ -44,6 +44,13 @@ def check_factor(name: str, value: object, *, above: float, below: float = math.
     wanted = f"above {above:g}" if below == math.inf else f"between {above:g} and {below:g}"
     if not isinstance(value, int | float) or isinstance(value, bool):
         raise TypeError(f"{name} must be a number {wanted}, got {value!r}")
-    if not math.isfinite(value) or not above < value < below:
+    if not _is_finite(value) or not above < value < below:
         raise ValueError(f"{name} must be {wanted}, got {value!r}")
     return float(value)
+
+
+def _is_finite(value: float) -> bool:
+    try:
+        return math.isfinite(value)
+    except OverflowError:  # an int that no float can hold is as good as endless
+        return False
