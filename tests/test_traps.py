@@ -156,6 +156,22 @@ def test_an_item_that_its_fallback_saves_is_completed_and_one_that_it_does_not_i
     assert (node.stats["completed"], node.stats["failed"]) == (3, 1)
 
 
+@pytest.mark.parametrize("hook", ["is_rate_limit_error", "retry_after", "estimate_tokens", "count_tokens"])
+def test_an_item_for_which_a_hook_raises_is_failed_and_not_completed(hook: str) -> None:
+    async def call(item: int) -> int:
+        if hook in ("is_rate_limit_error", "retry_after"):
+            raise RateLimitHit
+        return item
+
+    def broken(*_: Any) -> None:
+        raise ValueError(hook)
+
+    node = Batch(call, on_error="collect", max_tokens_per_minute=1000)
+    setattr(node, hook, broken)
+    assert [str(result) for result in run(node, range(3))] == [hook] * 3
+    assert (node.stats["completed"], node.stats["failed"]) == (0, 3)
+
+
 def test_an_attempt_that_failed_has_used_up_its_start() -> None:
     starts: list[float] = []
 

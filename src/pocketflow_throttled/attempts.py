@@ -64,20 +64,19 @@ class Attempts:
 
     def served(self, item: Any, result: Any, permit: Permit) -> None:
         """Count a call that returned a result."""
+        self.drought, self.given_up = 0.0, 0
+        limiter = permit.limiter
+        budget = limiter._budget
+        if budget.requests is not None or budget.tokens is not None:
+            # The clock may be another thread's loop's, as this takes no lock for every call; what is learned from it is not.
+            if not budget.usual_least <= limiter._clock() - (permit._stamp or 0.0) <= budget.usual_most:
+                permit.took()
+            if budget.tokens is not None:
+                self.node._settle_tokens(item, result, permit)
         state = self.state
         state.completed += 1
         if not permit.renewed:
             state.streak += 1
-        self.drought, self.given_up = 0.0, 0
-        limiter = permit.limiter
-        budget = limiter._budget
-        if budget.requests is None and budget.tokens is None:
-            return
-        # The clock may be another thread's loop's, as this takes no lock for every call; what is learned from it is not.
-        if not budget.usual_least <= limiter._clock() - (permit._stamp or 0.0) <= budget.usual_most:
-            permit.took()
-        if budget.tokens is not None:
-            self.node._settle_tokens(item, result, permit)
 
     def trouble(self, permit: Permit) -> Trouble:
         """Return what weighs the errors of one item."""
@@ -85,13 +84,13 @@ class Attempts:
 
     async def give_up(self, item: Any, error: Exception) -> Any:
         """Return a result for an item that is not called again, or raise."""
-        try:
-            result = await self.node._give_up(item, error)
-        except BaseException:
-            self.state.failed += 1
-            raise
+        result = await self.node._give_up(item, error)
         self.state.completed += 1
         return result
+
+    def failed(self) -> None:
+        """Count an item that ends with an error."""
+        self.state.failed += 1
 
 
 class Trouble:

@@ -115,6 +115,7 @@ class Batch:
                 try:
                     permit = Permit(limiter, 0 if budget.tokens is None else attempts.tokens(index, item))
                 except Exception as error:
+                    attempts.failed()
                     if not attempts.collects(error):
                         raise
                     results.append(error)
@@ -227,6 +228,7 @@ class Batch:
                     await permit.wait()
             self._results[index] = result
         except Exception as error:  # noqa: BLE001  (what becomes of it is the batch's to say)
+            attempts.failed()
             if attempts.collects(error):
                 self._results[index] = error
             else:

@@ -145,7 +145,6 @@ class ThrottledParallelBatchNode(Throttled, AsyncParallelBatchNode):
             estimated = check_count("estimate_tokens", self.estimate_tokens(item), least=0)
         except Exception as error:
             noted(error, f"for item {index}: {shown(item)}")
-            self._throttled_state.failed += 1
             raise
         return self._throttled_state.correction.apply(estimated)
 
