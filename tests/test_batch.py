@@ -14,7 +14,7 @@ import uvloop
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pocketflow_throttled import AdaptiveThrottledNode, RateLimiter, ThrottledParallelBatchNode, run_virtual
+from pocketflow_throttled import AdaptiveThrottledNode, RateLimiter, RateLimitHit, ThrottledParallelBatchNode, run_virtual
 
 from .test_nodes import Batch, echo, now, slow
 
@@ -245,6 +245,36 @@ def test_a_call_that_outlives_its_cancellation_is_cancelled_anew_with_the_run() 
         assert now() == 2
         assert idle(node.limiter)
         assert len(asyncio.all_tasks()) == 1
+
+    run_virtual(main())
+
+
+@pytest.mark.parametrize("error", [ConnectionError, RateLimitHit])
+@pytest.mark.parametrize("on_error", ["raise", "collect"])
+def test_a_call_that_answers_its_cancellation_with_an_error_is_not_sent_again(error: type[Exception], on_error: str) -> None:
+    starts: list[float] = []
+
+    async def call(item: int) -> None:
+        starts.append(now())
+        try:
+            await asyncio.sleep(100)
+        except asyncio.CancelledError:
+            raise error from None
+
+    class Own(Batch):
+        async def exec_fallback_async(self, item: int, exc: Exception) -> None:
+            starts.append(now())
+
+    async def main() -> None:
+        node = Own(call, max_concurrent=3, max_retries=3, wait=1, on_error=on_error)
+        task = asyncio.create_task(node._exec(range(20)))
+        await asyncio.sleep(1)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        assert now() == 1
+        assert starts == [0, 0, 0]
+        assert idle(node.limiter)
 
     run_virtual(main())
 

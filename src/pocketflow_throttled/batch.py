@@ -213,7 +213,9 @@ class Batch:
                     permit.limiter._mark()
                 try:
                     result = await attempts.call(item)
-                except Exception as error:  # noqa: BLE001  (whatever the call raised)
+                except Exception as error:  # whatever the call raised
+                    if self._is_closing:  # it answered its cancellation with an error of its own: nothing is sent any more
+                        raise
                     trouble = trouble or attempts.trouble(permit)
                     final = await trouble.weigh(error)
                     if final is not None:
@@ -235,10 +237,7 @@ class Batch:
                 self._fail(error, f"in item {index}: {shown(item)}")
         except BaseException as error:
             if isinstance(error, GeneratorExit) and not self._is_running(index):  # nobody runs this coroutine any more
-                if permit.sent:
-                    permit.release()
-                else:
-                    permit.give_back_unsent()
+                (permit.release if permit.sent else permit.give_back_unsent)()
                 raise
             self._fail(error, f"in item {index}: {shown(item)}")  # it ends the batch, not this task
         self.live.pop(index, None)
