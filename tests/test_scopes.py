@@ -180,6 +180,41 @@ def test_a_bound_that_is_raised_leaves_an_adaptive_node_at_what_it_has_found() -
     assert (node.current_concurrent, node.limiter.adaptive) == (5, Adaptive(max_concurrent=50))
 
 
+@pytest.mark.parametrize("lowered", [True, False])
+def test_a_bound_that_is_set_after_a_run_holds_at_once_for_what_can_be_seen(lowered: bool) -> None:
+    class Ask(AdaptiveThrottledNode):
+        async def exec_async(self, item: int) -> None:
+            await asyncio.sleep(1)
+
+    node = Ask()
+    run_virtual(node._exec(range(300)))
+    assert node.current_concurrent == 20
+    node.max_concurrent, node.min_concurrent = (3, 1) if lowered else (40, 30)
+    assert node.current_concurrent == (3 if lowered else 30)
+    assert node.history[-1].new == (3 if lowered else 30)
+
+
+def test_an_adaptive_node_shows_within_an_instance_what_it_has_found_there() -> None:
+    seen: dict[Any, list[int]] = {"A": [], "B": []}
+    refused: list[int] = []
+
+    class Ask(AdaptiveThrottledNode):
+        async def prep_async(self, shared: Any) -> Any:
+            return range(5)
+
+        async def exec_async(self, item: int) -> None:
+            await asyncio.sleep(1)
+            if self.params["user"] == "A" and not refused:
+                refused.append(item)
+                raise RateLimitHit("slow down", retry_after=1)
+            assert self.current_concurrent == self.stats["current_concurrent"] == self.limiter.max_concurrent
+            assert self.history == self.limiter.history
+            seen[self.params["user"]].append(self.current_concurrent)
+
+    run_virtual(Users(Ask(), "AB", on_error="raise").run_async({}))
+    assert seen == {"A": [2] * 5, "B": [5] * 5}
+
+
 def test_prep_sees_the_limiter_that_the_calls_will_take() -> None:
     seen: dict[Any, set[RateLimiter]] = {"A": set(), "B": set()}
 

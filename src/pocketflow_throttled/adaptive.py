@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from .adaptivity import Adaptive, Change
 from .coverable import coverable
 from .mixins import Throttled
+from .state import scope
 
 if TYPE_CHECKING:
     from .rate_limiter import RateLimiter
@@ -74,7 +75,16 @@ class AdaptiveThrottled(Throttled):
     @property
     def history(self) -> list[Change]:
         """The last 1,000 changes of the limit in use, `(time, old, new, reason)`, the oldest first."""
-        return (self._throttled_state.latest or self._throttled_limiter()).history
+        return self._adapting_limiter().history
 
     def _current_limit(self) -> int:
-        return (self._throttled_state.latest or self._throttled_limiter()).max_concurrent
+        return self._adapting_limiter().max_concurrent
+
+    def _adapting_limiter(self) -> RateLimiter:
+        """Return the limiter to look at: within a flow's instance that of this instance, else that of the last run."""
+        state, limiters = self._throttled_state, scope.get()
+        if limiters is not None and state in limiters:
+            return self._throttled_limiter()
+        if limiters is None:
+            self._throttled_limiter()  # it takes what was set since
+        return state.latest or self._throttled_limiter()
