@@ -519,6 +519,20 @@ def test_a_node_that_propagates_does_so_however_little_it_would_wait_itself() ->
     assert (str(caught.value), caught.value.retry_after, caught.value.source) == ("slow down", 7.0, "Propagating")
 
 
+def test_what_a_node_within_an_item_propagates_is_an_error_of_that_item_like_any_other() -> None:
+    async def refuse(_: int) -> None:
+        raise RateLimitHit("slow down", retry_after=5.0)
+
+    async def call(item: int) -> int:
+        if item == 1:
+            await Propagating(refuse).run_async({"items": range(1)})
+        return item
+
+    first, hit, last = run(Adapting(call, on_error="collect", rate_limit_timeout=20), range(3))
+    assert (first, last) == (0, 2)
+    assert (type(hit), hit.source) == (RateLimitHit, "Propagating")
+
+
 class Instances(AdaptiveThrottledBatchFlow):
     count = 20
 

@@ -260,4 +260,5 @@ class AdaptiveThrottledNode(AdaptiveThrottled, ThrottledParallelBatchNode):
         raise hit from error
 
     def _collects_error(self, error: Exception) -> bool:
-        return super()._collects_error(error) and not (isinstance(error, RateLimitHit) and error.propagated)
+        is_propagated = self.propagate_rate_limit and isinstance(error, RateLimitHit) and error.propagated
+        return super()._collects_error(error) and not is_propagated
