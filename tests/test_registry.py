@@ -1,11 +1,13 @@
 """What LimiterRegistry promises."""
 
+import multiprocessing
+import os
 import threading
 from typing import Any
 
 import pytest
 
-from pocketflow_throttled import Adaptive, LimiterRegistry, RateLimiter, ThrottledParallelBatchNode, run_virtual
+from pocketflow_throttled import Adaptive, LimiterRegistry, RateLimiter, ThrottledParallelBatchNode, mixins, run_virtual
 
 
 def test_a_registered_limiter_is_the_same_wherever_it_is_named() -> None:
@@ -216,3 +218,30 @@ def test_threads_that_create_one_name_get_one_limiter() -> None:
     for thread in threads:
         thread.join()
     assert len(set(map(id, got))) == 1
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no process is forked here")
+@pytest.mark.filterwarnings("ignore:.*multi-threaded:DeprecationWarning")
+def test_a_process_forked_while_a_thread_uses_the_registry_or_a_node_may_use_both() -> None:
+    LimiterRegistry.register("api")
+    held, forked = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        with LimiterRegistry._lock, mixins._choosing:
+            held.set()
+            forked.wait()
+
+    def use() -> None:
+        assert LimiterRegistry.get("api").max_concurrent == ThrottledParallelBatchNode().limiter.max_concurrent
+
+    holder = threading.Thread(target=hold)
+    holder.start()
+    held.wait()
+    child = multiprocessing.get_context("fork").Process(target=use)
+    child.start()
+    child.join(10)
+    child.kill()
+    child.join()
+    forked.set()
+    holder.join()
+    assert child.exitcode == 0

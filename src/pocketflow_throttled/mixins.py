@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from contextvars import ContextVar, copy_context
-from threading import RLock
 from typing import TYPE_CHECKING, Any, Self
 
 from . import signals
 from .attempts import Attempts
 from .batch import Batch
 from .callers import be_around_the_calls_of, is_held_by_a_caller
+from .forked import Lock
 from .headers import parse_wait
 from .observing import longest_pause, sent
 from .others import UNMARKED
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from .permit import Permit
 
 _retry: ContextVar[int] = ContextVar("cur_retry", default=0)
-_choosing = RLock()  # re-entrant, as garbage collection can run anything within it
+_choosing = Lock()  # re-entrant, as garbage collection can run anything within it
 
 
 def _check_setting(name: str, value: Any) -> None:

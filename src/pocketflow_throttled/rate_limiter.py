@@ -10,7 +10,7 @@ from typing import Any, Self
 from .adaptivity import Adaptive, Change
 from .aimd import AdaptiveRule
 from .budget import Budget
-from .forked import limiters
+from .forked import begin_anew
 from .observing import Observing
 from .permit import Permit
 from .validation import check_burst, check_count, check_optional_count, check_seconds
@@ -66,7 +66,7 @@ class RateLimiter(Observing):
             _rule(adaptive, max_concurrent),
             {"requests": max_per_window, "tokens": max_tokens_per_window},
         )
-        limiters.add(self)
+        begin_anew.add(self)
 
     # --- taking and giving back
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import warnings
-from threading import RLock
 from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 
+from .forked import Lock
 from .rate_limiter import RateLimiter
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ class _LimiterRegistry:
     """
 
     def __init__(self) -> None:
-        self._lock = RLock()
+        self._lock = Lock()
         self._limiters: dict[str, RateLimiter] = {}
 
     def register(
