@@ -14,6 +14,7 @@ from pocketflow import AsyncFlow, AsyncNode, AsyncParallelBatchFlow
 
 from pocketflow_throttled import (
     Adaptive,
+    AdaptiveThrottledBatchFlow,
     AdaptiveThrottledNode,
     LimiterRegistry,
     RateLimiter,
@@ -163,6 +164,26 @@ def test_a_nested_flow_sees_the_limiter_of_the_instance_around_it() -> None:
 
     run_virtual(Users(Looks(Calls(Starts())), range(2)).run_async({}))
     assert len(set(map(id, seen))) == 2
+
+
+@pytest.mark.parametrize("cls", [ThrottledAsyncParallelBatchFlow, AdaptiveThrottledBatchFlow])
+def test_a_flow_that_is_reset_within_an_instance_resets_the_limiter_that_holds_it(cls: type[Any]) -> None:
+    class Flow(cls):  # type: ignore[misc]
+        async def prep_async(self, shared: Any) -> Any:
+            return [{"user": "A"}]
+
+    async def call(user: Any, item: Any) -> None:
+        limiter = flow.flow_limiter
+        limiter.pause(50)
+        if cls is AdaptiveThrottledBatchFlow:
+            limiter.max_concurrent = 2
+            flow.reset_adaptive_state()
+        flow.reset_flow_limiter()
+        assert flow.flow_limiter is limiter
+        assert (limiter.paused_for, limiter.max_concurrent, limiter.active) == (0, 5, 1)
+
+    flow = Flow(Calls(call), on_error="raise")
+    run_virtual(flow.run_async({}))
 
 
 def test_a_node_that_gives_up_in_every_instance_warns_once(caplog: pytest.LogCaptureFixture) -> None:

@@ -67,8 +67,10 @@ class AdaptiveThrottled(Throttled):
 
     def reset_adaptive_state(self) -> None:
         """Forget what was learned of the API: the limit is the initial one again, and every count is zero."""
-        own = self._throttled_limiter()
-        for limiter in {own, self._throttled_state.latest or own}:
+        limiters = {self._adapting_limiter()}
+        if scope.get() is None:
+            limiters.add(self._throttled_limiter())  # the next run's
+        for limiter in limiters:
             limiter.reset_adaptive()
         self._throttled_state.reset_counts()
 

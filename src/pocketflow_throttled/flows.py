@@ -86,7 +86,7 @@ class ThrottledAsyncParallelBatchFlow(Throttled, AsyncParallelBatchFlow):
 
     def reset_flow_limiter(self) -> None:
         """Forget the windows and the pause of the limiter, and set the counts to zero."""
-        self._throttled_limiter().reset()
+        self._limiter_in_use().reset()
         self._throttled_state.reset_counts()
 
     @property
