@@ -96,6 +96,9 @@ REFUSED: list[tuple[Exception, float | None]] = [
     (sdk_error(openai, "RateLimitError", 429, {"error": {"message": "Please try again in 665ms."}}), 0.665),
     (sdk_error(openai, "RateLimitError", 429, {"error": {"message": "Please try again in 6m0s."}}), 360.0),
     (sdk_error(openai, "RateLimitError", 429, {"error": {"message": "Please try again in 20 seconds."}}), 20.0),
+    (sdk_error(openai, "RateLimitError", 429, {"error": {"message": "Please wait 2 minutes and 5 seconds"}}), 125.0),
+    (sdk_error(openai, "RateLimitError", 429, {"error": {"message": "Retry after: 500 milliseconds"}}), 0.5),
+    (sdk_error(openai, "RateLimitError", 429, {"message": "Too many", "retryAfter": 9}), 9.0),
     (
         sdk_error(
             openai,
@@ -311,6 +314,10 @@ NOW = datetime(2026, 11, 24, 12, tzinfo=UTC)
         ("1h", 3600.0),
         ("1d", 86400.0),
         ("57.238747106s", 57.238747106),
+        ("2 minutes", 120.0),
+        ("1 minute and 30 seconds", 90.0),
+        ("1 hr, 2 mins", 3720.0),
+        ("500 milliseconds", 0.5),
         ("2026-11-24T12:01:00Z", 60.0),
         ("2026-11-24T11:00:00Z", 0.0),
         ("Tue, 24 Nov 2026 12:00:30 GMT", 30.0),
@@ -318,7 +325,7 @@ NOW = datetime(2026, 11, 24, 12, tzinfo=UTC)
         (str((int(NOW.timestamp()) + 7) * 1000), 7.0),
         *[
             (value, None)
-            for value in ("", "soon", "-1", "nan", "inf", "-inf", "1e400", -3, True, None, [], "5 apples", "9" * 5000)
+            for value in ("", "soon", "-1", "nan", "inf", "-inf", "1e400", -3, True, None, [], "5 apples", "5 and 6s", "9" * 5000)
         ],
         *[(value, None) for value in ("1_0", "٣", "٣s")],
     ],

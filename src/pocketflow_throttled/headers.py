@@ -19,9 +19,17 @@ if TYPE_CHECKING:
 _LONGEST = 200  # of a header's value, in characters: beyond that nobody means well
 _EPOCH_SECONDS, _EPOCH_MILLISECONDS = 1e9, 1e12  # a bare number as large as that is a date
 _RFC_3339 = re.compile(r"\d{4}-\d\d-\d\dT")
-_DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)", re.IGNORECASE | re.ASCII)
-_DURATIONS = re.compile(r"(?:\d{1,15}(?:\.\d{1,15})?(?:ms|s|m|h|d)){1,5}", re.IGNORECASE | re.ASCII)
-_UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+_UNITS = {
+    **dict.fromkeys(("ms", "millisecond"), 0.001),
+    **dict.fromkeys(("s", "sec", "second"), 1.0),
+    **dict.fromkeys(("m", "min", "minute"), 60.0),
+    **dict.fromkeys(("h", "hr", "hour"), 3600.0),
+    **dict.fromkeys(("d", "day"), 86400.0),
+}
+_UNIT = rf"(?:{'|'.join(sorted(_UNITS, key=len, reverse=True))})"  # `ms` before `m`
+DURATION = rf"(?:\d{{1,15}}(?:\.\d{{1,15}})? ?{_UNIT}s?(?:,? (?:and )?(?=\d))?){{1,5}}"  # as `6m0s`, or `1 minute and 30 seconds`
+_DURATION = re.compile(DURATION, re.IGNORECASE | re.ASCII)
+_PART = re.compile(rf"(\d+(?:\.\d+)?) ?({_UNIT})", re.IGNORECASE | re.ASCII)
 
 Kind = Literal["requests", "tokens"]
 
@@ -90,7 +98,8 @@ def parse_wait(value: object, now: datetime | None = None) -> float | None:
     """Return a time to wait in seconds, or None if it cannot be read as one.
 
     Args:
-        value: seconds, a sum such as "6m0s", an HTTP date, an RFC 3339 time, or seconds or milliseconds since 1970.
+        value: seconds, a sum such as "6m0s" or "2 minutes", an HTTP date, an RFC 3339 time, or seconds or milliseconds since
+            1970.
         now: wall-clock time a date is counted from; None: the present.
 
     Example:
@@ -128,8 +137,8 @@ def _is_date(value: str) -> bool:
 
 
 def _seconds_of_text(text: str, now: datetime | None) -> float:
-    if _DURATIONS.fullmatch(text):
-        return sum(float(number) * _UNITS[unit.lower()] for number, unit in _DURATION.findall(text))
+    if _DURATION.fullmatch(text):
+        return sum(float(number) * _UNITS[unit.lower()] for number, unit in _PART.findall(text))
     date = parse_date(text)
     return math.nan if date is None else max(0.0, (date - (now or datetime.now(UTC))).total_seconds())
 

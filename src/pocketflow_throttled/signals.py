@@ -36,17 +36,13 @@ _BUSY_TEXT = re.compile(r"\bserver (?:is )?(?:currently |too )?busy\b", re.IGNOR
 _OVERLOADED_TYPE = "overloaded_error"  # Anthropic's: in mid-stream, with status 200; litellm passes it on as a 500
 _REFUSED_CODES = frozenset({"rate_limit_error", "rate_limit_exceeded"})  # Anthropic's and OpenAI's, in mid-stream
 _HINT = re.compile(
-    r"(?:\b(?:try again|retry(?:ing)?|wait|resets?|available) (?:in|after|for)? ?~?|\bretryDelay['\"]: ?['\"])(?:"
-    r"((?:\d{1,9}(?:\.\d{1,9})?(?:ms|s|m|h|d)){1,5})\b|(\d{1,9}(?:\.\d{1,9})?) ?sec(?:ond)?s?\b)"
+    r"(?:\b(?:try again|retry(?:ing)?|wait|resets?|available)(?: (?:in|after|for))?:? ?~?|\bretryDelay['\"]: ?['\"])"
+    rf"({headers.DURATION})\b"
     r"|\bretry_delay \{\s{1,9}seconds: (\d{1,9})(?:\s{1,9}nanos: (\d{1,9}))?\b",  # Google's, as its older clients print it
-    re.IGNORECASE,
+    re.IGNORECASE | re.ASCII,
 )
-_HINT_NAMES = (
-    "retryDelay",
-    "retry_after",
-    "retry_after_seconds",
-    "estimated_time",
-)  # in a body; Gemini's is of google.rpc.RetryInfo
+# In a body; Gemini's is of google.rpc.RetryInfo.
+_HINT_NAMES = ("retryDelay", "retry_after", "retryAfter", "retry_after_seconds", "estimated_time")
 # botocore's, in lower case: of `botocore.retries.standard.ThrottledRetryableChecker`, those that are of no single service.
 _THROTTLED_CODES = frozenset(
     {
@@ -253,8 +249,8 @@ def _hint(error: BaseException, body: object, texts: list[str], fields: dict[str
 
 
 def _hint_of(said: re.Match[str]) -> float | None:
-    wait = headers.parse_wait(said[1] or said[2] or said[3])
-    return None if wait is None else wait + int(said[4] or 0) * 1e-9
+    wait = headers.parse_wait(said[1] or said[2])
+    return None if wait is None else wait + int(said[3] or 0) * 1e-9
 
 
 def _longest_reset(fields: dict[str, str]) -> float | None:
