@@ -28,8 +28,9 @@ _REFUSED_TEXT = re.compile(
     r"|(?<!\bdisk )\bquota (?:has been |was |is )?exceeded\b|\bexceeded (?:your |the )?(?:current |request )?quota\b"
     r"|(?:^|\b(?:is|are|was|were|been|being|got|requests?|calls?) )throttled\b|(?:^|[:.)] ?)rate exceeded\b(?! \w)"
     r"|\bresource[ _]exhausted\b|\bthrottlingexception\b|\btoo many 429 error responses\b"
-    r"|(?:\bstatus(?:[ _]code)?|\b(?:error[ _]?)?code|\berror|\bhttp(?:/[\d.]+)?)[ :=]{1,3}429\b"
-    r"|(?:\b(?:returned|failed with|got|received)(?: an?)? |^)429\b(?!\s+(?!status\b)\w+s\b)|\b(?:error|failed) [(\[]429[)\]]",
+    r"|(?:\bstatus(?:[ _]?code)?|\b(?:error[ _]?)?code|\berror|\bhttp(?:/[\d.]+)?)['\" :=]{1,5}429\b"
+    r"|(?:\b(?:returned|(?:failed|responded) with|got|received)(?: an?)? |^[(\[]?)429\b(?![)\]]?\s+(?!status\b)\w+s\b)"
+    r"|\b(?:error|failed|response) [(\[]429[)\]]",
     re.IGNORECASE,
 )
 _BUSY_TEXT = re.compile(r"\bserver (?:is )?(?:currently |too )?busy\b", re.IGNORECASE)
