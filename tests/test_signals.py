@@ -69,6 +69,14 @@ class RateLimitError(Exception):
     """litellm's, and others' that say no more than their name."""
 
 
+class VoyageError(Exception):
+    """voyageai's."""
+
+    def __init__(self, message: str, http_status: int, headers: dict[str, str]) -> None:
+        super().__init__(message)
+        self.http_status, self.headers = http_status, headers
+
+
 def gemini(quota: str = "GenerateRequestsPerMinutePerProjectPerModel", delay: str | None = "53s", extra: str = "") -> ClientError:
     details: list[dict[str, Any]] = [
         {"@type": "type.googleapis.com/google.rpc.QuotaFailure", "violations": [{"quotaId": quota}]},
@@ -128,6 +136,18 @@ REFUSED: list[tuple[Exception, float | None]] = [
     (TooManyRequestsError(), None),
     (TooManyRequestsError({"retry-after": "3"}), 3.0),
     (RateLimitError("no"), None),
+    *[
+        (type(name, (Exception,), {})("no"), None)
+        for name in (
+            "ModelRateLimitError",
+            "RateLimitExceeded",
+            "RateLimitException",
+            "TooManyRequestsException",
+            "ThrottledError",
+        )
+    ],
+    (VoyageError("slow down", 429, {"retry-after": "3"}), 3.0),
+    (VoyageError("overloaded", 503, {"retry-after": "3"}), 3.0),
     (RateLimitHit("slow down", retry_after=2.5), 2.5),
     (Exception("429 Too Many Requests"), None),
     (Exception("API quota exceeded"), None),
@@ -166,6 +186,8 @@ NOT_REFUSED: list[BaseException] = [
     KeyError("rate_limit"),
     AttributeError("'Config' object has no attribute 'rate_limit'"),
     TypeError("call() got an unexpected keyword argument 'rate_limit'"),
+    VoyageError("rate limit exceeded", 400, {}),
+    type("RateLimitConfigError", (Exception,), {})("no"),
 ]
 
 

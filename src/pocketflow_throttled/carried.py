@@ -65,6 +65,7 @@ def status_of(told: object) -> int | None:
         told_by(response, "status_code"),
         told_by(told_by(response, "ResponseMetadata"), "HTTPStatusCode"),  # botocore's
         told_by(told, "status"),
+        told_by(told, "http_status"),  # voyageai's
     ):
         if isinstance(value, int) and not isinstance(value, bool) and value in _STATUSES:
             return value

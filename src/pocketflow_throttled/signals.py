@@ -22,7 +22,9 @@ _GROUPS = 5  # that are nested
 _LONGEST_GUESS = 60.0  # seconds until a date by a server's clock that did not tell its own time
 
 _REFUSED, _OVERLOADED, _UNAVAILABLE, _TOO_LARGE, _PAYMENT, _NO_ROOM = 429, 529, 503, 413, 402, 498
-_REFUSED_NAMES = frozenset({"RateLimitError", "TooManyRequestsError", "TooManyRequests", "RateLimitHit", "ResourceExhausted"})
+_REFUSED_NAME = re.compile(  # the end of it: there are ModelRateLimitError, RateLimitExceeded and TooManyRequestsException
+    r"(?:RateLimit(?:ed|Exceeded|Reached|Hit)?|TooManyRequests|ResourceExhausted|Throttl(?:ed|ing))(?:Error|Exception)?$"
+)
 _REFUSED_TEXT = re.compile(
     r"\brate[ _-]?limit(?:s|ed|ing|_?error|_?exceeded|_?reached|_?hit)?\b|\btoo[ _-]?many[ _-]?requests\b"
     r"|(?<!\bdisk )\bquota (?:has been |was |is )?exceeded\b|\bexceeded (?:your |the )?(?:current |request )?quota\b"
@@ -202,7 +204,7 @@ def _is_refusal(error: BaseException, status: int | None, codes: set[str], texts
     if any(code.lower() in _THROTTLED_CODES for code in codes):
         return True
     if status is None:
-        if any(cls.__name__ in _REFUSED_NAMES for cls in type(error).__mro__):
+        if any(_REFUSED_NAME.search(cls.__name__) for cls in type(error).__mro__):
             return True
         if hint is not None and _BUSY_TEXT.search(texts[0]):  # as with status 503: without a hint it may be broken
             return True
