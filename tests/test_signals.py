@@ -276,6 +276,8 @@ FINAL: list[Exception] = [
     sdk_error(openai, "RateLimitError", 429, {"error": {"code": "rate_limit_exceeded", "message": "Request too large for gpt"}}),
     sdk_error(openai, "RateLimitError", 429, {"error": {"message": "Rate limit reached on tokens per day (TPD)"}}),
     sdk_error(anthropic, "RateLimitError", 429, {"error": {"message": "Number of tokens has exceeded your daily rate limit"}}),
+    sdk_error(openai, "RateLimitError", 429, {"error": {"message": "Quota exceeded for generate_requests_per_model_per_day"}}),
+    sdk_error(openai, "RateLimitError", 429, {"errors": [{"message": "you have used up your daily free allocation"}]}),
 ]
 
 

@@ -79,7 +79,12 @@ _FINAL_CODES = frozenset(
 _FINAL_CODE = re.compile(rf"\b(?:{'|'.join(sorted(_FINAL_CODES))})\b")
 # ai.google.dev/gemini-api/docs/rate-limits and console.groq.com/docs/rate-limits, November 2026.
 _FINAL_TEXTS = (
-    (re.compile(r"PerDay|\bper[ -]day\b|\((?:RPD|TPD)\)|\b[Dd]aily (?:\w+ )?(?:limit|quota)\b"), "a quota per day is used up"),
+    (
+        re.compile(
+            r"PerDay|(?<![A-Za-z])per[ _-]day(?![A-Za-z])|\((?:RPD|TPD)\)|\b[Dd]aily (?:\w+ )?(?:limit|quota|allocation)\b"
+        ),
+        "a quota per day is used up",
+    ),
     (re.compile(r"\blimit: ?0\b(?!\.\d)"), "the limit is 0"),
     (re.compile(r"\brequest too large\b|\blarger than max\b", re.IGNORECASE), "the request can never fit the limit"),
     (
