@@ -371,6 +371,26 @@ def test_calls_that_started_together_are_not_forgotten_when_the_first_of_them_is
     assert counts == [10] * 10
 
 
+def test_calls_that_started_just_before_one_that_arrived_first_are_not_forgotten() -> None:
+    """Nor taken for those of a fixed window that has ended: only an answer to a call that started later tells that."""
+
+    async def start() -> None:
+        await limiter.acquire()
+        limiter._mark()
+
+    async def main() -> list[int]:
+        counts = []
+        for pause in (0.1, 0.1, 1.0, 0.0):
+            await start()
+            observed(limiter, 20, 19, "60s")
+            counts.append(limiter.current_window_count)
+            await asyncio.sleep(pause)
+        return counts
+
+    limiter = observed(RateLimiter(10), 20, 20, "60s")
+    assert run_virtual(main()) == [1, 2, 3, 1]
+
+
 @pytest.mark.parametrize("reset", ["1s", "0.95s", "2s", None])
 def test_a_bucket_that_its_own_calls_keep_empty_holds_nothing_back(reset: str | None) -> None:
     """It holds one call, of 60 a minute, and tells of the moment after a call has come; its answer takes three seconds."""

@@ -147,7 +147,7 @@ class Others:
             window.take_away(others, *back, self._told_of(quota, answer), began_at=self._since(quota.kind, now))
             self._told_at[quota.kind] = now
         if call is not None and quota.kind == "requests" and self._asked["requests"] is None:
-            self._budget.forget_requests(call.time, used)
+            self._budget.forget_requests(call.time - _OVERTAKING, used)
         is_counted = others <= _ROUNDED * window.limit
         is_rolling = own > 0 and reset + age >= (_ROLLING_IF_GUESSED if quota.is_guess else _ROLLING) * window.seconds
         longest = max(reset, 0.0 if quota.window is None else quota.window)  # of which its own log may be too short to tell
