@@ -82,6 +82,48 @@ def test_calls_that_are_under_way_when_a_limit_is_told_are_counted() -> None:
     run_virtual(main())
 
 
+def tokens_told(limit: int, remaining: int, **others: object) -> dict[str, str]:
+    return {"x-ratelimit-limit-tokens": str(limit), "x-ratelimit-remaining-tokens": str(remaining)} | told(**others)
+
+
+@pytest.mark.parametrize(("refused", "counted"), [(0, 1000), (1, 800)])
+def test_tokens_of_calls_under_way_when_a_limit_is_told_are_those_that_others_have_cost(refused: int, counted: int) -> None:
+    """The first answer was told as its call arrived: what it says is left is no room for others beside the four under way."""
+
+    async def main() -> None:
+        permits = [limiter.reserve() for _ in range(5)]
+        assert all(permit.take() for permit in permits)
+        limiter.observe(tokens_told(1000, 800))
+        permits[0].settle(200)
+        for permit in permits[1 : 1 + refused]:
+            permit.not_served()
+        limiter.observe(tokens_told(1000, 800))
+        assert limiter.stats["current_window_tokens"] == counted
+        for permit in permits[1 + refused :]:
+            permit.settle(100)
+        assert limiter.stats["current_window_tokens"] == 200 + 100 * (4 - refused)
+        await asyncio.sleep(61)
+        assert limiter.stats["current_window_tokens"] == 0
+
+    limiter = RateLimiter(10)
+    run_virtual(main())
+
+
+def test_an_item_that_was_first_sent_before_a_limit_of_tokens_was_told_is_sent_again_when_its_tokens_fit() -> None:
+    async def call(item: str) -> SimpleNamespace:
+        started.append(now())
+        is_refused = len(started) == 2
+        await asyncio.sleep(1)
+        if is_refused:
+            raise SDKError("slow down", 429, tokens_told(1000, 400, retry_after=2))
+        return SimpleNamespace(usage=SimpleNamespace(total_tokens=600))
+
+    started: list[float] = []
+    node = Batch(call, max_concurrent=2)
+    run(node, ["x" * 2400] * 2)
+    assert started == [0, 0, pytest.approx(60, abs=1)]
+
+
 def test_it_is_never_raised_above_what_was_set_and_rises_again_after_it_fell() -> None:
     limiter = observed(RateLimiter(5, 20, max_tokens_per_window=100), 50, x_ratelimit_limit_tokens=1000)
     assert (limiter.max_per_window, limiter.max_tokens_per_window) == (20, 100)

@@ -225,6 +225,8 @@ class Batch:
                     attempts.served(item, result, permit)
                     is_served = True
                     break
+                if not permit.tokens and permit.limiter._budget.tokens is not None:  # a limit that was told meanwhile
+                    permit.tokens = attempts.tokens(index, item)
                 permit.renew()
                 if not permit.take():
                     await permit.wait()

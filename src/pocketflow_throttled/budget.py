@@ -49,12 +49,14 @@ class Budget(Spaced):
         (False, 60.0)
     """
 
-    __slots__ = ("_crowding", "_refused")
+    __slots__ = ("_counted", "_counted_tokens", "_crowding", "_refused", "_uncounted")
 
     def __init__(self, requests: int | None, tokens: int | None, burst: int | None, seconds: float) -> None:
         super().__init__(burst, seconds)
         self._refused: deque[float] = deque()  # the stamps of calls that were sent and not served, of late
         self._crowding = Crowding()
+        self._uncounted: list[Spend] = []  # of calls that had started before there was a limit of tokens ...
+        self._counted = self._counted_tokens = 0  # ... and those of them that have told what they cost, and that
         self.set_requests(requests)
         self.set_tokens(tokens)
 
@@ -144,6 +146,15 @@ class Budget(Spaced):
             return None
         return self.tokens.add(now, tokens, *_known_of(tokens))
 
+    def book_under_way(self, kind: Kind, calls: int, now: float) -> None:
+        """Stamp calls that had started before there was a limit; their tokens are booked at what others of them have cost."""
+        if kind == "requests":
+            for _ in range(calls):
+                self.book(now, 0)
+        elif self.tokens is not None:
+            self._uncounted = [self.tokens.add(now, 0) for _ in range(calls)]
+            self._counted = self._counted_tokens = 0
+
     def take_back(self, stamp: float, spend: Spend | None) -> None:
         """Take back what a request booked that was never sent."""
         for window in (self.requests, self._bursts):
@@ -157,9 +168,20 @@ class Budget(Spaced):
         if self.tokens is None:
             return spend
         if spend is None:
+            self._count(stamp, tokens)
             return self.tokens.insert(stamp, tokens)
         self.tokens.correct(spend, tokens, now)
         return spend
+
+    def _count(self, stamp: float, tokens: int | None) -> None:
+        """Count a call among those that had started before there was a limit of tokens; None: it was refused."""
+        if self.tokens is None or not self._uncounted or stamp > self._uncounted[-1].time:
+            return
+        self.tokens.take_back(self._uncounted.pop())
+        if tokens is not None:
+            self._counted, self._counted_tokens = self._counted + 1, self._counted_tokens + tokens
+            for spend in self._uncounted:
+                self.tokens.correct(spend, self._counted_tokens // self._counted)
 
     def correct(self, spend: Spend, tokens: int) -> None:
         """Correct what a request booked."""
@@ -173,7 +195,9 @@ class Budget(Spaced):
         insort(self._refused, stamp)
         if self.requests is not None:
             self.requests.refuse(stamp)
-        if self.tokens is not None and spend is not None:
+        if spend is None:
+            self._count(stamp, None)
+        elif self.tokens is not None:
             self.tokens.refuse(spend)
 
     def refused_since(self, time: float) -> int:

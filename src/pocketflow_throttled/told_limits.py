@@ -81,9 +81,8 @@ class ToldLimits:
         if kind == "requests" and (before is None or before.seconds != seconds):
             budget.disregard_until(now)
         self._set_limit(kind, limit, seconds)
-        if kind == "requests" and before is None:
-            for _ in range(active):  # as many at least were not counted, and the server does
-                budget.book(now, 0)
+        if before is None:  # calls that are under way were not counted, and the server does
+            budget.book_under_way(kind, active, now)
 
     def _set_limit(self, kind: Kind, limit: int, seconds: float | None = None) -> None:
         set_limit = self._budget.set_requests if kind == "requests" else self._budget.set_tokens
