@@ -168,20 +168,21 @@ class Budget(Spaced):
         if self.tokens is None:
             return spend
         if spend is None:
-            self._count(stamp, tokens)
-            return self.tokens.insert(stamp, tokens)
+            return self._count(stamp, tokens) or self.tokens.insert(stamp, tokens)
         self.tokens.correct(spend, tokens, now)
         return spend
 
-    def _count(self, stamp: float, tokens: int | None) -> None:
-        """Count a call among those that had started before there was a limit of tokens; None: it was refused."""
+    def _count(self, stamp: float, tokens: int | None) -> Spend | None:
+        """Count a call that had started before there was a limit of tokens, and return its entry; None: it was refused."""
         if self.tokens is None or not self._uncounted or stamp > self._uncounted[-1].time:
-            return
-        self.tokens.take_back(self._uncounted.pop())
+            return None
+        counted = self._uncounted.pop()
+        self.tokens.correct(counted, tokens or 0)
         if tokens is not None:
             self._counted, self._counted_tokens = self._counted + 1, self._counted_tokens + tokens
             for spend in self._uncounted:
                 self.tokens.correct(spend, self._counted_tokens // self._counted)
+        return counted
 
     def correct(self, spend: Spend, tokens: int) -> None:
         """Correct what a request booked."""
