@@ -2,6 +2,7 @@
 
 import asyncio
 import email.message
+import json
 import math
 import time
 from concurrent.futures import Future
@@ -187,6 +188,10 @@ NOT_REFUSED: list[BaseException] = [
     AttributeError("'Config' object has no attribute 'rate_limit'"),
     TypeError("call() got an unexpected keyword argument 'rate_limit'"),
     VoyageError("rate limit exceeded", 400, {}),
+    json.JSONDecodeError("429", "Rate limit exceeded", 0),
+    type("ScannerError", (type("YAMLError", (Exception,), {}),), {})('in "<unicode string>": "429: rate limit exceeded"'),
+    type("ValidationError", (ValueError,), {})("input_value='too many requests'"),
+    type("OutputParserException", (ValueError,), {})("could not parse: rate limit exceeded"),
     type("RateLimitConfigError", (Exception,), {})("no"),
 ]
 

@@ -25,6 +25,8 @@ _REFUSED, _OVERLOADED, _UNAVAILABLE, _TOO_LARGE, _PAYMENT, _NO_ROOM = 429, 529, 
 _REFUSED_NAME = re.compile(  # the end of it: there are ModelRateLimitError, RateLimitExceeded and TooManyRequestsException
     r"(?:RateLimit(?:ed|Exceeded|Reached|Hit)?|TooManyRequests|ResourceExhausted|Throttl(?:ed|ing))(?:Error|Exception)?$"
 )
+# Errors of what is read quote it, and that may be an answer about rate limits.
+_QUOTING_NAME = re.compile(r"(?:Decode|Validation|Pars(?:e|er|ing)|Syntax|YAML)(?:Error|Exception)$")
 _REFUSED_TEXT = re.compile(
     r"\brate[ _-]?limit(?:s|ed|ing|_?error|_?exceeded|_?reached|_?hit)?\b|\btoo[ _-]?many[ _-]?requests\b"
     r"|(?<!\bdisk )\bquota (?:has been |was |is )?exceeded\b|\bexceeded (?:your |the )?(?:current |request )?quota\b"
@@ -209,13 +211,13 @@ def _is_refusal(error: BaseException, status: int | None, codes: set[str], texts
     if any(code.lower() in _THROTTLED_CODES for code in codes):
         return True
     if status is None:
-        if any(_REFUSED_NAME.search(cls.__name__) for cls in type(error).__mro__):
+        if _is_named(error, _REFUSED_NAME):
             return True
         if hint is not None and _BUSY_TEXT.search(texts[0]):  # as with status 503: without a hint it may be broken
             return True
         if _OVERLOADED_TYPE in codes or codes & (_REFUSED_CODES | _FINAL_CODES):
             return True
-        if isinstance(error, BUGS):  # which may quote a key or a name
+        if isinstance(error, BUGS) or _is_named(error, _QUOTING_NAME):  # bugs may quote a key or a name
             return False
         return _OVERLOADED_TYPE in texts[0] or _REFUSED_TEXT.search(texts[0]) is not None
     if status in (_REFUSED, _OVERLOADED):
@@ -230,6 +232,10 @@ def _is_refusal(error: BaseException, status: int | None, codes: set[str], texts
     if status < 300:
         return is_overloaded or bool(codes & _REFUSED_CODES)
     return is_overloaded and status >= 500
+
+
+def _is_named(error: BaseException, pattern: re.Pattern[str]) -> bool:
+    return any(pattern.search(cls.__name__) for cls in type(error).__mro__)
 
 
 def _final_reason(texts: list[str], codes: set[str], fields: dict[str, str]) -> str | None:
