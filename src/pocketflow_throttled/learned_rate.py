@@ -199,6 +199,7 @@ class LearnedRate:
         if closing.is_rate:
             starts = list(self.evidence.starts)
             shuts = shuts_between(starts, self.evidence.shut_at)[-_SHUTS:]
+            # Where nothing was held, two such times may be of two reasons.
             fit = fitted(starts, shuts) if len(shuts) > 1 + (self.held is None) and shuts[-1].opened == now else None
             if fit is not None:
                 return ClockWindow(self.evidence, self._timing, fit, now)
