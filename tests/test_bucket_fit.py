@@ -8,7 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pocketflow_throttled import SimulatedAPI
+from pocketflow_throttled.adaptivity import Adaptive
+from pocketflow_throttled.blame import Blame
 from pocketflow_throttled.bucket_fit import Bucket, fitted
+from pocketflow_throttled.closing import Refusal
 from pocketflow_throttled.evidence import Evidence
 from pocketflow_throttled.learned_pace import LearnedPace
 from pocketflow_throttled.learned_rate import LearnedRate
@@ -130,6 +133,40 @@ def test_a_refusal_at_a_level_that_was_not_admitted_is_left_to_a_cap() -> None:
 
     assert refused(4) == refusals
     assert refused(5) == []
+
+
+def test_a_refusal_at_a_level_that_was_admitted_soon_after_is_not_put_down_to_a_cap() -> None:
+    evidence = Evidence()
+    for at in range(40):
+        evidence.started(float(at), 4 if at < 20 else 6)
+    for at, level in ((10.5, 5), (20.5, 5), (30.5, 7)):
+        evidence.ended(at, at + 0.1, level)
+    assert evidence.refused_by_a_rate() == [(20.5, 0.0)]  # not the one before, after which five were admitted only much later
+
+
+@pytest.mark.parametrize(("level", "goes_on"), [(6, True), (5, False)])
+def test_a_pace_that_is_tried_goes_on_where_a_probe_beyond_the_ceiling_is_refused(level: int, goes_on: bool) -> None:
+    starts, refusals = used(2.0, 6, random.Random(7), calls=300)
+    timing = Timing()
+    timing.served(0.5)
+    blame = Blame(Adaptive(), timing)
+    rate = blame.rate
+    for at, is_refused in sorted([(at, False) for at in starts] + [(at, True) for at, _ in refusals]):
+        if is_refused:
+            rate.evidence.ended(at, at + 0.1, 1)
+        else:
+            rate.evidence.started(at, 1)
+    assert rate.find_by_refusals(starts[-1])
+    assert rate.held is not None
+    known, now = rate.seconds, starts[-1]
+    while not rate.is_probe(now):
+        now = rate.opens_at(now + 0.01)
+        rate.held.started(now, 1)
+    blame.ceiling.found(5, is_doubted=False)
+    verdict = blame.explain(Refusal(now + 0.1, now, level, 1.0), limit=6, proven=5)
+    assert verdict is not None
+    assert verdict.reason == "probe refused"
+    assert (rate.seconds < known) == goes_on
 
 
 def test_a_faster_pace_than_a_bucket_refills_ends_with_a_refusal_that_another_limit_may_explain() -> None:

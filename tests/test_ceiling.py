@@ -41,3 +41,58 @@ def test_a_ceiling_that_fell_long_ago_is_probed_no_sooner_than_one_that_did_not(
             ceiling.probe_refused(5)
             ceiling.probe_more_rarely(1.0)
     assert successes_to_probe(fell) == successes_to_probe(never) > 20
+
+
+def test_a_ceiling_that_a_probe_raised_little_is_probed_no_sooner_than_before() -> None:
+    """As the network blurs it, a small step beyond it goes well by chance again and again."""
+    ceiling = ceiling_of(16)
+    for _ in range(2):
+        ceiling.probe_more_rarely(1.0)
+    rarely = successes_to_probe(ceiling)
+    assert rarely > 20
+    ceiling.lift(18)
+    ceiling.probe_more_rarely(1.0)
+    assert successes_to_probe(ceiling) == rarely
+    ceiling.probe_more_rarely(1.0)  # not raised at all
+    assert successes_to_probe(ceiling) == 2 * rarely
+    ceiling.lift(21)
+    ceiling.probe_more_rarely(1.0)
+    assert successes_to_probe(ceiling) == 20
+
+
+def test_a_ceiling_that_was_found_lower_is_news_as_soon_as_it_is_raised_again() -> None:
+    ceiling = ceiling_of(40)
+    for _ in range(3):
+        ceiling.probe_more_rarely(1.0)
+    ceiling.found(20, is_doubted=False)
+    ceiling.lift(30)
+    ceiling.probe_more_rarely(1.0)
+    assert successes_to_probe(ceiling) <= 20
+
+
+@pytest.mark.parametrize(("refusals", "confirmed"), [((0.2, 0.2), 5), ((0.2, 0.24), 5), ((0.2, 0.26), 12)])
+def test_more_starts_beyond_a_ceiling_lift_it_where_calls_differ_on_their_way(
+    refusals: tuple[float, ...], confirmed: int
+) -> None:
+    timing = Timing()
+    timing.served(1.0)
+    for seconds in refusals:
+        timing.refused(seconds)
+    ceiling = Ceiling(timing)
+    ceiling.found(8, is_doubted=False)
+    starts = 0
+    while not ceiling.is_to_be_lifted(9):
+        ceiling.started(float(starts), 9)
+        starts += 1
+    assert starts == confirmed + 1  # the first one may be refused yet
+
+
+def test_a_ceiling_that_was_not_to_blame_is_probed_twice_as_soon_as_before() -> None:
+    ceiling = ceiling_of(16)
+    for _ in range(2):
+        ceiling.probe_more_rarely(1.0)
+    before, target, after = ceiling.level, ceiling.target, ceiling.probe_after
+    ceiling.found(9, is_doubted=True)
+    ceiling.go_back_to(before, target, after)
+    assert (ceiling.level, ceiling.target) == (16, 16)
+    assert successes_to_probe(ceiling) == after // 2

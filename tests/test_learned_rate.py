@@ -808,9 +808,9 @@ def test_a_ceiling_is_tried_sooner_where_one_below_it_turned_out_to_be_none() ->
     for _ in range(9):
         ceiling.probe_more_rarely(1.0)
     assert not ceiling.is_to_be_probed(8, 159)
-    ceiling.lift(9)
+    ceiling.lift(10)
     ceiling.probe_more_rarely(1.0)
-    assert ceiling.is_to_be_probed(9, 20)
+    assert ceiling.is_to_be_probed(10, 20)
 
 
 def test_a_small_step_beyond_a_ceiling_that_went_well_by_chance_is_taken_back_and_cuts_nothing() -> None:

@@ -252,7 +252,9 @@ class AdaptiveRule:
             known = self._ceiling.level
             target = self._ceiling.target if known is not None else max(self.limit, self._ceiling.target)  # not a probe's limit
             opened = started if self._cycle is None else min(started, self._cycle)  # times may be forgotten while it runs
-            self._closing = closing = Closing(opened, since=started, before=Before(target, self._proven, known))
+            self._closing = closing = Closing(
+                opened, since=started, before=Before(target, self._proven, known, self._ceiling.probe_after)
+            )
         closing.refused(refusal)
         new = max(settings.min_concurrent, int(self._limit_at(started) * settings.backoff_factor))
         self._blame.closed(closing, refusal, new)

@@ -143,8 +143,9 @@ class Blame:
         is_probe = ceiling.is_probed_by(refusal.level, limit) or ceiling.went_too_far(refusal.level)
         if ceiling.level is None or not is_probe:
             return Verdict(limit, "the rate was corrected") if rate.correct(refusal.started, refusal.hint or 0.0) else None
+        if refusal.level <= ceiling.level or not rate.is_pace:  # else it is what was probed that refused
+            rate.may_have_refused(refusal.started)
         ceiling.probe_refused(refusal.level)
-        rate.may_have_refused(refusal.started)
         ceiling.probe_more_rarely(self._timing.cost(refusal.hint, limit))
         return Verdict(min(limit, ceiling.level), "probe refused")
 
@@ -178,7 +179,7 @@ class Blame:
             return Verdict(limit, "as many as were admitted")
         if rate.explain(closing, at, asked.window):
             before = asked.settle(closing)
-            ceiling.go_back_to(before.ceiling, before.target)
+            ceiling.go_back_to(before.ceiling, before.target, before.probe_after)
             return Verdict(before.target, "it was a rate", before.proven)
         asked.seconds = max(0.0, closing.hinted_until - closing.last)
         if closing.before.ceiling is not None and rate.is_unexplained:

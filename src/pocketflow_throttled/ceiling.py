@@ -21,7 +21,8 @@ _RARELY, _CHEAP = 40, 20
 _DEARER = 4  # times as rare at the most, after one refusal
 _WORTH = 5  # successes, at least, for each call that a refused probe costs
 _DOUBTED = 3  # successes before a new ceiling is tried for the first time
-_CONFIRMED = 5  # starts beyond a ceiling, none refused, that lift it
+_CONFIRMED, _CONFIRMED_IF_BLURRED = 5, 12  # starts beyond a ceiling, none refused, that lift it
+_NEWS = 8  # a part of it by which it must have risen since a probe was refused, to be probed as soon as at first
 _DISPROVED = 2  # times lifted: what refuses is no cap
 _NEAR = 0.8  # of a ceiling: while one call probes, another may arrive before it and leave it, or itself, no room
 _BLUR = 16  # a part of it by which the network blurs it
@@ -40,6 +41,7 @@ class Ceiling:
         level: calls at once; None: none is known.
         target: calls at once to return to without probing.
         step: calls at once by which the next probe goes beyond it.
+        probe_after: successes before it.
     """
 
     def __init__(self, timing: Timing, rare: int = 1) -> None:
@@ -50,25 +52,25 @@ class Ceiling:
         self.step = 1
         self._highest = 1.0  # it was, as far as it is expected to be that again
         self._before = 0  # its level before it was lifted for the last time; the same as its level, if that is sure
-        self._is_new = False  # whether it was lifted since a probe was refused
-        self._probe_after = 0
+        self._was_refused_at = 0  # its level, as it was found, or after a probe was refused
+        self.probe_after = 0
         self._lifts = 0.0
         self._beyond = 0
         self._beyond_since: float | None = None
 
     def found(self, level: int, *, is_doubted: bool, cost: float = 1.0) -> None:
         """Take a level for the ceiling, beyond which a call was just refused, at a cost of so many calls."""
-        self.level = self.target = self._before = level
+        self.level = self.target = self._before = self._was_refused_at = level
         self.step = 1
-        self._probe_after = max(_DOUBTED, int(cost)) if is_doubted else self._rarer(0, cost)
+        self.probe_after = max(_DOUBTED, int(cost)) if is_doubted else self._rarer(0, cost)
 
     def drop(self) -> None:
         """Believe in none."""
         self.level = None
 
-    def go_back_to(self, level: int | None, target: int) -> None:
+    def go_back_to(self, level: int | None, target: int, probe_after: int) -> None:
         """Believe what was believed before a refusal that had another reason."""
-        self.level, self.target = level, target
+        self.level, self.target, self.probe_after = level, target, max(_DOUBTED, probe_after // 2)
         self.stands()
 
     def stay_clear(self, limit: int) -> None:
@@ -100,7 +102,8 @@ class Ceiling:
 
     def is_to_be_lifted(self, limit: int) -> bool:
         """Return whether enough calls beyond it were admitted, with this limit."""
-        return self._beyond >= _CONFIRMED and self.level is not None and limit > self.level
+        confirmed = _CONFIRMED_IF_BLURRED if self._timing.is_blurred else _CONFIRMED
+        return self._beyond >= confirmed and self.level is not None and limit > self.level
 
     def lift(self, limit: int) -> None:
         """Raise it to a limit that went well: the next step is twice as large, and at once."""
@@ -108,11 +111,10 @@ class Ceiling:
         self.level = self.target = limit
         self.step *= 2
         self._lifts += 1
-        self._is_new = True
 
     def is_to_be_probed(self, limit: int, successes: int) -> bool:
         """Return whether so many successes, with this limit, allow a probe."""
-        return successes >= self._probe_after and self.level is not None and limit <= self.level
+        return successes >= self.probe_after and self.level is not None and limit <= self.level
 
     def is_probed_by(self, level: int, limit: int) -> bool:
         """Return whether a call that was the `level`-th under way was refused for a probe."""
@@ -145,11 +147,16 @@ class Ceiling:
         self._lifts = max(0.0, self._lifts - 0.5)
 
     def probe_more_rarely(self, cost: float) -> None:
-        """Wait longer before the next probe: a refused one costs as much as `cost` calls."""
-        after = 0 if self._is_new else int(2 * min(cost, _DEARER) * self._probe_after)
-        self._is_new = False
+        """Wait longer before the next probe: a refused one costs as much as `cost` calls.
+
+        A bit more than before may have gone well by chance, and is no reason to probe it soon.
+        """
+        level = self.level or 0
+        risen, self._was_refused_at = level - self._was_refused_at, level
+        times = 0 if risen > max(1, level // _NEWS) else 1 if risen > 0 else 2 * min(cost, _DEARER)
+        after = int(times * self.probe_after)
         self._highest *= _FORGOTTEN
-        self._probe_after = self._rarer(after, cost)
+        self.probe_after = self._rarer(after, cost)
 
     def _rarer(self, after: int, cost: float) -> int:
         level = self.level or 1

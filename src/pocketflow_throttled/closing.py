@@ -41,9 +41,10 @@ class Before(NamedTuple):
     target: int
     proven: int
     ceiling: int | None
+    probe_after: int
 
 
-_NOTHING = Before(0, 0, None)
+_NOTHING = Before(0, 0, None, 0)
 
 
 @dataclass(slots=True)

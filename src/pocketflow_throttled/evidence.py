@@ -115,17 +115,17 @@ class Evidence:
     def refused_by_a_rate(self) -> list[tuple[float, float]]:
         """Return when calls started that no cap refused, in that order, and the seconds that each was asked to wait.
 
-        Others were admitted since the refusal before, where as many were under way or more.
+        Others were admitted where as many were under way or more, after the refusal before or until the one after.
         """
         starts, levels = list(self.starts), list(self._levels)
+        calls = [(call, bisect_right(starts, call.started)) for call in sorted(self._refused_calls)]
+        ends = sorted({0, len(starts), *(at for _, at in calls)})
         refusals: list[tuple[float, float]] = []
-        since = before = 0
-        for call in sorted(self._refused_calls):
-            at = bisect_right(starts, call.started)
-            if at > before:
-                since, before = before, at
-            as_high = sum(level >= call.level for level in islice(levels, since, at))
-            if as_high > _TOP * (at - since):
+        for call, at in calls:
+            nth = bisect_left(ends, at)
+            since, until = ends[max(0, nth - 1)], ends[min(nth + 1, len(ends) - 1)]
+            as_high = sum(level >= call.level for level in islice(levels, since, until))
+            if as_high > _TOP * (until - since):
                 refusals.append((call.started, call.wait))
         return refusals
 

@@ -5,6 +5,7 @@ Pure: times are arguments, in seconds.
 
 from __future__ import annotations
 
+import math
 import random
 
 from .evidence import SECOND
@@ -16,6 +17,7 @@ _FIRST_GAP, _GAP_OF_LATENCY = 0.01, 0.05  # before the first try after a refusal
 _GAP_GROWTH = 3.0
 _GAP_OF_CYCLE = 0.35  # a closed window is tried again after this share of the time since it opened, so few tries find the end
 _LONGEST_GAP = 60.0
+_BLUR = 0.05  # of a latency: calls that differ by more on their way blur how many are under way at the server
 _SURELY = 1.5  # times as long as a refusal takes: who was not refused by then was admitted
 _JITTER = 0.1
 _REFILL = 8.0  # times as fast as calls end, are slots filled once a limit is known
@@ -33,11 +35,12 @@ class Timing:
         (2.0, 0.1)
     """
 
-    __slots__ = ("latency", "refusal")
+    __slots__ = ("_fastest", "latency", "refusal")
 
     def __init__(self) -> None:
         self.latency: float | None = None
         self.refusal: float | None = None
+        self._fastest = math.inf  # refusal
 
     def served(self, seconds: float) -> None:
         """Take note of a call that was served after so long; less than nothing, as clocks of two loops may tell, is nothing."""
@@ -50,6 +53,7 @@ class Timing:
     def refused(self, seconds: float) -> None:
         """Take note of a call that was refused after so long."""
         seconds = max(0.0, seconds)
+        self._fastest = min(self._fastest, seconds)
         self.refusal = seconds if self.refusal is None else max(seconds, 0.9 * self.refusal + 0.1 * seconds)
 
     @property
@@ -58,6 +62,11 @@ class Timing:
         if self.refusal is not None:
             return max(self.refusal, _TICK)
         return _FIRST_SPACING if self.latency is None else min(_FIRST_SPACING, self.latency * _SPACING_OF_LATENCY)
+
+    @property
+    def is_blurred(self) -> bool:
+        """Whether calls differ so much on their way that a server has fewer or more at once than a client thinks."""
+        return self.refusal is not None and self.refusal - self._fastest > _BLUR * (self.latency or 0.0)
 
     @property
     def surely_refused_in(self) -> float:
