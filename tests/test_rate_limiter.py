@@ -154,6 +154,27 @@ def test_tokens_told_late_leave_the_window_with_their_own_request() -> None:
     run_virtual(main())
 
 
+@pytest.mark.parametrize("tokens", [0, 40])
+def test_settling_a_permit_that_was_cancelled_after_its_grant_books_nothing(tokens: int) -> None:
+    async def main() -> None:
+        limiter = RateLimiter(1, max_tokens_per_window=100)
+        await limiter.acquire()
+        permit = limiter.reserve(tokens)
+        waiter = asyncio.create_task(permit.__aenter__())
+        await settle_down()
+        limiter.release()
+        assert permit.held
+        waiter.cancel()
+        await settle_down()
+        assert not permit.held
+        permit.settle(30)
+        assert limiter.stats["current_window_tokens"] == 0
+        with pytest.raises(RuntimeError, match="good for one request"):
+            await permit.__aenter__()
+
+    run_virtual(main())
+
+
 def test_a_permit_is_good_for_one_request() -> None:
     async def main() -> None:
         permit = RateLimiter().reserve(3)

@@ -90,7 +90,8 @@ class Granting(Clock):
         assert stamp is not None
         permit.held = False
         self._active -= 1
-        self._budget.take_back(stamp, permit._spend)
+        spend, permit._stamp, permit._spend = permit._spend, None, None  # whoever settles it now books nothing
+        self._budget.take_back(stamp, spend)
         if self._rule is not None:
             self._rule.unsent(stamp)
 
