@@ -7,6 +7,7 @@ import gc
 import math
 import multiprocessing
 import os
+import pickle
 import threading
 import time
 from collections.abc import Coroutine
@@ -15,7 +16,7 @@ from typing import Any
 import pytest
 import uvloop
 
-from pocketflow_throttled import Adaptive, RateLimiter, VirtualTimeLoop, run_virtual
+from pocketflow_throttled import Adaptive, RateLimiter, ThrottledParallelBatchNode, VirtualTimeLoop, run_virtual
 
 
 async def starts(limiter: RateLimiter, count: int, *, hold: float = 0.0, tokens: int = 0) -> list[float]:
@@ -366,6 +367,14 @@ def test_copies_are_the_same_limiter() -> None:
     limiter = RateLimiter()
     assert copy.copy(limiter) is limiter
     assert copy.deepcopy({"limiter": limiter})["limiter"] is limiter
+
+
+def test_a_limiter_cannot_be_sent_to_another_process_and_says_what_would_do() -> None:
+    with pytest.raises(TypeError, match=r"lives in one process.*LimiterRegistry.register.*shared_limiter='name'"):
+        pickle.dumps(RateLimiter(3))
+    with pytest.raises(TypeError, match="lives in one process"):
+        pickle.dumps(ThrottledParallelBatchNode(shared_limiter=RateLimiter(3)))
+    assert pickle.loads(pickle.dumps(ThrottledParallelBatchNode(shared_limiter="name"))).shared_limiter == "name"
 
 
 def test_one_limiter_serves_loop_after_loop_and_keeps_its_window() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import math
 from threading import get_ident
-from typing import Any, Self
+from typing import Any, NoReturn, Self
 
 from .adaptivity import Adaptive, Change
 from .aimd import AdaptiveRule
@@ -348,6 +348,12 @@ class RateLimiter(Observing):
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Self:
         return self
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError(
+            f"a limiter lives in one process and cannot be pickled, got {self!r}. Register one in each process, by "
+            "LimiterRegistry.register('name', ...) with its share of the limit, and say shared_limiter='name'"
+        )
 
 
 def _rule(adaptive: Adaptive | bool | None, max_concurrent: int) -> AdaptiveRule | None:
