@@ -5,6 +5,7 @@ import copy
 import math
 import random
 import traceback
+import weakref
 from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any, ClassVar
 
@@ -115,10 +116,99 @@ def test_a_source_is_read_as_it_is_used_and_live_tasks_are_bounded() -> None:
             raise ValueError(item)
         return item
 
-    node = Batch(call, 2, 50, max_concurrent=4, on_error="collect")
+    node = Batch(call, 2, max_concurrent=4, on_error="collect")
     assert len(run(node, source())) == 500
     assert most_ahead <= 2 * 4 + 1
     assert most_tasks <= 2 * 4 + 3
+
+
+@pytest.mark.parametrize("max_concurrent", [1, 5, 20])
+def test_items_that_rest_between_two_attempts_leave_no_slot_idle(max_concurrent: int) -> None:
+    started: list[int] = []
+    node: Batch
+
+    async def call(item: int) -> int:
+        if node.cur_retry == 0:
+            started.append(item)
+        await asyncio.sleep(1)
+        if node.cur_retry == 0 and item % 2:
+            raise ValueError("no")
+        return item
+
+    async def main() -> float:
+        assert await node._exec(iter(range(1000))) == list(range(1000))
+        return now()
+
+    node = Batch(call, 3, 60, max_concurrent=max_concurrent)
+    assert run_virtual(main()) <= 1500 / max_concurrent + 61
+    assert started == list(range(1000))
+
+
+def test_items_that_rest_are_bounded_by_the_slots_and_what_is_queued_goes_first() -> None:
+    attempts: list[tuple[float, int]] = []
+    most_tasks = most_waiting = 0
+    node: Batch
+
+    async def call(_: int) -> None:
+        nonlocal most_tasks, most_waiting
+        most_tasks = max(most_tasks, len(asyncio.all_tasks()))
+        most_waiting = max(most_waiting, node.limiter.waiting)
+        attempts.append((now(), node.cur_retry))
+        await asyncio.sleep(0.01)
+        raise ValueError("no")
+
+    node = Batch(call, 2, 60, max_concurrent=4, on_error="collect")
+    assert len(run_virtual(node._exec(iter(range(500))))) == 500
+    assert 32 * 4 <= most_tasks <= 34 * 4 + 3
+    assert most_waiting <= 34 * 4
+    first, second = ([when for when, retry in attempts if retry == which] for which in (0, 1))
+    assert sum(when < 59 for when in first) <= 34 * 4
+    assert all(again - when <= 62 for when, again in zip(first, second, strict=True))
+
+
+@pytest.mark.parametrize("ending", ["error", "cancelled"])
+def test_a_batch_that_ends_while_items_rest_ends_at_once(ending: str) -> None:
+    async def call(item: int) -> None:
+        await asyncio.sleep(1)
+        if item == 20:
+            raise asyncio.CancelledError
+        raise ValueError("no")
+
+    async def main() -> None:
+        node = Batch(call, 2, 1000, max_concurrent=2)
+        task = asyncio.create_task(node._exec(range(100 if ending == "error" else 20)))
+        await asyncio.sleep(10.5)
+        if ending == "cancelled":
+            assert (node.limiter.active, len(asyncio.all_tasks())) == (0, 22)
+            task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        assert now() == (11 if ending == "error" else 10.5)
+        assert (node.limiter.active, node.limiter.waiting) == (0, 0)
+        assert len(asyncio.all_tasks()) == 1
+
+    run_virtual(main())
+
+
+def test_an_item_that_rests_keeps_nothing_of_the_call_that_failed() -> None:
+    class Answer:
+        """What a call has in hand when it fails."""
+
+    answers: list[weakref.ref[Answer]] = []
+
+    async def call(_: int) -> None:
+        answer = Answer()
+        answers.append(weakref.ref(answer))
+        raise ValueError("no")
+
+    async def main() -> None:
+        task = asyncio.create_task(Batch(call, 2, 60, on_error="collect")._exec(range(10)))
+        await asyncio.sleep(1)
+        assert len(answers) == 10
+        assert [answer() for answer in answers] == [None] * 10
+        await task
+
+    run_virtual(main())
 
 
 def test_an_async_source_works_and_is_closed() -> None:

@@ -94,19 +94,25 @@ class Attempts:
 
 
 class Trouble:
-    """What the calls of one item have met with, and what it leads to."""
+    """What the calls of one item have met with, and what it leads to.
+
+    Attributes:
+        rest: seconds to wait, without a permit, before the item queues again.
+    """
 
     def __init__(self, attempts: Attempts, permit: Permit) -> None:
         self._attempts = attempts
         self._permit = permit
+        self.rest = 0.0
         self._retries = self._refusals = 0
         self._too_large = 0  # refusals in a row with all of a limit left that it would take more than
         self._refused_at = 0.0
         self._refused_for = 0.0  # seconds; time in our own queue is none of it
         self._asked = 0.0  # seconds to wait, after the last refusal
 
-    async def weigh(self, error: Exception) -> Exception | None:
-        """Give the permit back, wait if need be, and return what to give up with; None: call again."""
+    def weigh(self, error: Exception) -> Exception | None:
+        """Give the permit back and return what to give up with; None: rest, and call again."""
+        self.rest = 0.0
         node, permit = self._attempts.node, self._permit
         if node.is_rate_limit_error(error):
             final = self._refused(error)
@@ -118,8 +124,7 @@ class Trouble:
         if self._retries >= node._most_attempts():
             return error
         node.cur_retry = self._retries
-        if node.wait > 0:
-            await asyncio.sleep(node.wait)
+        self.rest = node.wait
         return None
 
     def _refused(self, error: Exception) -> Exception | None:

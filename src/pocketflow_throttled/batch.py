@@ -23,8 +23,11 @@ if TYPE_CHECKING:
     from .attempts import Attempts, Trouble
     from .rate_limiter import RateLimiter
 
-# Items under way for each slot: those that wait for a retry hold none, and are bounded too.
+# Items under way for each slot: those that queue for a retry, or fall back, hold none, and are bounded too.
 _LIVE_PER_SLOT = 2
+# Beside them, items that rest between two attempts. So many leave no slot idle, even where half of the calls fail and a rest is
+# as long as sixty calls; a batch of which every call fails begins no more before it tries again.
+_RESTING_PER_SLOT = 32
 _EXHAUSTED = object()
 
 
@@ -58,6 +61,7 @@ class Batch:
         self.live: dict[int, tuple[asyncio.Task[None], Permit]] = {}
         self._begun = 0  # items whose tasks have had their first step; where there are more, `_feed_on` is scheduled behind it
         self._to_begin = 0  # items whose tasks will have had it by then
+        self._resting = 0  # items under way that wait between two attempts
         self._next: Permit | None = None  # in the limiter's queue, for the next item
         self._turn = _Turn(self)
         self._reader: asyncio.Task[None] | None = None  # feeds from an async source
@@ -120,7 +124,7 @@ class Batch:
                         raise
                     results.append(error)
                     continue
-                while len(live) >= _LIVE_PER_SLOT * limiter._max_concurrent:
+                while len(live) >= _LIVE_PER_SLOT * limiter._max_concurrent and self._is_full():
                     yield
                 if index > self._begun and limiter._active >= limiter._max_concurrent:
                     yield  # some have yet to begin, and instant calls make room as they do: it need not queue before that
@@ -138,6 +142,11 @@ class Batch:
         finally:
             if inspect.isgenerator(iterator):
                 iterator.close()
+
+    def _is_full(self) -> bool:
+        """Return whether as many items are under way as may be."""
+        slots, resting = self._limiter._max_concurrent, self._resting
+        return len(self.live) - resting >= _LIVE_PER_SLOT * slots or resting >= _RESTING_PER_SLOT * slots
 
     async def _read(self, source: AsyncIterable[Any]) -> None:
         self._reader = asyncio.current_task()  # an eager one begins before `run` has it
@@ -217,7 +226,7 @@ class Batch:
                     if self._is_closing:  # it answered its cancellation with an error of its own: nothing is sent any more
                         raise
                     trouble = trouble or attempts.trouble(permit)
-                    final = await trouble.weigh(error)
+                    final = trouble.weigh(error)
                     if final is not None:
                         result = await attempts.give_up(item, final)
                         break
@@ -225,11 +234,8 @@ class Batch:
                     attempts.served(item, result, permit)
                     is_served = True
                     break
-                if not permit.tokens and permit.limiter._budget.tokens is not None:  # a limit that was told meanwhile
-                    permit.tokens = attempts.tokens(index, item)
-                permit.renew()
-                if not permit.take():
-                    await permit.wait()
+                # Only here, where the error is no more, which keeps all that the call had in hand.
+                await self._queue_again(index, item, permit, trouble.rest)
             self._results[index] = result
         except Exception as error:  # noqa: BLE001  (what becomes of it is the batch's to say)
             attempts.failed()
@@ -251,7 +257,25 @@ class Batch:
                 permit.give_back_unsent()
         except Exception as error:  # noqa: BLE001  (a task that nobody awaits must not keep it)
             self._fail(error, f"after item {index}: {shown(item)}")
-        if self._next is None and not self._is_scheduled:  # what comes next waits for an item to end, not for a permit
+        self._make_room()
+
+    async def _queue_again(self, index: int, item: Any, permit: Permit, rest: float) -> None:
+        """Wait for the permit of one more call of an item, after a rest in which others may be under way instead."""
+        if rest > 0:
+            self._resting += 1
+            self._make_room()
+            try:
+                await asyncio.sleep(rest)
+            finally:
+                self._resting -= 1
+        if not permit.tokens and permit.limiter._budget.tokens is not None:  # a limit that was told meanwhile
+            permit.tokens = self._attempts.tokens(index, item)
+        permit.renew()
+        if not permit.take():
+            await permit.wait()
+
+    def _make_room(self) -> None:
+        if self._next is None and not self._is_scheduled:  # what comes next waits for an item to end or rest, not for a permit
             self._feed_soon()
 
     def _is_running(self, index: int) -> bool:

@@ -45,7 +45,7 @@ class ThrottledParallelBatchNode(Throttled, AsyncParallelBatchNode):
 
     Args:
         max_retries: attempts of an item whose call fails, by default 1; refusals do not count.
-        wait: seconds between two attempts, by default 0; no slot is held meanwhile.
+        wait: seconds between two attempts, by default 0; no slot is held meanwhile, and up to 32 items for each slot wait so.
         max_concurrent: calls at once.
         max_per_minute: calls in any 60 seconds; None: no limit.
         max_tokens_per_minute: tokens in any 60 seconds, by `estimate_tokens` before a call and `count_tokens` after it; None: no
