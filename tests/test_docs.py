@@ -93,9 +93,9 @@ def test_each_module_imports_only_from_its_row_of_the_design_page_and_those_abov
     for row in rooms():
         above |= row
         for name in row:
-            source = (PACKAGE / f"{name}.py").read_text(encoding="utf-8")  # types alone, indented, may come from anywhere
-            imported = set(re.findall(r"^from \.(\w+) import", source, re.MULTILINE))
-            imported.update(*(names.split(", ") for names in re.findall(r"^from \. import (.*)$", source, re.MULTILINE)))
+            source = (PACKAGE / f"{name}.py").read_text(encoding="utf-8")
+            imported = set(re.findall(r"^ *from \.(\w+) import", source, re.MULTILINE))
+            imported.update(*(names.split(", ") for names in re.findall(r"^ *from \. import (.*)$", source, re.MULTILINE)))
             assert imported <= above, f"{name} imports {sorted(imported - above)}"
 
 

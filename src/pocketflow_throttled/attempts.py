@@ -55,8 +55,8 @@ class Attempts:
         self.node = node
         self.call = call
         self.check = check
-        self.tokens = node._tokens_of
-        self.collects = node._collects_error
+        self.tokens: Callable[[int, Any], int] = node._tokens_of
+        self.collects: Callable[[Exception], bool] = node._collects_error
         # An API that is down is not waited for by each item anew: a few are given up at each try, until it is back.
         self.drought = 0.0  # seconds for which an item was refused while none of the batch was served
         self.given_up = 0  # items since one was served

@@ -163,7 +163,7 @@ class Throttled:
         context.run(_retry.set, 0)  # an item whose call runs this batch has its own
         context.run(sent.set, UNMARKED)
         context.run(longest_pause.set, min(longest_pause.get(), self.rate_limit_timeout))
-        batch = Batch(items, limiter=limiter, attempts=Attempts(self, call, check), context=context)
+        batch = Batch(items, limiter=limiter, calls=Attempts(self, call, check), context=context)
         context.run(be_around_the_calls_of, batch.live, limiter)
         return await batch.run()
 
