@@ -194,6 +194,39 @@ def test_a_node_that_gives_up_in_every_instance_warns_once(caplog: pytest.LogCap
     assert [record.message for record in caplog.records if "gave up" in record.message] == ["Calls gave up: refused for 10.0 s"]
 
 
+class ToldError(Exception):
+    """An SDK's error, with the headers of its response."""
+
+    def __init__(self, status_code: int) -> None:
+        super().__init__("no answer")
+        names = {"limit": "100", "remaining": "0", "reset": "60s"}
+        self.status_code, self.headers = status_code, {f"x-ratelimit-{name}-requests": value for name, value in names.items()}
+
+
+@pytest.mark.parametrize("status", [429, 500])
+def test_a_flows_timeout_is_not_that_of_the_nodes_in_it(status: int) -> None:
+    async def call(user: Any, item: Any) -> None:
+        started.append(now())
+        if now() < 60:
+            raise ToldError(status)
+
+    started: list[float] = []
+    run_virtual(Users(Calls(call, max_retries=2), rate_limit_timeout=5, on_error="raise").run_async({}))
+    assert started == pytest.approx([0, 60], abs=0.1)
+
+
+def test_the_timeout_of_a_node_is_not_that_of_a_batch_in_its_call() -> None:
+    async def call(user: Any, item: Any) -> None:
+        started.append(now())
+        if now() < 60:
+            raise ToldError(429)
+
+    started: list[float] = []
+    inner = Calls(call)
+    run_virtual(Calls(lambda user, item: inner.run_async({}), rate_limit_timeout=5).run_async({}))
+    assert started == pytest.approx([0, 60], abs=0.1)
+
+
 def test_a_bound_that_is_raised_leaves_an_adaptive_node_at_what_it_has_found() -> None:
     node = AdaptiveThrottledNode(max_concurrent=10)
     assert node.current_concurrent == 5

@@ -11,7 +11,7 @@ from .batch import Batch
 from .callers import be_around_the_calls_of, is_held_by_a_caller
 from .forked import Lock
 from .headers import parse_wait
-from .observing import longest_pause, sent
+from .observing import LONGEST_PAUSE, longest_pause, sent
 from .others import UNMARKED
 from .rate_limiter import RateLimiter
 from .registry import LimiterRegistry
@@ -162,7 +162,7 @@ class Throttled:
         context = copy_context()
         context.run(_retry.set, 0)  # an item whose call runs this batch has its own
         context.run(sent.set, UNMARKED)
-        context.run(longest_pause.set, min(longest_pause.get(), self.rate_limit_timeout))
+        context.run(longest_pause.set, min(LONGEST_PAUSE, self.rate_limit_timeout))
         batch = Batch(items, limiter=limiter, calls=Attempts(self, call, check), context=context)
         context.run(be_around_the_calls_of, batch.live, limiter)
         return await batch.run()

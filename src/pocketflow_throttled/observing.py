@@ -21,12 +21,12 @@ if TYPE_CHECKING:
 
 _FAILED = 400  # the least status of an error
 _LONGEST_WINDOW = 3600.0  # of a limit that is held here
-_LONGEST_PAUSE = 600.0
+LONGEST_PAUSE = 600.0
 
 # That of the call which runs in this context: its response tells of what the server had counted by then. None outside of a batch.
 sent: ContextVar[Mark | None] = ContextVar("sent", default=None)
 # For how many seconds headers may ask at most, by the node whose call runs in this context: after it, one call tries.
-longest_pause: ContextVar[float] = ContextVar("longest_pause", default=_LONGEST_PAUSE)
+longest_pause: ContextVar[float] = ContextVar("longest_pause", default=LONGEST_PAUSE)
 
 
 class Observing(Waiting):
@@ -89,7 +89,7 @@ class Observing(Waiting):
         with self._lock:
             self._start_clock()
             now = self._clock()
-            longest = longest_pause.get() if is_refused else max(_LONGEST_PAUSE, longest_pause.get())
+            longest = longest_pause.get() if is_refused else max(LONGEST_PAUSE, longest_pause.get())
             answer = Answer(now, sent.get(), is_refused, hint, longest)
             for quota in read_quotas(headers):
                 if quota.is_longer_than(_LONGEST_WINDOW) or self._told_limits.is_of_bursts(quota):
