@@ -2,7 +2,7 @@
 
 import asyncio
 import threading
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any
 
 import pytest
@@ -42,6 +42,41 @@ def test_a_node_stands_where_pocketflows_own_stands(cls: Any) -> None:
     assert [base for base in cls.__mro__ if base.__module__ == "pocketflow"] == list(own.__mro__[:-1])
     assert issubclass(cls, AsyncNode)
     assert issubclass(cls, (BatchFlow, Flow) if own is AsyncParallelBatchFlow else (BatchNode, Node))
+
+
+@pytest.mark.parametrize("cls", CLASSES)
+@pytest.mark.parametrize(
+    ("name", "method"),
+    [
+        ("prep", lambda self, shared: []),
+        ("exec", lambda self, item: item),
+        ("exec_fallback", lambda self, item, exc: None),
+        ("post", lambda self, shared, prep_res, exec_res: None),
+    ],
+)
+def test_a_method_that_was_not_made_async_is_told_of_as_it_is_never_called(cls: type, name: str, method: Any) -> None:
+    async def method_async(self: Any, *_: Any) -> None: ...
+
+    with pytest.warns(UserWarning, match=f"Ported.{name} is never called.*async def {name}_async") as told:
+        ported = type("Ported", (cls,), {name: method})
+    assert told[0].filename == __file__
+    both = type("Both", (cls,), {name: method, f"{name}_async": method_async})  # any warning is an error in these tests
+    type("Helped", (both,), {name: method})
+    type("Own", (cls,), {name: lambda self, url, payload, timeout, headers: None})
+    assert ported()
+
+
+@pytest.mark.parametrize("cls", CLASSES)
+def test_a_prep_that_yields_is_refused_with_what_would_do(cls: type) -> None:
+    async def items_async(self: Any, shared: Any) -> AsyncIterator[int]:
+        yield 1
+
+    def items(self: Any, shared: Any) -> Iterator[int]:
+        yield 1
+
+    for prep in (items_async, items):
+        with pytest.raises(TypeError, match=r"Yields.prep_async must return its items, and yields them"):
+            type("Yields", (cls,), {"prep_async": prep})
 
 
 def test_one_node_serves_one_event_loop_after_another_and_several_at_once() -> None:

@@ -11,6 +11,7 @@ from .batch import Batch
 from .callers import be_around_the_calls_of, is_held_by_a_caller
 from .forked import Lock
 from .headers import parse_wait
+from .methods import check_methods
 from .observing import LONGEST_PAUSE, longest_pause, sent
 from .others import UNMARKED
 from .rate_limiter import RateLimiter
@@ -58,6 +59,11 @@ class Throttled:
 
     _setting_names: tuple[str, ...]
     _throttled_state: State
+
+    def __init_subclass__(cls, **arguments: Any) -> None:
+        """Check the methods of a class as it is made."""
+        super().__init_subclass__(**arguments)
+        check_methods(cls)
 
     def __new__(cls, *_: Any, **__: Any) -> Self:
         """Make one with a state, whichever `__init__` a program calls."""

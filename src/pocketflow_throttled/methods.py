@@ -1,0 +1,41 @@
+"""Methods: what a class of a program gets wrong without any error to tell, found as the class is made."""
+
+from __future__ import annotations
+
+import inspect
+import warnings
+
+# What an async node never calls, and how many arguments it takes: a program may have a method of its own that posts by HTTP.
+_NEVER_CALLED = {"prep": 2, "exec": 2, "exec_fallback": 3, "post": 4}
+_LIBRARIES = ("pocketflow", __package__)
+
+
+def check_methods(cls: type) -> None:
+    """Warn of a method that an async node never calls, as one has it that was synchronous, and refuse a `prep_async` that yields.
+
+    Raises:
+        TypeError: `prep_async` is a generator, which cannot be awaited.
+
+    Warns:
+        UserWarning: a method lacks the `_async` in its name.
+    """
+    if cls.__module__.partition(".")[0] in _LIBRARIES:
+        return
+    for name, arguments in _NEVER_CALLED.items():
+        method = vars(cls).get(name)
+        if inspect.isfunction(method) and method.__code__.co_argcount == arguments and not _has(cls, f"{name}_async"):
+            warnings.warn(
+                f"{cls.__name__}.{name} is never called, as {cls.__name__} is async: make it `async def {name}_async`",
+                stacklevel=3,
+            )
+    prep = vars(cls).get("prep_async")
+    if inspect.isasyncgenfunction(prep) or inspect.isgeneratorfunction(prep):
+        raise TypeError(
+            f"{cls.__name__}.prep_async must return its items, and yields them: let another method yield them, and return "
+            "what that gives, a generator or an async generator"
+        )
+
+
+def _has(cls: type, name: str) -> bool:
+    """Return whether a program has given the class a method of that name."""
+    return any(name in vars(base) for base in cls.__mro__ if base.__module__.partition(".")[0] not in _LIBRARIES)
