@@ -56,6 +56,19 @@ def test_virtual_time_waits_for_threads() -> None:
     assert VirtualTimeLoop.__mro__[1] is asyncio.SelectorEventLoop
 
 
+def test_virtual_time_within_a_running_loop_is_refused_with_what_would_do() -> None:
+    async def main() -> float:
+        with pytest.raises(RuntimeError, match="run_virtual.*await asyncio.to_thread"):
+            run_virtual(a_day())
+        return await asyncio.to_thread(run_virtual, a_day())
+
+    async def a_day() -> float:
+        await asyncio.sleep(86400)
+        return asyncio.get_running_loop().time()
+
+    assert asyncio.run(main()) == 86400
+
+
 def test_more_at_once_than_allowed_are_refused_without_a_hint() -> None:
     api = SimulatedAPI(max_concurrent=2, latency=1.0)
     assert outcomes(api, [0, 0.1, 0.2, 1.05]) == [0, 0.1, "refused", 1.05]

@@ -52,6 +52,9 @@ class VirtualTimeLoop(asyncio.SelectorEventLoop):
 def run_virtual(main: Coroutine[Any, Any, _T]) -> _T:
     """Run a coroutine as `asyncio.run` does, in virtual time, and return its result.
 
+    Raises:
+        RuntimeError: an event loop runs in this thread, as it does in a notebook.
+
     Example:
         >>> async def a_day() -> float:
         ...     await asyncio.sleep(86400)
@@ -59,5 +62,11 @@ def run_virtual(main: Coroutine[Any, Any, _T]) -> _T:
         >>> run_virtual(a_day())
         86400.0
     """
+    if asyncio._get_running_loop() is not None:
+        main.close()
+        raise RuntimeError(
+            "run_virtual() has an event loop of its own, and one runs in this thread already, as in a notebook: "
+            "use `await asyncio.to_thread(run_virtual, ...)`"
+        )
     with asyncio.Runner(loop_factory=VirtualTimeLoop) as runner:
         return runner.run(main)
