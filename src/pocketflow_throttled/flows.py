@@ -122,7 +122,6 @@ class ThrottledAsyncParallelBatchFlow(Throttled, AsyncParallelBatchFlow):
         if params_list is None:
             params_list = []
         own = {**self.params}
-
         around = scope.get()
 
         def call(params: dict[str, Any]) -> Any:
