@@ -166,6 +166,58 @@ def test_items_that_rest_are_bounded_by_the_slots_and_what_is_queued_goes_first(
     assert all(again - when <= 62 for when, again in zip(first, second, strict=True))
 
 
+@pytest.mark.parametrize("seed", range(5))
+def test_no_slot_is_idle_while_there_are_items_to_begin_and_most_calls_fail(seed: int) -> None:
+    chance = random.Random(seed)
+    starts: list[float] = []
+    begun: dict[int, float] = {}
+
+    async def call(item: int) -> None:
+        begun.setdefault(item, now())
+        starts.append(now())
+        await asyncio.sleep(1)
+        if chance.random() < 0.8:
+            raise ValueError("no")
+
+    run(Batch(call, 6, 10, max_concurrent=1, on_error="collect"), range(60))
+    busy = [start for start in starts if start <= max(begun.values())]
+    assert busy == [float(second) for second in range(len(busy))]
+
+
+def test_fallbacks_hold_no_slot_and_are_bounded_by_them() -> None:
+    under_way: list[int] = []
+    most = 0
+
+    async def call(_: int) -> None:
+        raise ValueError("no")
+
+    class Falling(Batch):
+        async def exec_fallback_async(self, item: int, exc: Exception) -> int:
+            nonlocal most
+            under_way.append(item)
+            most = max(most, len(under_way))
+            await asyncio.sleep(30)
+            assert self.limiter.active == 0
+            under_way.remove(item)
+            return item
+
+    assert run(Falling(call, max_concurrent=3), iter(range(50))) == list(range(50))
+    assert most == 2 * 3
+
+
+def test_a_refusal_after_a_retry_is_waited_for_as_it_asks_and_no_longer() -> None:
+    errors = [ValueError("no"), RateLimitHit(retry_after=1)]
+    starts: list[float] = []
+
+    async def call(_: int) -> None:
+        starts.append(now())
+        if errors:
+            raise errors.pop(0)
+
+    run(Batch(call, 3, 50), [0])
+    assert starts == [0, 50, 51]
+
+
 @pytest.mark.parametrize("ending", ["error", "cancelled"])
 def test_a_batch_that_ends_while_items_rest_ends_at_once(ending: str) -> None:
     async def call(item: int) -> None:
