@@ -4,6 +4,7 @@ Those of openai, anthropic, httpx and httpx2 are made by the SDKs; those of the 
 """
 
 import json
+import math
 from typing import Any
 
 import anthropic
@@ -11,8 +12,10 @@ import httpx
 import httpx2
 import openai
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from pocketflow_throttled.signals import headers_of, read_error
+from pocketflow_throttled.signals import headers_of, read_error, retry_after
 
 Body = Any
 Headers = dict[str, str] | None
@@ -165,7 +168,51 @@ OPENAI_429 = {
     "x-ratelimit-reset-requests": "120ms",
 }
 
+
 # What was raised, and the seconds that it asks to wait; None: it does not say.
+class AioRpcError(Exception):
+    """grpc.aio's, with what a server sent behind its answer; its methods are no data."""
+
+    def __init__(self, metadata: Any, text: str = "status = StatusCode.RESOURCE_EXHAUSTED") -> None:
+        super().__init__(f"<AioRpcError of RPC that terminated with:\n\t{text}\n>")
+        self._metadata = metadata
+
+    def code(self) -> object:
+        return object()
+
+    def details(self) -> str:
+        return "too many requests"
+
+    def trailing_metadata(self) -> Any:
+        if isinstance(self._metadata, Exception):
+            raise self._metadata
+        return self._metadata
+
+
+class ResourceExhausted(Exception):  # noqa: N818
+    """google.api_core's, which keeps gRPC's as its response."""
+
+    def __init__(self, response: Exception) -> None:
+        super().__init__("429 Resource has been exhausted")
+        self.code, self.response, self.details = 429, response, [object()]
+
+
+class RetryError(Exception):
+    """google.api_core's, of a call that was given up."""
+
+    def __init__(self, cause: Exception) -> None:
+        super().__init__("Timeout of 60.0s exceeded")
+        self.cause = cause
+
+
+# As google.rpc's own classes write it: 300.25 s, alone, and in a status with the failure of a quota before it.
+RETRY_INFO = bytes.fromhex("0a0808ac021080e59a77")
+RICH_STATUS = (
+    b"\x08\x08\x12\x01m\x1a7\n+type.googleapis.com/google.rpc.QuotaFailure\x12\x08\n\x06\n\x01x\x12\x01y"
+    b"\x1a6\n(type.googleapis.com/google.rpc.RetryInfo\x12\n" + RETRY_INFO
+)
+RICH = [("grpc-status-details-bin", RICH_STATUS)]
+
 REFUSED: dict[str, tuple[Exception, float | None]] = {
     "openai": (by_openai(429, error(code="rate_limit_exceeded"), WAIT), 3.0),
     "openai, milliseconds": (by_openai(429, error(), {**WAIT, "retry-after-ms": "2500"}), 2.5),
@@ -243,6 +290,13 @@ REFUSED: dict[str, tuple[Exception, float | None]] = {
     "httpx2": (by_http(httpx2, 529), None),
     "httpx2, 503": (by_http(httpx2, 503, headers=WAIT), 3.0),
     "grpc": (Exception('<AioRpcError of RPC that terminated with: status = StatusCode.RESOURCE_EXHAUSTED, details = "x">'), None),
+    "grpc, a status": (AioRpcError(RICH), 300.25),
+    "grpc, a retry info": (AioRpcError([("google.rpc.retryinfo-bin", RETRY_INFO)]), 300.25),
+    "grpc, text": (AioRpcError([("retry-after", "3")]), 3.0),
+    "grpc, no metadata": (AioRpcError(None), None),
+    "grpc, metadata that raises": (AioRpcError(RuntimeError()), None),
+    "google-api-core, of gRPC": (ResourceExhausted(AioRpcError(RICH)), 300.25),
+    "google-api-core, given up": (RetryError(ResourceExhausted(AioRpcError(RICH))), 300.25),
 }
 
 
@@ -344,6 +398,28 @@ NEITHER: dict[str, Exception] = {
 @pytest.mark.parametrize("case", NEITHER)
 def test_what_is_no_refusal_is_left_to_the_user(case: str) -> None:
     assert read_error(NEITHER[case]) is None
+
+
+@pytest.mark.parametrize("name", ["grpc-status-details-bin", "google.rpc.retryinfo-bin"])
+@given(
+    message=st.binary(max_size=40)
+    | st.tuples(st.integers(0, len(RICH_STATUS)), st.binary(max_size=3)).map(lambda at: RICH_STATUS[: at[0]] + at[1])
+    | st.tuples(st.integers(0, len(RETRY_INFO)), st.binary(max_size=12)).map(lambda at: RETRY_INFO[: at[0]] + at[1])
+    | st.just(b"\xff" * 10**6)
+)
+def test_no_binary_metadata_makes_reading_it_raise(name: str, message: bytes) -> None:
+    wait = retry_after(AioRpcError([(name, message)]))
+    assert wait is None or 0 <= wait < math.inf
+
+
+def test_metadata_that_must_be_awaited_says_nothing() -> None:
+    raised = AioRpcError(None)
+
+    async def trailing_metadata() -> list[Any]:
+        raise AssertionError
+
+    raised.trailing_metadata = trailing_metadata  # type: ignore[method-assign]
+    assert retry_after(raised) is None
 
 
 def test_headers_are_found_where_every_sdk_keeps_them() -> None:

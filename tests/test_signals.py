@@ -20,9 +20,10 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from pocketflow_throttled import AdaptiveThrottledNode, RateLimitHit, SimulatedAPI, ThrottledParallelBatchNode, run_virtual
-from pocketflow_throttled.headers import Quota, lowered, parse_wait, read_quotas
+from pocketflow_throttled.headers import Quota, lowered, read_quotas
 from pocketflow_throttled.headers import retry_after as header_wait
 from pocketflow_throttled.signals import Refusal, headers_of, is_rate_limit_error, read_error, retry_after
+from pocketflow_throttled.told_times import parse_wait
 
 from .test_nodes import Batch, now, run
 
@@ -382,6 +383,47 @@ def test_a_date_is_counted_from_the_servers_clock() -> None:
         "anthropic-ratelimit-requests-reset": "2020-11-24T12:00:05Z",
     }
     assert read_quotas(fields) == (Quota("requests", 50, 0, 5.0, is_date=True),)
+
+
+@pytest.mark.parametrize(
+    ("told", "wait"),
+    [
+        ("10, 10", 10.0),
+        ("10,10", 10.0),
+        ("10, 10, 10", 10.0),
+        ("10, 12", 12.0),
+        ("soon, 5", 5.0),
+        ("soon, later", None),
+        ("Tue, 24 Nov 2026 12:00:30 GMT, Tue, 24 Nov 2026 12:00:30 GMT", 30.0),
+        ("Tue, 24 Nov 2026 12:00:30 GMT, Tue, 24 Nov 2026 12:00:45 GMT", 30.0),
+    ],
+)
+def test_a_wait_that_a_proxy_told_again_is_read(told: str, wait: float | None) -> None:
+    fields = lowered({"Retry-After": told, "Date": "Tue, 24 Nov 2026 12:00:00 GMT"})
+    assert header_wait(fields) == wait
+
+
+def test_what_a_proxy_told_again_is_left_is_read() -> None:
+    told = {"limit-requests": "60, 60", "remaining-requests": "0,0", "reset-requests": "6s, 6s"}
+    assert read_quotas(lowered({f"x-ratelimit-{name}": value for name, value in told.items()})) == (
+        Quota("requests", 60, 0, 6.0),
+    )
+
+
+def test_a_refusal_for_output_tokens_is_waited_out_by_their_reset() -> None:
+    told = {
+        "anthropic-ratelimit-input-tokens-limit": "30000",
+        "anthropic-ratelimit-input-tokens-remaining": "12000",
+        "anthropic-ratelimit-input-tokens-reset": "2026-11-24T12:00:50Z",
+        "anthropic-ratelimit-output-tokens-limit": "8000",
+        "anthropic-ratelimit-output-tokens-remaining": "0",
+        "anthropic-ratelimit-output-tokens-reset": "2026-11-24T12:00:33Z",
+        "date": "Tue, 24 Nov 2026 12:00:00 GMT",
+    }
+    assert retry_after(sdk_error(anthropic, "RateLimitError", 429, headers=told)) == 33.0
+    assert retry_after(sdk_error(anthropic, "RateLimitError", 429, headers={**told, "retry-after": "4"})) == 4.0
+    [quota] = read_quotas(told)
+    assert quota.remaining == 12000  # no call is admitted by the others'
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,8 @@ Pure, and with no SDK imported: everything is found by attributes. Whatever is t
 from __future__ import annotations
 
 import json
-from itertools import count
+from inspect import iscoroutinefunction
+from itertools import count, islice
 from typing import TYPE_CHECKING, Any
 
 from .headers import lowered
@@ -34,7 +35,7 @@ def causes(exc: BaseException) -> Iterator[BaseException]:
         if error is None:
             return
         yield error
-        cause = told_by(error, "__cause__") or _last_tried(error)
+        cause = told_by(error, "__cause__") or _last_tried(error) or told_by(error, "cause")  # google.api_core's
         if cause is None and not error.__suppress_context__ and not isinstance(error, BUGS):
             handled, status = told_by(error, "__context__"), status_of(error)
             cause = handled if status is None or status == status_of(handled) else None
@@ -81,10 +82,20 @@ def headers_in(error: BaseException) -> dict[str, str]:
         told_by(told_by(response, "ResponseMetadata"), "HTTPHeaders"),
         # litellm keeps the provider's headers beside those of a response that it may have made up.
         told_by(error, "litellm_response_headers"),
+        _metadata(response),  # gRPC's, behind an error of google.api_core ...
+        _metadata(error),  # ... or its own
         told_by(error, "headers"),
         told_by(response, "headers"),
     )
     return {name: value for source in kept if source is not None for name, value in lowered(source).items()}
+
+
+def _metadata(error: object) -> list[Any] | None:
+    read = told_by(error, "trailing_metadata")
+    try:
+        return list(islice(read(), _PARTS)) if callable(read) and not iscoroutinefunction(read) else None
+    except Exception:  # noqa: BLE001  (what cannot be read says nothing)
+        return None
 
 
 def body_of(error: BaseException) -> Body:

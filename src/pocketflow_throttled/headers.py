@@ -9,27 +9,12 @@ from __future__ import annotations
 import math
 import re
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Any, Literal
+
+from .told_times import LONGEST, parse_date, parse_wait, read_number, tells_date
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-
-_LONGEST = 200  # of a header's value, in characters: beyond that nobody means well
-_EPOCH_SECONDS, _EPOCH_MILLISECONDS = 1e9, 1e12  # a bare number as large as that is a date
-_RFC_3339 = re.compile(r"\d{4}-\d\d-\d\dT")
-_UNITS = {
-    **dict.fromkeys(("ms", "millisecond"), 0.001),
-    **dict.fromkeys(("s", "sec", "second"), 1.0),
-    **dict.fromkeys(("m", "min", "minute"), 60.0),
-    **dict.fromkeys(("h", "hr", "hour"), 3600.0),
-    **dict.fromkeys(("d", "day"), 86400.0),
-}
-_UNIT = rf"(?:{'|'.join(sorted(_UNITS, key=len, reverse=True))})"  # `ms` before `m`
-DURATION = rf"(?:\d{{1,15}}(?:\.\d{{1,15}})? ?{_UNIT}s?(?:,? (?:and )?(?=\d))?){{1,5}}"  # as `6m0s`, or `1 minute and 30 seconds`
-_DURATION = re.compile(DURATION, re.IGNORECASE | re.ASCII)
-_PART = re.compile(rf"(\d+(?:\.\d+)?) ?({_UNIT})", re.IGNORECASE | re.ASCII)
 
 Kind = Literal["requests", "tokens"]
 
@@ -53,6 +38,8 @@ _PATTERNS: tuple[tuple[Kind, str, float | None], ...] = (
     ("tokens", "x-ratelimit-{}-tokens-minute", 60.0),
 )
 _NAMES = tuple((name.format("limit"), name.format("remaining"), name.format("reset")) for _, name, _ in _PATTERNS)
+_OUTPUT = "anthropic-ratelimit-output-tokens-{}"
+_OUTPUT_NAMES = (_OUTPUT.format("limit"), _OUTPUT.format("remaining"), _OUTPUT.format("reset"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,67 +81,6 @@ class Quota:
         return self.reset > seconds or (self.kind == "requests" and seconds < _DAY and 1 / _ABOUT <= days <= _ABOUT)
 
 
-def parse_wait(value: object, now: datetime | None = None) -> float | None:
-    """Return a time to wait in seconds, or None if it cannot be read as one.
-
-    Args:
-        value: seconds, a sum such as "6m0s" or "2 minutes", an HTTP date, an RFC 3339 time, or seconds or milliseconds since
-            1970.
-        now: wall-clock time a date is counted from; None: the present.
-
-    Example:
-        >>> parse_wait("30"), parse_wait("6m0s"), parse_wait("12ms"), parse_wait("soon"), parse_wait(-1)
-        (30.0, 360.0, 0.012, None, None)
-        >>> parse_wait("2026-11-24T12:00:30Z", now=datetime(2026, 11, 24, 12, tzinfo=UTC))
-        30.0
-    """
-    if isinstance(value, bool) or not isinstance(value, int | float | str):
-        return None
-    try:
-        seconds = _number(value) if isinstance(value, str) else float(value)
-    except OverflowError:
-        return None
-    except ValueError:
-        seconds = _seconds_of_text(str(value)[:_LONGEST].strip(), now)
-    if seconds >= _EPOCH_SECONDS:
-        since_1970 = seconds / 1000 if seconds >= _EPOCH_MILLISECONDS else seconds
-        seconds = max(0.0, since_1970 - (now or datetime.now(UTC)).timestamp())
-    return seconds if math.isfinite(seconds) and seconds >= 0 else None
-
-
-def _number(text: str) -> float:
-    """Return a number as servers write it: `float` also reads 1_000, and the digits of other scripts."""
-    if not text.isascii() or "_" in text:
-        raise ValueError(text)
-    return float(text)
-
-
-def _is_date(value: str) -> bool:
-    try:
-        return _number(value) >= _EPOCH_SECONDS
-    except ValueError:
-        return parse_date(value) is not None
-
-
-def _seconds_of_text(text: str, now: datetime | None) -> float:
-    if _DURATION.fullmatch(text):
-        return sum(float(number) * _UNITS[unit.lower()] for number, unit in _PART.findall(text))
-    date = parse_date(text)
-    return math.nan if date is None else max(0.0, (date - (now or datetime.now(UTC))).total_seconds())
-
-
-def parse_date(value: object) -> datetime | None:
-    """Return an RFC 3339 time or an HTTP date, or None if it is neither."""
-    if not isinstance(value, str):
-        return None
-    text = value[:_LONGEST].strip()
-    try:
-        date = datetime.fromisoformat(text) if _RFC_3339.match(text) else parsedate_to_datetime(text)
-        return date.astimezone(UTC) if date.tzinfo else date.replace(tzinfo=UTC)
-    except (ValueError, TypeError, IndexError, OverflowError):
-        return None
-
-
 def lowered(headers: object) -> dict[str, str]:
     """Return headers as a dict with lower-case names, whatever client they come from; empty if they cannot be read.
 
@@ -166,7 +92,7 @@ def lowered(headers: object) -> dict[str, str]:
     try:
         pairs: Any = headers.items() if hasattr(headers, "items") else headers
         for name, value in pairs:
-            found[_text(name).lower()] = _text(value)
+            found[_text(name).lower()] = _once(_text(value))
     except Exception:  # noqa: BLE001  (no headers, or none that can be read: then they say nothing)
         return {}
     return found
@@ -174,6 +100,13 @@ def lowered(headers: object) -> dict[str, str]:
 
 def _text(value: object) -> str:
     return value.decode("latin-1") if isinstance(value, bytes) else str(value)
+
+
+def _once(value: str) -> str:
+    """Return what a proxy may have added again, and a client joined with commas, as it was told once."""
+    parts = [part.strip() for part in value.split(",")] if "," in value and len(value) <= LONGEST else []
+    times = (len(parts) // size for size in range(1, len(parts) // 2 + 1) if parts == parts[:size] * (len(parts) // size))
+    return ", ".join(parts[: len(parts) // next(times, 1)]) if parts else value
 
 
 def retry_after(headers: Mapping[str, str]) -> float | None:
@@ -184,8 +117,12 @@ def retry_after(headers: Mapping[str, str]) -> float | None:
     milliseconds = parse_wait(headers.get("retry-after-ms"))
     if milliseconds is not None:
         return milliseconds / 1000
-    told = headers.get("retry-after")
-    return None if told is None else parse_wait(told, parse_date(headers.get("date")))
+    told, sent = headers.get("retry-after", ""), parse_date(headers.get("date"))
+    wait = parse_wait(told, sent)
+    if wait is not None or "," not in told:
+        return wait
+    waits = [parse_wait(part, sent) for part in told[:LONGEST].split(",")]  # of several servers on the way
+    return max((wait for wait in waits if wait is not None), default=None)
 
 
 def read_quotas(headers: Mapping[str, str]) -> tuple[Quota, ...]:
@@ -209,6 +146,11 @@ def read_quotas(headers: Mapping[str, str]) -> tuple[Quota, ...]:
     if "ratelimit" in headers or "ratelimit-policy" in headers:
         found["requests"] += _ietf_quotas(headers)
     return tuple(min(quotas, key=_tightness) for quotas in found.values() if quotas)
+
+
+def read_output_quota(headers: Mapping[str, str]) -> Quota | None:
+    """Return what lower-case headers say of output tokens: no request is admitted by them, but one may be refused for them."""
+    return _quota(headers, "tokens", _OUTPUT_NAMES, None)
 
 
 def never_fits(headers: Mapping[str, str], tokens: int) -> bool:
@@ -236,12 +178,12 @@ def _quota(headers: Mapping[str, str], kind: Kind, names: tuple[str, str, str], 
     if limit is not None and names[0] == "ratelimit-limit":  # as in `100, 100;w=60`
         policies = headers.get("ratelimit-policy", limit)
         limit = limit.partition(",")[0].partition(";")[0].strip()
-        named = re.search(rf"(?<![\d.]){re.escape(limit[:_LONGEST])};\s?w=(\d{{1,15}})", policies[:_LONGEST])
+        named = re.search(rf"(?<![\d.]){re.escape(limit[:LONGEST])};\s?w=(\d{{1,15}})", policies[:LONGEST])
         window = float(named[1]) or None if named else window
     most, left = _count(limit, least=1), _count(remaining, least=0)
     if most is None and (left is None or _is_unknown(limit)):
         return None
-    is_date = reset is not None and _is_date(reset)
+    is_date = reset is not None and tells_date(reset)
     now = parse_date(headers.get("date")) if is_date else None
     return Quota(kind, most, left, parse_wait(reset, now), window, is_date, is_guess=is_date and now is None)
 
@@ -275,7 +217,7 @@ def _ietf_quotas(headers: Mapping[str, str]) -> list[Quota]:
 
 def _ietf_items(value: str) -> dict[str, dict[str, str]]:
     """Return the parameters of each item of a structured list by its name."""
-    items = (item.strip() for item in value[:_LONGEST].lower().split(","))
+    items = (item.strip() for item in value[:LONGEST].lower().split(","))
     return {_ietf_name(item): dict(_PARAMETER.findall(item)) for item in items if item}
 
 
@@ -288,7 +230,7 @@ def _ietf_name(item: str) -> str:
 def _count(value: str | None, *, least: float) -> int | None:
     """Return a count, or None for what is none: unreadable, or the -1 and the limit of 0 that some servers send for "unknown"."""
     try:
-        number = _number((value or "")[:_LONGEST])
+        number = read_number((value or "")[:LONGEST])
     except ValueError:
         return None
     return int(number) if least <= number < _MOST and number > -_MOST else None

@@ -10,13 +10,13 @@ from .attempts import Attempts
 from .batch import Batch
 from .callers import be_around_the_calls_of, is_held_by_a_caller
 from .forked import Lock
-from .headers import parse_wait
 from .methods import check_methods
 from .observing import LONGEST_PAUSE, longest_pause, sent
 from .others import UNMARKED
 from .rate_limiter import RateLimiter
 from .registry import LimiterRegistry
 from .state import State, scope
+from .told_times import parse_wait
 from .validation import check_count, check_optional_count, check_seconds
 
 if TYPE_CHECKING:

@@ -6,20 +6,19 @@ names, wherever they stand behind the one that was raised. Whatever a server sen
 
 from __future__ import annotations
 
-import math
 import re
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from . import headers
-from .carried import BUGS, body_of, causes, codes_of, headers_in, inside, status_of, text_of, told_by
+from .carried import BUGS, body_of, causes, codes_of, headers_in, inside, status_of, text_of
 from .exceptions import RateLimitHit
+from .hints import asked_for, longest_reset
+from .told_times import parse_wait
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 _GROUPS = 5  # that are nested
-_LONGEST_GUESS = 60.0  # seconds until a date by a server's clock that did not tell its own time
 
 _REFUSED, _OVERLOADED, _UNAVAILABLE, _TOO_LARGE, _PAYMENT, _NO_ROOM = 429, 529, 503, 413, 402, 498
 _REFUSED_NAME = re.compile(  # the end of it: there are ModelRateLimitError, RateLimitExceeded and TooManyRequestsException
@@ -40,14 +39,6 @@ _REFUSED_TEXT = re.compile(
 _BUSY_TEXT = re.compile(r"\bserver (?:is )?(?:currently |too )?busy\b", re.IGNORECASE)
 _OVERLOADED_TYPE = "overloaded_error"  # Anthropic's: in mid-stream, with status 200; litellm passes it on as a 500
 _REFUSED_CODES = frozenset({"rate_limit_error", "rate_limit_exceeded"})  # Anthropic's and OpenAI's, in mid-stream
-_HINT = re.compile(
-    r"(?:\b(?:try again|retry(?:ing)?|wait|resets?|available)(?: (?:in|after|for))?:? ?~?|\bretryDelay['\"]: ?['\"])"
-    rf"({headers.DURATION})\b"
-    r"|\bretry_delay \{\s{1,9}seconds: (\d{1,9})(?:\s{1,9}nanos: (\d{1,9}))?\b",  # Google's, as its older clients print it
-    re.IGNORECASE | re.ASCII,
-)
-# In a body; Gemini's is of google.rpc.RetryInfo.
-_HINT_NAMES = ("retryDelay", "retry_after", "retryAfter", "retry_after_seconds", "estimated_time")
 # botocore's, in lower case: of `botocore.retries.standard.ThrottledRetryableChecker`, those that are of no single service.
 _THROTTLED_CODES = frozenset(
     {
@@ -188,16 +179,16 @@ def retry_after(exc: BaseException) -> float | None:
 
 def _read(error: BaseException) -> Refusal | None:
     if isinstance(error, RateLimitHit):
-        return Refusal(headers.parse_wait(error.retry_after), final=False, reason=text_of(error) or type(error).__name__)
+        return Refusal(parse_wait(error.retry_after), final=False, reason=text_of(error) or type(error).__name__)
     status = status_of(error)
     body = body_of(error)
     texts = [text_of(error), *_strings(body)]
     codes = set(codes_of(error, body))
     fields = headers_in(error)
-    hint = _hint(error, body, texts, fields)
+    hint = asked_for(error, body, texts, fields)
     by_reset = hint is None
     if by_reset:
-        hint = _longest_reset(fields)
+        hint = longest_reset(fields)
     if status == _TOO_LARGE and ("rate_limit_exceeded" in codes or any(map(_ASKED_FOR.search, texts))):  # Groq's
         return Refusal(None, final=True, reason="the request can never fit the limit")
     if not _is_refusal(error, status, codes, texts, hint):
@@ -249,42 +240,6 @@ def _final_reason(texts: list[str], codes: set[str], fields: dict[str, str]) -> 
     if any(int(said[2]) > int(said[1]) for text in texts if (said := _ASKED_FOR.search(text))):
         return "the request can never fit the limit"
     return next((found[0] for text in texts if (found := _FINAL_CODE.search(text))), None)  # litellm passes the text on
-
-
-def _hint(error: BaseException, body: object, texts: list[str], fields: dict[str, str]) -> float | None:
-    wait = headers.retry_after(fields)
-    if wait is None:
-        wait = headers.parse_wait(told_by(error, "retry_after"))
-    if wait is None:
-        wait = _retry_info(body)
-    if wait is None:
-        wait = next((_hint_of(said) for text in texts if (said := _HINT.search(text))), None)
-    return wait
-
-
-def _hint_of(said: re.Match[str]) -> float | None:
-    wait = headers.parse_wait(said[1] or said[2])
-    return None if wait is None else wait + int(said[3] or 0) * 1e-9
-
-
-def _longest_reset(fields: dict[str, str]) -> float | None:
-    used_up = [quota for quota in headers.read_quotas(fields) if quota.remaining == 0 and quota.reset is not None]
-    # By a clock that may be an hour off, it is asked again after a minute.
-    resets = [min(quota.reset or 0.0, _LONGEST_GUESS if quota.is_guess else math.inf) for quota in used_up]
-    return max(resets, default=None)
-
-
-def _retry_info(body: object) -> float | None:
-    """Return how long a body says to wait, wherever it does."""
-    parts: list[Any] = []
-    if isinstance(body, dict):
-        for name in _HINT_NAMES:
-            if body.get(name) is not None:
-                return headers.parse_wait(body[name])
-        parts = list(body.values())
-    elif isinstance(body, list):
-        parts = body
-    return next((wait for part in parts if (wait := _retry_info(part)) is not None), None)
 
 
 def _strings(body: object) -> Iterator[str]:
