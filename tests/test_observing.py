@@ -126,6 +126,36 @@ def test_an_item_that_was_first_sent_before_a_limit_of_tokens_was_told_is_sent_a
     assert started == [0, 0, pytest.approx(60, abs=1)]
 
 
+def test_an_item_that_queued_before_a_limit_of_tokens_was_told_takes_its_tokens_as_it_starts() -> None:
+    async def call(item: str) -> SimpleNamespace:
+        started.append(now())
+        await asyncio.sleep(1)
+        node.limiter.observe(tokens_told(1000, 700))
+        return SimpleNamespace(usage=SimpleNamespace(total_tokens=300))
+
+    started: list[float] = []
+    node = Batch(call, max_concurrent=2)
+    run(node, ["x" * 1200] * 4)
+    assert started == [0, 0, 1, pytest.approx(60, abs=1)]
+
+
+def test_an_estimate_that_raises_for_an_item_that_queued_before_a_limit_was_told_takes_its_place() -> None:
+    class Wrong(Batch):
+        def estimate_tokens(self, item: str) -> int:
+            raise ValueError(item)
+
+    async def call(item: str) -> str:
+        await asyncio.sleep(1)
+        node.limiter.observe(tokens_told(1000, 700))
+        return item
+
+    node = Wrong(call, max_concurrent=1, on_error="collect")
+    results = run(node, ["a", "b", "c"])
+    assert [str(result) for result in results] == ["a", "b", "c"]
+    assert all(isinstance(result, ValueError) for result in results)
+    assert node.limiter.active == 0
+
+
 def test_it_is_never_raised_above_what_was_set_and_rises_again_after_it_fell() -> None:
     limiter = observed(RateLimiter(5, 20, max_tokens_per_window=100), 50, x_ratelimit_limit_tokens=1000)
     assert (limiter.max_per_window, limiter.max_tokens_per_window) == (20, 100)

@@ -142,6 +142,10 @@ class Budget(Spaced):
                 self._bursts.times.append(now)
             if self._gate is not None and not self._gate.started(now):
                 self._gate = None
+        return self.book_tokens(now, tokens)
+
+    def book_tokens(self, now: float, tokens: int) -> Spend | None:
+        """Return the entry of the tokens of a request that starts at `now`, if any are counted."""
         if not tokens or self.tokens is None:
             return None
         return self.tokens.add(now, tokens, *_known_of(tokens))

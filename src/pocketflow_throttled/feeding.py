@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 from collections.abc import AsyncIterable, Iterable
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 from weakref import ref
 
@@ -87,6 +88,10 @@ class Feeding(UnderWay):
                 index = len(results)
                 if check is not None:
                     check(index, item)
+                while len(live) >= _LIVE_PER_SLOT * limiter._max_concurrent and self._is_full():
+                    yield
+                if index > self._begun and limiter._active >= limiter._max_concurrent:
+                    yield  # some have yet to begin, and instant calls make room as they do: it need not queue before that
                 try:
                     permit = Permit(limiter, 0 if budget.tokens is None else calls.tokens(index, item))
                 except Exception as error:
@@ -95,14 +100,13 @@ class Feeding(UnderWay):
                         raise
                     results.append(error)
                     continue
-                while len(live) >= _LIVE_PER_SLOT * limiter._max_concurrent and self._is_full():
-                    yield
-                if index > self._begun and limiter._active >= limiter._max_concurrent:
-                    yield  # some have yet to begin, and instant calls make room as they do: it need not queue before that
                 if not permit.take(turn, loop):
                     self._next = permit
                     while not permit.held:
                         yield
+                    if not permit.tokens and budget.tokens is not None:  # a limit was told while it queued
+                        with suppress(Exception):  # what this raises, it raises again as the call tells its cost
+                            permit.charge(calls.tokens(index, item))
                     self._next = None
                 results.append(None)
                 task = create_task(handle(index, item, permit))
