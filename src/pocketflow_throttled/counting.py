@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Callable, Container, Iterable
 
-# Of the window, from a try to the next, for a refusal to be back by then. Each try halves it, unless one was refused before.
-_FIRST_GAP, _LEAST_GAP = 1 / 150, 1 / 1200
+# Of the window, from a try to the next, for a refusal to be back by then. Each makes it shorter; once one was refused, it stays.
+_FIRST_GAP, _LEAST_GAP, _GAP_ONCE_REFUSED = 1 / 50, 1 / 1200, 1 / 150
 # So many tries that were served rule a way out. A refusal outweighs some of them, and no more than so many are remembered:
 # so a few refusals are enough to doubt it again.
 _RULED_OUT, _PER_REFUSAL, _MOST_SERVED = 16, 8, 32
@@ -85,7 +85,7 @@ class _Doubt:
         self.tried_at = now
         self.tries += 1
         if not self.is_ruled_out:
-            gap = _FIRST_GAP if self.refusals else max(_LEAST_GAP, _FIRST_GAP * 0.5 ** ((self.tries + self.served) / 2))
+            gap = _GAP_ONCE_REFUSED if self.refusals else max(_LEAST_GAP, _FIRST_GAP * 0.5 ** ((self.tries + self.served) / 2))
             self.next_at = now + gap * window
         if is_clear:
             self.served = min(_MOST_SERVED, self.served + 1)
@@ -165,9 +165,9 @@ class Counting:
         tried = [doubt for doubt in self._doubts.values() if abs(stamp - doubt.tried_at) <= _TOGETHER]
         if not tried:
             return False
-        for doubt in tried:
-            doubt.served, doubt.tries = max(0, doubt.served - 1), 0
         is_first = abs(stamp - self._refused_at) > _TOGETHER
+        for doubt in tried:
+            doubt.served, doubt.tries = max(0, doubt.served - is_first), 0
         self._refused_at, self._refused = stamp, 1 if is_first else self._refused + 1
         likely = [doubt for doubt in tried if self._refused <= doubt.at_once + _BESIDE]
         if not is_first and self._blamed not in likely:

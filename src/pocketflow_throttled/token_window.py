@@ -39,7 +39,7 @@ class Spend:
         if not self.estimated or self.is_refused:
             return NOTHING
         more = self.estimated - self.cost
-        return (0, more, more, more) if self.is_under_way else (0, more, 0, max(0, more))
+        return (0, more, more, max(0, more)) if self.is_under_way else (0, more, 0, max(0, more))
 
 
 class TokenWindow(Window):
