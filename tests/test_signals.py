@@ -7,7 +7,7 @@ import math
 import time
 from concurrent.futures import Future
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from types import SimpleNamespace
 from typing import Any
 
@@ -346,6 +346,8 @@ NOW = datetime(2026, 11, 24, 12, tzinfo=UTC)
         ("0", 0.0),
         ("1.5", 1.5),
         (3, 3.0),
+        (timedelta(minutes=1, seconds=30), 90.0),
+        (timedelta(seconds=-1), None),
         ("12ms", 0.012),
         ("1s", 1.0),
         ("6m0s", 360.0),

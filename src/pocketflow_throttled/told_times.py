@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import re
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
 
 LONGEST = 200  # of a value, in characters: beyond that nobody means well
@@ -31,8 +31,8 @@ def parse_wait(value: object, now: datetime | None = None) -> float | None:
     """Return a time to wait in seconds, or None if it cannot be read as one.
 
     Args:
-        value: seconds, a sum such as "6m0s" or "2 minutes", an HTTP date, an RFC 3339 time, or seconds or milliseconds since
-            1970.
+        value: seconds, a sum such as "6m0s" or "2 minutes", an HTTP date, an RFC 3339 time, seconds or milliseconds since
+            1970, or, from code, a timedelta.
         now: wall-clock time a date is counted from; None: the present.
 
     Example:
@@ -41,6 +41,8 @@ def parse_wait(value: object, now: datetime | None = None) -> float | None:
         >>> parse_wait("2026-11-24T12:00:30Z", now=datetime(2026, 11, 24, 12, tzinfo=UTC))
         30.0
     """
+    if isinstance(value, timedelta):
+        value = value.total_seconds()
     if isinstance(value, bool) or not isinstance(value, int | float | str):
         return None
     try:
