@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from pocketflow_throttled import Adaptive
 from pocketflow_throttled.aimd import AdaptiveRule
+from pocketflow_throttled.blame import Blame
 from pocketflow_throttled.ceiling import Ceiling
 from pocketflow_throttled.closing import Closing, Refusal
 from pocketflow_throttled.evidence import Evidence
@@ -751,6 +752,41 @@ def test_a_second_that_is_asked_for_again_and_again_does_not_make_a_window_longe
     assert closing.hinted_until == 2.0
     closing.refused(Refusal(4.0, 4.0, 1, 30.0))
     assert closing.hinted_until == 34.0
+
+
+@pytest.mark.parametrize(
+    ("before", "hint", "tells"),
+    [(1.0, 9.0, True), (1.0, 4.0, False), (0.0, 9.0, False), (0.0, 11.0, True), (0.4, 1.9, False), (9.0, 11.0, True)],
+)
+def test_a_wait_far_longer_than_where_too_many_are_under_way_tells_a_window_though_calls_take_long(
+    before: float, hint: float, tells: bool
+) -> None:
+    timing = Timing()
+    timing.served(5.0)
+    blame = Blame(Adaptive(), timing)
+    blame._asked.seconds = before
+    refusal = Refusal(100.0, 100.0, 6, hint)
+    closing = Closing(opened=0.0, since=100.0)
+    closing.refused(refusal)
+    blame.closed(closing, refusal, 3)
+    assert closing.is_asked == closing.is_rate == tells
+
+
+def test_a_refusal_that_stands_alone_and_asks_to_wait_for_long_tells_a_window() -> None:
+    def tells_nothing(hint: float) -> bool:
+        timing = Timing()
+        timing.served(5.0)
+        blame = Blame(Adaptive(), timing)
+        blame._asked.seconds = 1.0
+        evidence = blame.rate.evidence
+        for start in range(60):
+            evidence.started(float(start), 6)
+            if start in {0, 58}:
+                evidence.refused_at(start + 0.5, 6)
+        return blame.tells_nothing(Refusal(60.0, 58.5, 6, hint))
+
+    assert tells_nothing(1.0)
+    assert not tells_nothing(9.0)
 
 
 @pytest.mark.parametrize(("hint", "limit"), [(None, 11), (1.0, 11), (30.0, 10)])

@@ -21,7 +21,8 @@ _ALIKE = 1.25  # times as many calls, or as few, are as many
 _ROUNDED, _BLUR = 1.0, 0.05  # seconds, or a part of it, by which the time differs from a first start to the end of a wait
 _FAR = 0.6  # of the calls at once that it was refused beyond: refused with fewer, it is no matter of that
 _PATIENCE = 2  # times in a row that a rate did not prevent, before it is doubted
-_NEWS = 2  # times as long a wait as where too many are under way has another reason
+_NEWS = 2  # times as long a wait as where too many are under way may have another reason
+_SURELY = 4  # times as long a wait has, whatever calls take
 
 
 class _Cycle(NamedTuple):
@@ -58,7 +59,13 @@ class Asked:
 
     def is_news(self, refusal: Refusal) -> bool:
         """Return whether a wait is too long to be asked for where only too many calls are under way."""
-        return (refusal.hint or 0.0) > _NEWS * self.seconds and refusal.tells_window(self._timing.latency)
+        return (refusal.hint or 0.0) > _NEWS * self.seconds and self.tells_window(refusal)
+
+    def tells_window(self, refusal: Refusal) -> bool:
+        """Return whether a wait is so long that a window must pass, by what calls take or by what was asked for before."""
+        return refusal.tells_window(self._timing.latency) or (
+            refusal.is_long and 0 < _SURELY * self.seconds < (refusal.hint or 0.0)
+        )
 
     def try_fewer(self, closing: Closing, evidence: Evidence, reopened: float) -> bool:
         """Blame calls at once for a long wait until more is known, if they may be meant; return whether they are."""

@@ -128,7 +128,7 @@ class Blame:
         if (
             self.ceiling.level is not None
             or refusal.level <= max(proven, 1)
-            or refusal.tells_window(self._timing.latency)
+            or self._asked.tells_window(refusal)
             or not self.rate.probes_window(refusal.started)
         ):
             return None
@@ -152,13 +152,13 @@ class Blame:
     def tells_nothing(self, refusal: Refusal) -> bool:
         """Return whether a refusal stands alone among many calls that were admitted at its level."""
         known = refusal.now - self._timing.surely_refused_in  # what started since may be refused as well
-        return self.rate.evidence.is_alone(refusal.level, known) and not refusal.tells_window(self._timing.latency)
+        return self.rate.evidence.is_alone(refusal.level, known) and not self._asked.tells_window(refusal)
 
     # --- while it is closed
 
     def closed(self, closing: Closing, refusal: Refusal, new: int) -> None:
         """Take note of a refusal that cuts calls at once to `new`."""
-        is_asked = refusal.tells_window(self._timing.latency)
+        is_asked = self._asked.tells_window(refusal)
         closing.is_asked = closing.is_asked or is_asked
         if refusal.level == 1 or is_asked or closing.tries >= _SURELY_A_RATE or self.ceiling.is_disproved:
             closing.is_rate = True

@@ -30,9 +30,14 @@ class Refusal(NamedTuple):
     level: int
     hint: float | None = None
 
+    @property
+    def is_long(self) -> bool:
+        """Whether the API asks for longer than many do whatever they limit."""
+        return self.hint is not None and self.hint > _SHORT
+
     def tells_window(self, latency: float | None) -> bool:
         """Return whether the API asks for so long a wait that a window must pass, and no slot become free."""
-        return self.hint is not None and self.hint > max(_SHORT, 2 * (latency or 0.0))
+        return self.is_long and (self.hint or 0.0) > 2 * (latency or 0.0)
 
 
 class Before(NamedTuple):
@@ -83,7 +88,7 @@ class Closing:
     def wait(self, refusal: Refusal, timing: Timing, least: float, at_most: float) -> float:
         """Return the seconds to the next try: not less than `least`, nor more than `at_most` unless the API asks for it."""
         hint = refusal.hint
-        if hint is not None and hint > _SHORT:
+        if hint is not None and refusal.is_long:
             return hint
         gap = min(timing.gap(refusal.now, self.opened, self.tries, least), at_most)
         return gap if hint is None else max(hint, min(gap, hint * (self.tries - 1)))
