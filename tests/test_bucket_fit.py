@@ -44,6 +44,32 @@ def used(
     return starts, refusals
 
 
+def log(
+    evidence: Evidence, starts: list[float], refusals: list[tuple[float, float]], admitted: int = 1, refused: int = 1
+) -> None:
+    """Log calls in their order, with so many under way as they were admitted, or refused."""
+    for at, is_refused in sorted([(at, False) for at in starts] + [(at, True) for at, _ in refusals]):
+        if is_refused:
+            evidence.ended(at, at + 0.1, refused)
+        else:
+            evidence.started(at, admitted)
+
+
+def probing(rate: LearnedRate) -> tuple[float, float]:
+    """Let a rate find a bucket and try a faster pace; return the seconds of what it refills, and when the last call started."""
+    starts, refusals = used(2.0, 6, random.Random(7), calls=300)
+    log(rate.evidence, starts, refusals)
+    assert rate.find_by_refusals(starts[-1])
+    assert rate.is_bucket
+    assert rate.held is not None
+    known, now = rate.seconds, starts[-1]
+    while not rate.is_probe(now):
+        now = rate.opens_at(now + 0.01)
+        rate.held.started(now, 1)
+    assert rate.seconds < known
+    return known, now
+
+
 @settings(max_examples=50, deadline=None)
 @given(st.floats(0.2, 20.0), st.integers(2, 40), st.integers(0, 2**32))
 def test_a_bucket_is_found_by_when_it_refused(rate: float, burst: int, seed: int) -> None:
@@ -123,12 +149,7 @@ def test_a_refusal_at_a_level_that_was_not_admitted_is_left_to_a_cap() -> None:
 
     def refused(level: int) -> list[tuple[float, float]]:
         evidence = Evidence()
-        times = sorted([(at, False) for at in starts] + [(at, True) for at, _ in refusals])
-        for at, is_refused in times:
-            if is_refused:
-                evidence.ended(at, at + 0.1, level)
-            else:
-                evidence.started(at, 4)
+        log(evidence, starts, refusals, admitted=4, refused=level)
         return evidence.refused_by_a_rate()
 
     assert refused(4) == refusals
@@ -146,47 +167,22 @@ def test_a_refusal_at_a_level_that_was_admitted_soon_after_is_not_put_down_to_a_
 
 @pytest.mark.parametrize(("level", "goes_on"), [(6, True), (5, False)])
 def test_a_pace_that_is_tried_goes_on_where_a_probe_beyond_the_ceiling_is_refused(level: int, goes_on: bool) -> None:
-    starts, refusals = used(2.0, 6, random.Random(7), calls=300)
     timing = Timing()
     timing.served(0.5)
     blame = Blame(Adaptive(), timing)
-    rate = blame.rate
-    for at, is_refused in sorted([(at, False) for at in starts] + [(at, True) for at, _ in refusals]):
-        if is_refused:
-            rate.evidence.ended(at, at + 0.1, 1)
-        else:
-            rate.evidence.started(at, 1)
-    assert rate.find_by_refusals(starts[-1])
-    assert rate.held is not None
-    known, now = rate.seconds, starts[-1]
-    while not rate.is_probe(now):
-        now = rate.opens_at(now + 0.01)
-        rate.held.started(now, 1)
+    known, now = probing(blame.rate)
     blame.ceiling.found(5, is_doubted=False)
     verdict = blame.explain(Refusal(now + 0.1, now, level, 1.0), limit=6, proven=5)
     assert verdict is not None
     assert verdict.reason == "probe refused"
-    assert (rate.seconds < known) == goes_on
+    assert (blame.rate.seconds < known) == goes_on
 
 
 def test_a_faster_pace_than_a_bucket_refills_ends_with_a_refusal_that_another_limit_may_explain() -> None:
-    starts, refusals = used(2.0, 6, random.Random(7), calls=300)
     timing = Timing()
     timing.served(0.5)
     rate = LearnedRate(timing)
-    for at, is_refused in sorted([(at, False) for at in starts] + [(at, True) for at, _ in refusals]):
-        if is_refused:
-            rate.evidence.ended(at, at + 0.1, 1)
-        else:
-            rate.evidence.started(at, 1)
-    assert rate.find_by_refusals(starts[-1])
-    assert rate.is_bucket
-    assert rate.held is not None
-    known, now = rate.seconds, starts[-1]
-    while not rate.is_probe(now):
-        now = rate.opens_at(now + 0.01)
-        rate.held.started(now, 1)
-    assert rate.seconds < known
+    known, now = probing(rate)
     rate.may_have_refused(now)
     assert rate.seconds == known
 

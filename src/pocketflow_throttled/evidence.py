@@ -124,7 +124,7 @@ class Evidence:
         for call, at in calls:
             nth = bisect_left(ends, at)
             since, until = ends[max(0, nth - 1)], ends[min(nth + 1, len(ends) - 1)]
-            as_high = sum(level >= call.level for level in islice(levels, since, until))
+            as_high = sum(level >= call.level for level in levels[since:until])
             if as_high > _TOP * (until - since):
                 refusals.append((call.started, call.wait))
         return refusals
