@@ -536,26 +536,6 @@ def test_a_small_bucket_is_not_waited_for_as_for_a_whole_window_once_a_call_that
     assert run_virtual(main())[-1] < 10
 
 
-def test_a_small_bucket_that_only_refusals_tell_of_without_a_reset_is_not_waited_for_again_and_again() -> None:
-    """It holds a call, and nothing but what is left of a minute's limits is told, so it looks as if others used all of these."""
-    level, at, refused = 2500.0, 0.0, 0
-
-    async def call(item: int) -> SimpleNamespace:
-        nonlocal level, at, refused
-        level, at = min(2500.0, level + (now() - at) * 42_750 / 60), now()
-        if level < 2499.99:
-            refused += 1
-            left = {"x-ratelimit-limit-tokens-minute": "42750", "x-ratelimit-remaining-tokens-minute": str(int(level))}
-            raise SDKError("slow down", 429, left)
-        level -= 2500
-        await asyncio.sleep(4)
-        return SimpleNamespace(usage=SimpleNamespace(total_tokens=2500))
-
-    run(Batch(call, max_concurrent=2, max_tokens_per_minute=42_750), ["x" * 10_000] * 100)
-    assert refused <= 5
-    assert at <= 100 * 2500 / 42_750 * 60 + 240
-
-
 @pytest.mark.parametrize("name", ["status_code", "status"])
 def test_a_response_is_known_for_a_refusal_whatever_its_client_calls_the_status(name: str) -> None:
     """One that was served would give away that there never is much left."""

@@ -95,8 +95,8 @@ class Observing(Waiting):
                 if quota.is_longer_than(_LONGEST_WINDOW) or self._told_limits.is_of_bursts(quota):
                     continue
                 self._is_told = True
-                learn = self._others.refused if is_refused else self._others.served
-                learn(quota, now)
+                if not is_refused:
+                    self._others.served(quota, now)
                 is_pace = self._told_limits.set(quota, now, self._active)
                 wait = self._others.take_away(quota, answer, is_pace=is_pace)
                 if hint is None:

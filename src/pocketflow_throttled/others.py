@@ -94,14 +94,6 @@ class Others:
         if span.is_small and not was_small:
             self._told_at[quota.kind] = -math.inf
 
-    def refused(self, quota: Quota, now: float) -> None:
-        """Learn how little a limit is used up by; that ends the wait for a whole window too."""
-        window, span = self._budget.window(quota.kind), self._spans[quota.kind]
-        if window is not None and not span.is_small:
-            span.refused(quota, self._budget.served(quota.kind, now), now, window.seconds)
-            if span.is_small:
-                self._told_at[quota.kind] = -math.inf
-
     def _served_at_once(self, kind: Kind, now: float) -> int:
         """Return how many calls a bucket must have held, as so many started at once and none of them is refused by now."""
         window = self._budget.requests

@@ -23,7 +23,6 @@ _MOST, _ON_THE_WAY = 0.75, 0.3
 # What refused may have been a server that was down, or others: a slice that was found is doubted after such a part of the window,
 # or so many seconds if that is longer, and after so many times as long each time that a try is refused.
 _DOUBTED_AFTER, _AT_LEAST, _LONGER = 0.5, 30.0, 4
-_ALIKE = 1.1  # as a factor, how far off what is told anew may be
 
 
 class SlicedWindow(CountedWindow):
@@ -85,16 +84,6 @@ class SlicedWindow(CountedWindow):
             self._slice(limit, seconds, now)
             self._found_after = -math.inf
             self._doubt(math.inf)
-
-    def set_bucket(self, left: int, now: float) -> None:
-        """Set that a server never has more than `left` tokens after a call was served: it is a bucket that holds few more.
-
-        Of what it holds, as many calls as surely fit are allowed in the time in which it fills by as much.
-        """
-        most = max((spend.cost for spend in self.spends), default=0)
-        limit = min(self._limit, most * max(1, left // most)) if most else 0
-        if limit and (self._told is None or not 1 / _ALIKE <= self._told[0] / limit <= _ALIKE):
-            self.set_slice(limit, limit * self.seconds / self._limit, now)
 
     def find_slice(self, now: float) -> None:
         """Find the slice by which a server refuses what has room in the window.

@@ -57,8 +57,6 @@ class ToldLimits:
         if limit is None:
             return False
         seconds = self.spans[quota.kind].seconds(quota, budget.seconds) if quota.window is None else quota.window
-        if quota.kind == "tokens" and budget.tokens is not None and self.spans["tokens"].is_soon_empty:
-            budget.tokens.set_bucket(self.spans["tokens"].most_left, now)
         if asked is None:
             self._set_alone(quota.kind, limit, seconds, now, active)
             return False

@@ -16,7 +16,6 @@ FULL_SECOND = 1.0  # a reset that is told to the second and is now may be almost
 ALIKE = 0.8  # what differs by less than that is the same, as told by a clock or a full second
 _SHORTEST_WINDOW = 1e-3
 _SMALL = 0.25  # of a limit
-_EMPTIED = 3  # windows in which a limit was used up by little
 # So many answers, between which so many times as much was used, tell how fast it comes back. A reset may be off by such a part.
 _TOLD, _APART, _OFF = 5, 2, 0.02
 _KEPT = 0.95  # of what is known, after each answer: the last twenty or so count
@@ -41,8 +40,6 @@ class Span:
 
     __slots__ = (
         "_answers",
-        "_emptied",
-        "_emptied_at",
         "_fastest",
         "_least",
         "_least_used",
@@ -65,7 +62,6 @@ class Span:
         self._least_used, self._most_used = math.inf, 0
         self.is_of_one = False  # whether resets tell of the next single call or token
         self._most_left: int | None = None  # that was told of this limit when a call was served, or was served at once
-        self._emptied, self._emptied_at = 0, -math.inf  # refusals while little was used here, and when the last one came
 
     def served(self, quota: Quota, at_once: int) -> None:
         """Learn from what is left after a call was served, `at_once` with so many others at least."""
@@ -73,26 +69,6 @@ class Span:
             if quota.limit is not None and quota.limit != self._limit:
                 self._forget(quota.limit)
             self._most_left = max(self._most_left or 0, quota.remaining, at_once)
-
-    def refused(self, quota: Quota, own: int, now: float, window: float) -> None:
-        """Learn from what is left as a call was refused, while `own` of the limit was used here.
-
-        If little was, window after window, it is no one else who uses all of it just before. A reset would tell as much.
-        """
-        limit = quota.limit or self._limit
-        if quota.remaining is None or quota.reset is not None or self._most_left is not None or not limit:
-            return
-        if own + quota.remaining > _SMALL * limit:
-            self._emptied = 0
-        elif now >= self._emptied_at + window / 2:
-            self._emptied, self._emptied_at = self._emptied + 1, now
-            if self._emptied >= _EMPTIED:
-                self._limit, self._most_left = limit, quota.remaining
-
-    @property
-    def is_soon_empty(self) -> bool:
-        """Whether it was used up by little again and again."""
-        return self._emptied >= _EMPTIED and self.is_small
 
     @property
     def is_small(self) -> bool:
