@@ -70,7 +70,7 @@ def test_a_ceiling_that_was_found_lower_is_news_as_soon_as_it_is_raised_again() 
     assert successes_to_probe(ceiling) <= 20
 
 
-@pytest.mark.parametrize(("refusals", "confirmed"), [((0.2, 0.2), 5), ((0.2, 0.24), 5), ((0.2, 0.26), 12)])
+@pytest.mark.parametrize(("refusals", "confirmed"), [((0.2, 0.2), 5), ((0.2, 0.24), 5), ((0.2, 0.26), 12), ((0.0, 0.2, 0.2), 5)])
 def test_more_starts_beyond_a_ceiling_lift_it_where_calls_differ_on_their_way(
     refusals: tuple[float, ...], confirmed: int
 ) -> None:

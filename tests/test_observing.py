@@ -139,6 +139,46 @@ def test_an_item_that_queued_before_a_limit_of_tokens_was_told_takes_its_tokens_
     assert started == [0, 0, 1, pytest.approx(60, abs=1)]
 
 
+def test_a_retry_that_queued_before_a_limit_of_tokens_was_told_takes_its_tokens_as_it_starts() -> None:
+    async def call(item: str) -> SimpleNamespace:
+        calls.append(item)
+        if item == "first" and calls.count(item) == 1:
+            raise ValueError(item)
+        await asyncio.sleep(1)
+        if item == "first":
+            booked.append(node.limiter.stats["current_window_tokens"])
+        else:
+            node.limiter.observe(tokens_told(1000, 1000))
+        return SimpleNamespace(usage=SimpleNamespace(total_tokens=100))
+
+    class Priced(Batch):
+        def estimate_tokens(self, item: str) -> int:
+            return 100
+
+    calls: list[str] = []
+    booked: list[int] = []
+    node = Priced(call, max_concurrent=1, max_retries=2, wait=0.5)
+    run(node, ["first", "second"])
+    assert calls == ["first", "second", "first"]
+    assert booked == [200]
+
+
+def test_an_item_that_was_granted_before_a_limit_of_tokens_was_told_takes_its_tokens_once() -> None:
+    limiter = RateLimiter(max_concurrent=2)
+
+    async def main() -> int:
+        async with limiter.reserve() as granted, limiter.reserve() as other:
+            await asyncio.sleep(1)
+            limiter.observe(tokens_told(1000, 1000))
+            granted.charge(100)
+            for permit in (granted, other):
+                permit.settle(100)
+        tokens: int = limiter.stats["current_window_tokens"]
+        return tokens
+
+    assert run_virtual(main()) == 200
+
+
 def test_an_estimate_that_raises_for_an_item_that_queued_before_a_limit_was_told_takes_its_place() -> None:
     class Wrong(Batch):
         def estimate_tokens(self, item: str) -> int:

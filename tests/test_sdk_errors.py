@@ -12,9 +12,10 @@ import httpx
 import httpx2
 import openai
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
+from pocketflow_throttled.headers import lowered
 from pocketflow_throttled.signals import headers_of, read_error, retry_after
 
 Body = Any
@@ -407,9 +408,16 @@ def test_what_is_no_refusal_is_left_to_the_user(case: str) -> None:
     | st.tuples(st.integers(0, len(RETRY_INFO)), st.binary(max_size=12)).map(lambda at: RETRY_INFO[: at[0]] + at[1])
     | st.just(b"\xff" * 10**6)
 )
+@example(message=b"\x1a\x02\x08\x01")  # a number, where a type should stand
 def test_no_binary_metadata_makes_reading_it_raise(name: str, message: bytes) -> None:
     wait = retry_after(AioRpcError([(name, message)]))
     assert wait is None or 0 <= wait < math.inf
+
+
+@pytest.mark.parametrize("seconds", [1, 43, ord(","), 127])
+def test_a_byte_of_binary_metadata_that_looks_like_a_comma_is_one_of_a_number(seconds: int) -> None:
+    assert retry_after(AioRpcError([("google.rpc.retryinfo-bin", bytes([0x0A, 2, 8, seconds]))])) == seconds
+    assert lowered({"Some-Bin": "7,7", "Some": "7,7"}) == {"some-bin": "7,7", "some": "7"}
 
 
 def test_metadata_that_must_be_awaited_says_nothing() -> None:

@@ -94,6 +94,7 @@ class Batch(Feeding):
         permit.renew()
         if not permit.take():
             await permit.wait()
+            self._charge(index, item, permit)
 
     def _is_running(self, index: int) -> bool:
         """Return whether the item's task runs: it does not when a GeneratorExit ends its coroutine from outside."""

@@ -159,6 +159,10 @@ class Budget(Spaced):
             self._uncounted = [self.tokens.add(now, 0) for _ in range(calls)]
             self._counted = self._counted_tokens = 0
 
+    def was_under_way(self, stamp: float) -> bool:
+        """Whether a request surely is one of those that had started before there was a limit of tokens, and is booked as such."""
+        return bool(self._uncounted) and stamp < self._uncounted[-1].time
+
     def take_back(self, stamp: float, spend: Spend | None) -> None:
         """Take back what a request booked that was never sent."""
         for window in (self.requests, self._bursts):

@@ -69,7 +69,7 @@ class Ceiling:
         self.level = None
 
     def go_back_to(self, level: int | None, target: int, probe_after: int) -> None:
-        """Believe what was believed before a refusal that had another reason."""
+        """Believe what was believed before a refusal that had another reason, but probe it twice as soon."""
         self.level, self.target, self.probe_after = level, target, max(_DOUBTED, probe_after // 2)
         self.stands()
 

@@ -104,9 +104,7 @@ class Feeding(UnderWay):
                     self._next = permit
                     while not permit.held:
                         yield
-                    if not permit.tokens and budget.tokens is not None:  # a limit was told while it queued
-                        with suppress(Exception):  # what this raises, it raises again as the call tells its cost
-                            permit.charge(calls.tokens(index, item))
+                    self._charge(index, item, permit)
                     self._next = None
                 results.append(None)
                 task = create_task(handle(index, item, permit))
@@ -117,6 +115,12 @@ class Feeding(UnderWay):
         finally:
             if inspect.isgenerator(iterator):
                 iterator.close()
+
+    def _charge(self, index: int, item: Any, permit: Permit) -> None:
+        """Take the tokens of an item whose permit was granted, if there was no limit of them when it began to queue."""
+        if not permit.tokens and permit.limiter._budget.tokens is not None:
+            with suppress(Exception):  # what this raises, it raises again as the call tells its cost
+                permit.charge(self._calls.tokens(index, item))
 
     def _is_full(self) -> bool:
         """Return whether as many items are under way as may be."""

@@ -92,7 +92,8 @@ def lowered(headers: object) -> dict[str, str]:
     try:
         pairs: Any = headers.items() if hasattr(headers, "items") else headers
         for name, value in pairs:
-            found[_text(name).lower()] = _once(_text(value))
+            key, told = _text(name).lower(), _text(value)
+            found[key] = told if key.endswith("-bin") else _once(told)  # bytes, of gRPC's metadata
     except Exception:  # noqa: BLE001  (no headers, or none that can be read: then they say nothing)
         return {}
     return found
@@ -106,7 +107,8 @@ def _once(value: str) -> str:
     """Return what a proxy may have added again, and a client joined with commas, as it was told once."""
     parts = [part.strip() for part in value.split(",")] if "," in value and len(value) <= LONGEST else []
     times = (len(parts) // size for size in range(1, len(parts) // 2 + 1) if parts == parts[:size] * (len(parts) // size))
-    return ", ".join(parts[: len(parts) // next(times, 1)]) if parts else value
+    repeated = next(times, 1)
+    return value if repeated == 1 else ", ".join(parts[: len(parts) // repeated])
 
 
 def retry_after(headers: Mapping[str, str]) -> float | None:

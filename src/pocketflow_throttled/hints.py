@@ -84,7 +84,7 @@ def _in_metadata(fields: dict[str, str]) -> float | None:
             for delay in _values(info, 1):
                 seconds, nanos = (next(_values(delay, number), 0) for number in (1, 2))
                 return parse_wait(f"{seconds}.{nanos:09}s")
-    except (ValueError, TypeError, IndexError):  # it is none of these messages
+    except (ValueError, TypeError, IndexError, AttributeError):  # it is none of these messages
         pass
     return None
 

@@ -89,7 +89,7 @@ class Observing(Waiting):
         with self._lock:
             self._start_clock()
             now = self._clock()
-            longest = longest_pause.get() if is_refused else max(LONGEST_PAUSE, longest_pause.get())
+            longest = longest_pause.get() if is_refused else LONGEST_PAUSE
             answer = Answer(now, sent.get(), is_refused, hint, longest)
             for quota in read_quotas(headers):
                 if quota.is_longer_than(_LONGEST_WINDOW) or self._told_limits.is_of_bursts(quota):

@@ -154,10 +154,12 @@ class Permit:
 
     def charge(self, tokens: int) -> None:
         """Book the tokens of a request that is about to be sent, and took none as there was no limit when it queued."""
-        limiter = self.limiter
+        limiter, stamp = self.limiter, self._stamp
+        assert stamp is not None
         with limiter._lock:
-            self.tokens = tokens
-            self._spend = limiter._budget.book_tokens(limiter._now(), tokens)
+            if not limiter._budget.was_under_way(stamp):
+                self.tokens = tokens
+                self._spend = limiter._budget.book_tokens(limiter._now(), tokens)
 
     def settle(self, tokens: int) -> None:
         """Correct the tokens: too many are given back at once, too few become debt in the window.

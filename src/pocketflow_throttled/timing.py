@@ -53,7 +53,8 @@ class Timing:
     def refused(self, seconds: float) -> None:
         """Take note of a call that was refused after so long."""
         seconds = max(0.0, seconds)
-        self._fastest = min(self._fastest, seconds)
+        if seconds > 0:  # clocks of two loops may tell anything
+            self._fastest = min(self._fastest, seconds)
         self.refusal = seconds if self.refusal is None else max(seconds, 0.9 * self.refusal + 0.1 * seconds)
 
     @property
