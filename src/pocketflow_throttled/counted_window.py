@@ -9,6 +9,7 @@ from functools import partial
 from itertools import islice, takewhile
 from typing import TYPE_CHECKING, NamedTuple
 
+from .caution import Caution
 from .counting import CLEARLY, Counting, Way
 from .refill import in_bucket, in_fixed_window
 from .token_window import Spend, TokenWindow
@@ -22,6 +23,7 @@ _ARRIVES = 0.1  # seconds until a call arrives, or so: what leaves the server's 
 # as long as the first call took, or for such a part of the window.
 _AS_LONG, _WAITED = 4.0, 0.25
 _IN_ANY_ORDER = 0.3  # seconds: of calls that start so close to each other, any arrives first
+_NEARLY = 0.9  # of the limit: a refusal with no more than that in the window, whatever calls under way cost, has another reason
 _ENDED = 2  # calls that may have ended at the server whose answers are not here yet
 
 
@@ -65,6 +67,7 @@ class CountedWindow(TokenWindow):
 
     def _begin_to_count(self) -> None:
         self.counting = Counting(self.seconds)
+        self._caution = Caution()
         self._more = [0] * len(Way)  # what is counted beyond the total, by the way in which it is
         self._is_told = False  # by a server, what is left
         self._settled: deque[tuple[float, int]] = deque()  # when calls ended, and what they cost more than was estimated
@@ -109,10 +112,16 @@ class CountedWindow(TokenWindow):
     def add(self, now: float, cost: int, variance: int = 0, estimated: int = 0) -> Spend:
         """Book `cost` tokens, give or take, and return the entry, to be corrected."""
         spend = self._book(Spend(now, cost, variance, estimated))
+        spend.is_close = self._is_nearly_full
         if estimated:
             self._learn_start(now, spend)
             self._count_more(spend, 1)
         return spend
+
+    @property
+    def _is_nearly_full(self) -> bool:
+        """Whether what calls under way cost decides if there is room."""
+        return self._total - self._unserved + self._caution.most(self._variance) >= _NEARLY * self._limit
 
     def _count_more(self, spend: Spend, sign: int) -> None:
         if spend.estimated:
@@ -185,6 +194,8 @@ class CountedWindow(TokenWindow):
 
         `now` tells that it was served and has just ended.
         """
+        if now is not None and spend.is_close and spend.variance:
+            self._caution.served()
         if spend.in_window:
             self._count_more(spend, -1)
             if now is not None and spend.estimated and spend.is_under_way:
@@ -214,6 +225,8 @@ class CountedWindow(TokenWindow):
         """Remember that a server refused a call, and return whether that tells how it counts, unless something explains it."""
         if not spend.in_window or spend.is_refused:
             return False
+        if self._is_nearly_full:
+            self._caution.refused(spend.time, self.spends[-1].time)
         self._count_more(spend, -1)
         super().refuse(spend)
         if is_explained or not spend.estimated or not self.counting.refused(spend.time):

@@ -6,21 +6,20 @@ import math
 from collections import deque
 from typing import TYPE_CHECKING
 
+from .caution import Caution
 from .counting import NOTHING, Way
 from .window import Window
 
 if TYPE_CHECKING:
     from .counting import Counts
 
-# Calls under way cost what nobody knows yet. Together they are off by as much as their variances tell, and hardly ever by more
-# than so many standard deviations: single calls that cost more are made up for by others that cost less.
-_DEVIATIONS = 2
+_DEVIATIONS = 2.0  # that are kept for what calls under way cost, where nothing else is learned of it
 
 
 class Spend:
     """Tokens booked at a time; the cost may be corrected while it is in its window. Until then it may be off by its variance."""
 
-    __slots__ = ("cost", "estimated", "in_window", "is_refused", "is_under_way", "of_slice", "time", "variance")
+    __slots__ = ("cost", "estimated", "in_window", "is_close", "is_refused", "is_under_way", "of_slice", "time", "variance")
 
     def __init__(self, time: float, cost: int, variance: int = 0, estimated: int = 0) -> None:
         self.time = time
@@ -28,7 +27,7 @@ class Spend:
         self.variance = variance
         self.estimated = estimated  # before the estimate was corrected by what others cost
         self.in_window = self.is_under_way = True
-        self.is_refused = False
+        self.is_refused = self.is_close = False  # close: there was hardly any room for it
         self.of_slice: Spend | None = None  # the same in a shorter window
 
     def more(self) -> Counts:
@@ -64,11 +63,12 @@ class TokenWindow(Window):
         True
     """
 
-    __slots__ = ("_left_at", "_total", "_unserved", "_variance", "spends")
+    __slots__ = ("_caution", "_left_at", "_total", "_unserved", "_variance", "spends")
 
     def __init__(self, limit: int, seconds: float) -> None:
         super().__init__(limit, seconds)
         self.spends: deque[Spend] = deque()
+        self._caution = Caution(_DEVIATIONS)
         self._left_at = -math.inf  # when the last spend left the window
         self._total = 0
         self._unserved = 0  # what calls cost that a server refused
@@ -99,7 +99,7 @@ class TokenWindow(Window):
             return True
         most = cost
         if self._variance or variance:
-            most += math.isqrt(_DEVIATIONS**2 * (self._variance + variance))
+            most += self._caution.kept(self._variance + variance)
         return self._total + min(most, self._limit) <= self.allowed
 
     def forget(self, now: float) -> None:
