@@ -7,7 +7,15 @@ from typing import Any
 
 import pytest
 
-from pocketflow_throttled import Adaptive, LimiterRegistry, RateLimiter, ThrottledParallelBatchNode, mixins, run_virtual
+from pocketflow_throttled import (
+    Adaptive,
+    LimiterRegistry,
+    Presets,
+    RateLimiter,
+    ThrottledParallelBatchNode,
+    mixins,
+    run_virtual,
+)
 
 
 def test_a_registered_limiter_is_the_same_wherever_it_is_named() -> None:
@@ -95,6 +103,50 @@ def test_get_or_create_refuses_what_register_refuses_whether_it_exists_or_not(
     for name in ("", None):
         with pytest.raises((TypeError, ValueError), match="name must"):
             LimiterRegistry.get_or_create(name)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("name", list(Presets.CONFIGS))
+def test_a_limiter_takes_a_preset_as_a_node_does(name: str) -> None:
+    preset = Presets.get(name)
+    of_a_node = ThrottledParallelBatchNode(**preset).limiter.stats
+    limiter = LimiterRegistry.register("api", **preset)
+    assert limiter.stats == RateLimiter(**preset).stats == of_a_node
+    assert LimiterRegistry.get_or_create("api", **preset) is limiter
+    assert LimiterRegistry.get_or_create("other", **preset).stats == of_a_node
+    assert LimiterRegistry.register("adaptive", **preset, adaptive=True).adaptive == Adaptive(
+        max_concurrent=preset["max_concurrent"]
+    )
+
+
+def test_get_or_create_warns_of_a_preset_that_is_not_applied() -> None:
+    LimiterRegistry.register("api", **Presets.MODERATE)
+    message = r"with \{'max_concurrent': 5, 'max_per_window': 60\}; \{'max_concurrent': 2, 'max_per_window': 20\} is not applied"
+    with pytest.warns(UserWarning, match=message):
+        LimiterRegistry.get_or_create("api", **Presets.CONSERVATIVE)
+    with pytest.warns(UserWarning, match=r"\{'max_per_window': None\} is not applied"):
+        LimiterRegistry.get_or_create("api", max_per_minute=None)
+
+
+@pytest.mark.parametrize("make", [RateLimiter, lambda **settings: LimiterRegistry.register("api", **settings)])
+@pytest.mark.parametrize(
+    ("bad", "error"),
+    [
+        (
+            {"max_per_minute": 10, "max_per_window": 20},
+            r"max_per_minute is max_per_window by another name, got max_per_minute=10 and max_per_window=20: set one of them",
+        ),
+        (
+            {"max_tokens_per_minute": 10, "window_seconds": 30},
+            r"of 60 s, got max_tokens_per_minute=10 and window_seconds=30\.0: set max_tokens_per_window",
+        ),
+        ({"max_per_minute": 0}, r"max_per_minute must be at least 1, got 0"),
+        ({"max_tokens_per_minute": "5"}, r"max_tokens_per_minute must be an int of at least 1, got '5'"),
+    ],
+)
+def test_a_limit_of_a_minute_that_contradicts_the_window_is_refused(make: Any, bad: dict[str, Any], error: str) -> None:
+    with pytest.raises((TypeError, ValueError), match=error):
+        make(**bad)
+    assert LimiterRegistry.list_names() == []
 
 
 def test_get_or_create_takes_no_more_positions_than_register() -> None:

@@ -13,7 +13,7 @@ from .aimd import AdaptiveRule
 from .budget import Budget
 from .forked import begin_anew
 from .permit import Permit
-from .validation import check_burst, check_count, check_optional_count, check_seconds
+from .validation import check_burst, check_count, check_limit, check_optional_count, check_seconds
 
 
 class RateLimiter(Adjusting):
@@ -27,6 +27,8 @@ class RateLimiter(Adjusting):
         max_burst: also space the starts: at most so many in any `max_burst / max_per_window` share of the window.
         adaptive: whether `max_concurrent` moves with what the API refuses and serves: True, between 1 and `max_concurrent`, or
             the settings of the rule, whose bounds then count.
+        max_per_minute: `max_per_window` of 60 seconds, by the name that nodes and presets give it.
+        max_tokens_per_minute: `max_tokens_per_window` of 60 seconds, likewise.
 
     Raises:
         TypeError, ValueError: a setting is out of range; the message names it and its value.
@@ -53,16 +55,20 @@ class RateLimiter(Adjusting):
         max_tokens_per_window: int | None = None,
         max_burst: int | None = None,
         adaptive: Adaptive | bool | None = None,
+        max_per_minute: int | None = None,
+        max_tokens_per_minute: int | None = None,
     ) -> None:
         check_count("max_concurrent", max_concurrent)
-        check_seconds("window_seconds", window_seconds)
-        check_optional_count("max_per_window", max_per_window)
-        check_optional_count("max_tokens_per_window", max_tokens_per_window)
+        seconds = check_seconds("window_seconds", window_seconds)
+        max_per_window = check_limit("max_per_window", max_per_window, "max_per_minute", max_per_minute, seconds)
+        max_tokens_per_window = check_limit(
+            "max_tokens_per_window", max_tokens_per_window, "max_tokens_per_minute", max_tokens_per_minute, seconds
+        )
         check_optional_count("max_burst", max_burst)
         check_burst(max_burst, "max_per_window", max_per_window)
         super().__init__(
             max_concurrent,
-            Budget(max_per_window, max_tokens_per_window, max_burst, float(window_seconds)),
+            Budget(max_per_window, max_tokens_per_window, max_burst, seconds),
             _rule(adaptive, max_concurrent),
             {"requests": max_per_window, "tokens": max_tokens_per_window},
         )

@@ -18,6 +18,12 @@ class LimiterSettings(TypedDict, total=False):
     max_tokens_per_window: int | None
     max_burst: int | None
     adaptive: Adaptive | bool | None
+    max_per_minute: int | None
+    max_tokens_per_minute: int | None
+
+
+# What is of a minute, by the names of nodes and presets, and what it is in a limiter.
+_OF_A_MINUTE = {"max_per_minute": "max_per_window", "max_tokens_per_minute": "max_tokens_per_window"}
 
 
 class _LimiterRegistry:
@@ -53,7 +59,7 @@ class _LimiterRegistry:
             max_per_window: starts in any window.
             window_seconds: length of the window in seconds.
             replace: take the place of one that exists; whoever holds that one keeps it.
-            settings: the keywords of `RateLimiter`.
+            settings: the keywords of `RateLimiter`, also as a preset has them: `**Presets.OPENAI_TIER1`.
 
         Raises:
             ValueError: the name is taken or empty, or a setting is out of range.
@@ -104,10 +110,10 @@ class _LimiterRegistry:
                 f"Limiter {name!r} exists and is {is_}, so it cannot be {is_not} too; use another name or replace it"
             )
         own, wanted = limiter._settings, asked._settings
-        given = {**dict(zip(wanted, args, strict=False)), **settings}
+        given = dict.fromkeys((*list(wanted)[: len(args)], *(_OF_A_MINUTE.get(key, key) for key in settings)))
         if asked.adaptive is not None and settings["adaptive"] is True:
             del given["adaptive"]  # any rule will do
-        differ = {key: value for key, value in given.items() if own[key] != wanted[key]}
+        differ = {key: wanted[key] for key in given if own[key] != wanted[key]}
         if differ:
             kept = {key: own[key] for key in differ}
             warnings.warn(f"Limiter {name!r} exists with {kept}; {differ} is not applied", stacklevel=2)

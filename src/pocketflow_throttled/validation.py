@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 
+_MINUTE = 60.0  # seconds
+
 
 def check_count(name: str, value: object, *, least: int = 1) -> int:
     """Return `value` if it is an int of at least `least`, else raise TypeError or ValueError that name the setting."""
@@ -19,6 +21,19 @@ def check_count(name: str, value: object, *, least: int = 1) -> int:
 def check_optional_count(name: str, value: object) -> int | None:
     """Return `value` if it is None (no limit) or a count, else raise."""
     return None if value is None else check_count(name, value)
+
+
+def check_limit(name: str, value: int | None, minute: str, per_minute: int | None, seconds: float) -> int | None:
+    """Return a limit, of a window of so many seconds or, by the name that nodes and presets have, of a minute; else raise."""
+    check_optional_count(name, value)
+    if per_minute is None:
+        return value
+    limit = check_count(minute, per_minute)
+    if value is not None:
+        raise ValueError(f"{minute} is {name} by another name, got {minute}={per_minute!r} and {name}={value!r}: set one of them")
+    if seconds != _MINUTE:
+        raise ValueError(f"{minute} is of 60 s, got {minute}={per_minute!r} and window_seconds={seconds!r}: set {name}")
+    return limit
 
 
 def check_burst(burst: int | None, name: str, limit: int | None) -> None:

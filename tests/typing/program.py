@@ -26,6 +26,8 @@ api = SimulatedAPI(max_concurrent=5, latency=lambda item: 0.1)
 limiter = LimiterRegistry.register("llm", max_concurrent=5, max_per_window=60, max_tokens_per_window=10_000)
 assert_type(limiter, RateLimiter)
 assert_type(LimiterRegistry.get_or_create("llm"), RateLimiter)
+assert_type(LimiterRegistry.register("preset", **Presets.OPENAI_TIER1), RateLimiter)
+assert_type(RateLimiter(**Presets.OPENAI_TIER1), RateLimiter)
 assert_type(LimiterRegistry.stats("llm"), dict[str, Any])
 
 
