@@ -79,6 +79,41 @@ def test_a_prep_that_yields_is_refused_with_what_would_do(cls: type) -> None:
             type("Yields", (cls,), {"prep_async": prep})
 
 
+@pytest.mark.parametrize("cls", CLASSES)
+@pytest.mark.parametrize("hook", ["is_rate_limit_error", "retry_after"])
+def test_a_hook_that_would_have_to_be_awaited_is_refused_with_what_would_do(cls: type, hook: str) -> None:
+    async def own(self: Any, exc: BaseException) -> bool:
+        return False
+
+    async def static(exc: BaseException) -> bool:
+        return False
+
+    for method in (own, staticmethod(static)):
+        with pytest.raises(TypeError, match=rf"Awaits.{hook} is called without await, and is async: make it `def {hook}`"):
+            type("Awaits", (cls,), {hook: method})
+
+
+@pytest.mark.parametrize(
+    ("cls", "name", "own"),
+    [
+        (ThrottledAsyncParallelBatchFlow, "max_concurrent", "max_concurrent_flows"),
+        (ThrottledAsyncParallelBatchFlow, "max_per_minute", "max_flows_per_minute"),
+        (AdaptiveThrottledBatchFlow, "min_concurrent", "min_concurrent_flows"),
+        (AdaptiveThrottledBatchFlow, "initial_concurrent", "initial_concurrent_flows"),
+        (ThrottledParallelBatchNode, "max_concurrent_flows", "max_concurrent"),
+        (AdaptiveThrottledNode, "max_flows_per_minute", "max_per_minute"),
+    ],
+)
+def test_a_limit_by_the_name_of_the_other_kind_is_told_of_as_it_limits_nothing(cls: type, name: str, own: str) -> None:
+    with pytest.warns(UserWarning, match=f"Limited.{name} limits nothing, .* is called {own} there") as told:
+        limited = type("Limited", (cls,), {name: 3})
+    assert told[0].filename == __file__
+    type("Both", (cls,), {name: 3, own: 3})  # any warning is an error in these tests
+    type("Later", (limited,), {"other": 3})
+    type("Own", (cls,), {name: property(lambda self: 3)})
+    assert limited()
+
+
 def test_one_node_serves_one_event_loop_after_another_and_several_at_once() -> None:
     api = SimulatedAPI()
     node = Batch(api.call, max_concurrent=2)

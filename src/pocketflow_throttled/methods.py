@@ -1,4 +1,4 @@
-"""Methods: what a class of a program gets wrong without any error to tell, found as the class is made."""
+"""Methods: what a class of a program gets wrong without any error to tell, its limits too, found as the class is made."""
 
 from __future__ import annotations
 
@@ -7,6 +7,14 @@ import warnings
 
 # What an async node never calls, and how many arguments it takes: a program may have a method of its own that posts by HTTP.
 _NEVER_CALLED = {"prep": 2, "exec": 2, "exec_fallback": 3, "post": 4}
+_NEVER_AWAITED = ("is_rate_limit_error", "retry_after")
+# What a limit of a node is called in a flow.
+_IN_FLOWS = {
+    "max_concurrent": "max_concurrent_flows",
+    "max_per_minute": "max_flows_per_minute",
+    "initial_concurrent": "initial_concurrent_flows",
+    "min_concurrent": "min_concurrent_flows",
+}
 _LIBRARIES = ("pocketflow", __package__)
 
 
@@ -14,7 +22,7 @@ def check_methods(cls: type) -> None:
     """Warn of a method that an async node never calls, as one has it that was synchronous, and refuse a `prep_async` that yields.
 
     Raises:
-        TypeError: `prep_async` is a generator, which cannot be awaited.
+        TypeError: `prep_async` is a generator, which cannot be awaited, or a hook is async, which nobody awaits.
 
     Warns:
         UserWarning: a method lacks the `_async` in its name.
@@ -34,6 +42,28 @@ def check_methods(cls: type) -> None:
             f"{cls.__name__}.prep_async must return its items, and yields them: let another method yield them, and return "
             "what that gives, a generator or an async generator"
         )
+    for name in _NEVER_AWAITED:
+        hook = vars(cls).get(name)
+        if inspect.iscoroutinefunction(hook.__func__ if isinstance(hook, staticmethod) else hook):
+            raise TypeError(f"{cls.__name__}.{name} is called without await, and is async: make it `def {name}`")
+
+
+def check_limits(cls: type, settings: tuple[str, ...]) -> None:
+    """Warn of a limit of a flow that has the name of a node's, or the other way round: it limits nothing.
+
+    Args:
+        cls: the class as it is made.
+        settings: the names that it has for settings.
+
+    Warns:
+        UserWarning: a number has the name of a limit of the other kind, and the class has none by its own name.
+    """
+    for node, flow in _IN_FLOWS.items():
+        kind, name, own = ("flow", node, flow) if flow in settings else ("node", flow, node)
+        if own in settings and isinstance(vars(cls).get(name), int) and own not in vars(cls):
+            warnings.warn(
+                f"{cls.__name__}.{name} limits nothing, as {cls.__name__} is a {kind}: it is called {own} there", stacklevel=3
+            )
 
 
 def _has(cls: type, name: str) -> bool:

@@ -10,7 +10,7 @@ from .attempts import Attempts
 from .batch import Batch
 from .callers import be_around_the_calls_of, is_held_by_a_caller
 from .forked import Lock
-from .methods import check_methods
+from .methods import check_limits, check_methods
 from .observing import LONGEST_PAUSE, longest_pause, sent
 from .others import UNMARKED
 from .rate_limiter import RateLimiter
@@ -57,13 +57,14 @@ class Throttled:
     shared_limiter: str | RateLimiter | None = None
     rate_limit_timeout: float = 600.0
 
-    _setting_names: tuple[str, ...]
+    _setting_names: tuple[str, ...] = ()
     _throttled_state: State
 
     def __init_subclass__(cls, **arguments: Any) -> None:
-        """Check the methods of a class as it is made."""
+        """Check the methods and the limits of a class as it is made."""
         super().__init_subclass__(**arguments)
         check_methods(cls)
+        check_limits(cls, cls._setting_names)
 
     def __new__(cls, *_: Any, **__: Any) -> Self:
         """Make one with a state, whichever `__init__` a program calls."""
