@@ -42,19 +42,25 @@ def parse_wait(value: object, now: datetime | None = None) -> float | None:
         30.0
     """
     if isinstance(value, timedelta):
-        value = value.total_seconds()
-    if isinstance(value, bool) or not isinstance(value, int | float | str):
+        seconds = value.total_seconds()
+    elif isinstance(value, bool) or not isinstance(value, int | float | str):
         return None
-    try:
-        seconds = read_number(value) if isinstance(value, str) else float(value)
-    except OverflowError:
-        return None
-    except ValueError:
-        seconds = _seconds_of_text(str(value)[:LONGEST].strip(), now)
+    else:
+        try:
+            seconds = _until(read_number(value) if isinstance(value, str) else float(value), now)
+        except OverflowError:
+            return None
+        except ValueError:
+            seconds = _seconds_of_text(str(value)[:LONGEST].strip(), now)
+    return seconds if math.isfinite(seconds) and seconds >= 0 else None
+
+
+def _until(seconds: float, now: datetime | None) -> float:
+    """Return seconds as they are, or, if they are so many that they are counted from 1970, those until then."""
     if seconds >= _EPOCH_SECONDS:
         since_1970 = seconds / 1000 if seconds >= _EPOCH_MILLISECONDS else seconds
         seconds = max(0.0, since_1970 - (now or datetime.now(UTC)).timestamp())
-    return seconds if math.isfinite(seconds) and seconds >= 0 else None
+    return seconds
 
 
 def read_number(text: str) -> float:
