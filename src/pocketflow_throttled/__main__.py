@@ -46,13 +46,16 @@ def _simulate(arguments: argparse.Namespace) -> None:
     limits = ", ".join(f"{name}={value:,}" for name, value in settings.items() if value is not None)
     print(f"{calls} of {_time(arguments.latency)}: {_time(found.seconds)}, with {limits}.")
     print(_what_limits(found))
+    if settings.get("max_tokens_per_minute") is not None and not arguments.tokens:
+        print("Tokens are not counted: `--tokens` tells how many a call costs.")
 
 
 def _preset(name: str) -> dict[str, Any]:
     known = list(Presets.list_presets())
-    if name.lower() in known:
-        return Presets.get(name)
-    close = [match.upper() for match in get_close_matches(name.lower(), known, n=3)]
+    key = name.lower().removeprefix("presets.")  # as they are printed
+    if key in known:
+        return Presets.get(key)
+    close = [match.upper() for match in get_close_matches(key, known, n=3)]
     meant = f" Did you mean {' or '.join(close)}?" if close else ""
     raise ValueError(f"Unknown preset: {name!r}.{meant} `{_COMMAND} presets` prints them all.")
 
