@@ -403,6 +403,12 @@ def test_a_shared_adaptive_limiter_moves_for_all_its_users() -> None:
     assert api.served == 120
 
 
+def test_the_most_at_once_of_a_shared_limiter_is_shown_where_it_counts() -> None:
+    limiter = RateLimiter(max_concurrent=50, adaptive=True)
+    node = Adapting(lambda _: asyncio.sleep(0), shared_limiter=limiter)
+    assert (node.stats["max_concurrent"], node.stats["current_concurrent"]) == (50, 5)
+
+
 def test_a_fixed_node_on_an_adaptive_limiter_moves_it_too() -> None:
     api = SimulatedAPI(max_concurrent=2, latency=1.0)
     limiter = RateLimiter(adaptive=Adaptive(initial_concurrent=8))

@@ -251,6 +251,27 @@ def test_an_unknown_shared_limiter_lists_the_known_before_any_call() -> None:
     assert len(_CALLS) == 3
 
 
+@pytest.mark.parametrize(
+    ("cls", "limits"),
+    [
+        (Node, {"max_concurrent": 3}),
+        (Node, {"max_per_minute": 60, "max_tokens_per_minute": 9, "max_burst": 1}),
+        (AdaptiveNode, {"initial_concurrent": 3, "max_concurrent": 9}),
+    ],
+)
+def test_limits_beside_a_shared_limiter_are_told_of_as_they_are_not_applied(cls: Any, limits: dict[str, int]) -> None:
+    class Ask(cls):  # type: ignore[misc]
+        def __init__(self, **settings: Any) -> None:
+            super().__init__(**settings)
+
+    limited = type("Ask", (cls,), limits)
+    for make in (lambda: Ask(shared_limiter="api", **limits), lambda: limited(shared_limiter="api")):
+        with pytest.warns(UserWarning, match=f"Ask keeps to its shared_limiter 'api'; {limits} is not applied: set it there"):
+            make()
+    assert Ask(shared_limiter="api", max_per_minute=None, on_error="collect")  # any warning is an error in these tests
+    assert limited()
+
+
 # --- where a setting may stand
 
 

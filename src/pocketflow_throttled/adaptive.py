@@ -32,7 +32,7 @@ class AdaptiveThrottled(Throttled):
         initial, least, most = self._bound_names
         try:
             return Adaptive(
-                getattr(self, initial) if self._is_given(initial) else None,
+                getattr(self, initial) if self._is_given(initial) else None,  # a default is brought into the bounds
                 getattr(self, least),
                 getattr(self, most),
                 self.backoff_factor,
@@ -49,12 +49,6 @@ class AdaptiveThrottled(Throttled):
         limits = super()._limiter_settings()
         del limits["max_concurrent"]  # the rule's
         return {**limits, "adaptive": self._adaptive_settings()}
-
-    def _is_given(self, name: str) -> bool:
-        """Whether a setting is the user's; a default is brought into the bounds, what was given must lie within."""
-        if name in vars(self):
-            return True
-        return not next(cls for cls in type(self).__mro__ if name in vars(cls)).__module__.startswith(f"{__package__}.")
 
     def _throttled_limiter(self) -> RateLimiter:
         limiter = super()._throttled_limiter()

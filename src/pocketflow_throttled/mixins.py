@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from contextvars import ContextVar, copy_context
 from typing import TYPE_CHECKING, Any, Self
 
@@ -58,6 +59,7 @@ class Throttled:
     rate_limit_timeout: float = 600.0
 
     _setting_names: tuple[str, ...] = ()
+    _limit_names: tuple[str, ...] = ()  # of those that are for a limiter of one's own
     _throttled_state: State
 
     def __init_subclass__(cls, **arguments: Any) -> None:
@@ -80,6 +82,20 @@ class Throttled:
                 raise TypeError(f"{type(self).__name__} has no setting {name!r}; it has: {known}")
             setattr(self, name, value)
         self._check_settings()
+        self._tell_of_unused_limits()
+
+    def _tell_of_unused_limits(self) -> None:
+        given = {name: getattr(self, name) for name in self._limit_names if self._is_given(name)}
+        unused = {name: value for name, value in given.items() if value is not None}
+        if self.shared_limiter is not None and unused:
+            keeps_to = f"{type(self).__name__} keeps to its shared_limiter {self.shared_limiter!r}"
+            warnings.warn(f"{keeps_to}; {unused} is not applied: set it there", stacklevel=4)
+
+    def _is_given(self, name: str) -> bool:
+        """Whether a setting is the user's, and no default."""
+        if name in vars(self):
+            return True
+        return not next(cls for cls in type(self).__mro__ if name in vars(cls)).__module__.startswith(f"{__package__}.")
 
     def _check_settings(self) -> None:
         for name in self._setting_names:

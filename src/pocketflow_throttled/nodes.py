@@ -85,6 +85,7 @@ class ThrottledParallelBatchNode(Throttled, AsyncParallelBatchNode):
     on_error = "raise"
 
     _setting_names = ("max_retries", "wait", *NodeSettings.__annotations__)
+    _limit_names: tuple[str, ...] = ("max_concurrent", "max_per_minute", "max_tokens_per_minute", "max_burst")
 
     def __init__(
         self, max_retries: int = _CLASS_ATTRIBUTE, wait: float = _CLASS_ATTRIBUTE, **settings: Unpack[NodeSettings]
@@ -224,6 +225,7 @@ class AdaptiveThrottledNode(AdaptiveThrottled, ThrottledParallelBatchNode):
 
     _setting_names = ("max_retries", "wait", *AdaptiveNodeSettings.__annotations__)
     _bound_names = ("initial_concurrent", "min_concurrent", "max_concurrent")
+    _limit_names = ("initial_concurrent", "min_concurrent", *ThrottledParallelBatchNode._limit_names)
 
     def __init__(
         self, max_retries: int = _CLASS_ATTRIBUTE, wait: float = _CLASS_ATTRIBUTE, **settings: Unpack[AdaptiveNodeSettings]
@@ -241,7 +243,7 @@ class AdaptiveThrottledNode(AdaptiveThrottled, ThrottledParallelBatchNode):
         state = self._throttled_state
         return {
             **super().stats,
-            "max_concurrent": self.max_concurrent,
+            "max_concurrent": (self._throttled_limiter().adaptive or self).max_concurrent,
             "current_concurrent": self.current_concurrent,
             "total_successes": state.completed,
             "total_rate_limits": state.refused,
