@@ -60,6 +60,8 @@ def test_virtual_time_within_a_running_loop_is_refused_with_what_would_do() -> N
     async def main() -> float:
         with pytest.raises(RuntimeError, match="run_virtual.*await asyncio.to_thread"):
             run_virtual(a_day())
+        with pytest.raises(RuntimeError, match="run_virtual.*await asyncio.to_thread"):
+            run_virtual(a_day)  # type: ignore[arg-type]
         return await asyncio.to_thread(run_virtual, a_day())
 
     async def a_day() -> float:
@@ -182,12 +184,21 @@ def test_errors_are_made_as_asked() -> None:
         ("network_delay", -1),
         ("refusal_latency", "x"),
         ("algorithm", "magic"),
+        ("algorithm", ["sliding_window"]),
+        ("retry_after", None),
+        ("retry_after", -1),
+        ("error", "429"),
     ],
 )
 def test_bad_settings_are_refused_with_name_and_value(name: str, value: Any) -> None:
     with pytest.raises((TypeError, ValueError), match=name) as caught:
         SimulatedAPI(**{name: value})
     assert repr(value) in str(caught.value)
+
+
+def test_it_is_said_how_hints_are_withheld() -> None:
+    with pytest.raises(TypeError, match="^retry_after must be True, False or a number of seconds, got None$"):
+        SimulatedAPI(retry_after=None)  # type: ignore[arg-type]
 
 
 def test_bad_tokens_are_refused() -> None:

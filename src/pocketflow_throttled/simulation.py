@@ -164,7 +164,7 @@ class SimulatedAPI:
         check_optional_count("max_per_window", max_per_window)
         check_optional_count("max_tokens_per_window", max_tokens_per_window)
         self.window_seconds = check_seconds("window_seconds", window_seconds)
-        if algorithm not in _ALGORITHMS:
+        if not isinstance(algorithm, str) or algorithm not in _ALGORITHMS:
             raise ValueError(f"algorithm must be one of {', '.join(_ALGORITHMS)}, got {algorithm!r}")
         for name, value in (("latency", latency), ("network_delay", network_delay), ("refusal_latency", refusal_latency)):
             if not callable(value):
@@ -175,7 +175,11 @@ class SimulatedAPI:
         counter = _ALGORITHMS[algorithm]
         self._requests = None if max_per_window is None else counter(max_per_window, self.window_seconds)
         self._tokens = None if max_tokens_per_window is None else counter(max_tokens_per_window, self.window_seconds)
+        if not isinstance(retry_after, bool | int | float):
+            raise TypeError(f"retry_after must be True, False or a number of seconds, got {retry_after!r}")
         self._hints = retry_after if isinstance(retry_after, bool) else check_seconds("retry_after", retry_after, positive=False)
+        if not callable(error):
+            raise TypeError(f"error must make an exception of a reason and a hint, got {error!r}")
         self._error = error
         self._recent: deque[float] = deque()
         self.served = self.refused = self.in_flight = self.peak_concurrent = self.worst_window = 0

@@ -63,7 +63,8 @@ def run_virtual(main: Coroutine[Any, Any, _T]) -> _T:
         86400.0
     """
     if asyncio._get_running_loop() is not None:
-        main.close()
+        if asyncio.iscoroutine(main):
+            main.close()
         raise RuntimeError(
             "run_virtual() has an event loop of its own, and one runs in this thread already, as in a notebook: "
             "use `await asyncio.to_thread(run_virtual, ...)`"
