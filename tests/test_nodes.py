@@ -873,3 +873,23 @@ def test_a_final_refusal_does_not_end_a_pause_that_was_asked_for_otherwise() -> 
     node = Batch(call, max_concurrent=1, on_error="collect")
     run(node, range(2))
     assert started == [0, 30]
+
+
+@pytest.mark.parametrize("share", [1, 3, 5])
+def test_what_is_refused_for_good_tells_nothing_of_how_closely_calls_may_start(share: int) -> None:
+    class TooLargeError(Exception):
+        status_code, code = 413, "rate_limit_exceeded"
+
+    async def call(item: int) -> None:
+        await asyncio.sleep(1)
+        if item % share == 0:
+            raise TooLargeError
+
+    node = Batch(call, max_concurrent=10, max_per_minute=60, on_error="collect")
+    shared: dict[str, Any] = {"items": range(60)}
+
+    async def timed() -> float:
+        await node.run_async(shared)
+        return now()
+
+    assert run_virtual(timed()) == 6

@@ -138,7 +138,8 @@ class Trouble:
         self._refused_at = now
         self._refusals += 1
         refusal = signals.read_error(error)  # None: only the user's hook takes it for one
-        permit.not_served(is_down=attempts.drought > 0 or (refusal is not None and refusal.overloaded))
+        is_of_limits = refusal is None or not (refusal.overloaded or refusal.final)
+        permit.not_served(tells_pace=is_of_limits and not attempts.drought)
         attempts.drought = max(attempts.drought, self._refused_for)
         attempts.state.refused += 1
         attempts.state.streak = 0
