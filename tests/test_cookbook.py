@@ -146,6 +146,17 @@ def test_the_main_job_writes_what_it_translated(tmp_path: Path) -> None:
     assert "Good morning." in (tmp_path / "out" / "Welsh.md").read_text(encoding="utf-8")
 
 
+def test_the_main_job_asks_nobody_for_what_it_cannot_write(tmp_path: Path) -> None:
+    (tmp_path / "out").write_text("a file", encoding="utf-8")
+    done = run("main.py", "--output", str(tmp_path / "out"))
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("main.py: ")
+
+
+def test_the_main_job_asks_once_for_a_language_that_is_named_twice() -> None:
+    assert "Asking mock for 1 languages" in run("main.py", "--languages", "Welsh, Welsh").stdout
+
+
 @pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning")  # a script's connections end with its process
 @pytest.mark.parametrize("provider", ["openai", "anthropic"])
 def test_the_main_job_works_with_the_real_clients_and_waits_a_refusal_out(

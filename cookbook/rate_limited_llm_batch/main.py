@@ -68,7 +68,7 @@ def arguments():
     parser.add_argument("--output", type=Path, help="a folder to write the translations to")
     parser.add_argument("--compare", action="store_true", help="also run the batch unthrottled (mock only)")
     args = parser.parse_args()
-    args.languages = [language.strip() for language in args.languages.split(",") if language.strip()]
+    args.languages = list(dict.fromkeys(language.strip() for language in args.languages.split(",") if language.strip()))
     if not args.languages:
         parser.error("--languages names no language")
     if args.compare and args.provider != "mock":
@@ -81,6 +81,8 @@ def main():
     document = args.input.read_text(encoding="utf-8")
     if not document.strip():
         raise SetupError(f"{args.input} is empty")
+    if args.output is not None:
+        args.output.mkdir(parents=True, exist_ok=True)  # or what is paid for may not be kept
     mock = make_mock(max_concurrent=3, max_per_window=60) if args.provider == "mock" else None
     node = Translate(max_retries=3, wait=1)
     call_llm = make_call_llm(args.provider, mock, node.limiter)
@@ -92,7 +94,6 @@ def main():
         if isinstance(text, str):
             print(f"  {language}: {len(text)} characters, {text[:60]!r}...")
     if args.output is not None:
-        args.output.mkdir(parents=True, exist_ok=True)
         for language, text in translations.items():
             if isinstance(text, str):
                 (args.output / f"{language}.md").write_text(text, encoding="utf-8")
