@@ -350,6 +350,23 @@ def test_release_without_a_grant_is_an_error() -> None:
         RateLimiter().release()
 
 
+@pytest.mark.parametrize("reserved", [False, True])
+async def test_release_gives_back_no_slot_that_another_gives_back_itself(reserved: bool) -> None:
+    limiter = RateLimiter(3)
+    async with limiter.reserve() if reserved else limiter:
+        with pytest.raises(RuntimeError, match=r"without a grant: .* `async with` gives its slot back itself"):
+            limiter.release()
+        await limiter.acquire()
+        assert limiter.try_acquire()
+        assert limiter.active == 3
+        limiter.release()
+        limiter.release()
+        with pytest.raises(RuntimeError, match="without a grant"):
+            limiter.release()
+        assert limiter.active == 1
+    assert limiter.active == 0
+
+
 def test_reading_never_evicts_and_works_outside_a_loop() -> None:
     limiter = RateLimiter(5, 3, 10.0)
 

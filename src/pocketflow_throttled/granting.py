@@ -37,6 +37,7 @@ class Granting(Clock):
         self._rule = rule
         self._lock = RLock()  # re-entrant: a collected coroutine may release inside a locked section
         self._active = 0
+        self._acquired = 0  # of these, by hand: whoever has them gives them back by hand
         self._paused_until = self._surely_paused_until = -math.inf
         self._last_full = -math.inf  # when the last slot was taken
         self._changes: list[tuple[int, int, str]] = []  # of the slots, by the rule, that are yet to be logged

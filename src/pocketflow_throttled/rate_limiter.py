@@ -138,31 +138,42 @@ class RateLimiter(Adjusting):
         if timeout is not None:
             check_seconds("timeout", timeout, positive=False)
         if permit.take():
-            return
-        if timeout is None:
+            pass
+        elif timeout is None:
             await permit.wait()
-            return
-        try:
-            async with asyncio.timeout(timeout):
-                await permit.wait()
-        except TimeoutError:
-            raise TimeoutError(f"no room within {timeout} s: {self!r}") from None
+        else:
+            try:
+                async with asyncio.timeout(timeout):
+                    await permit.wait()
+            except TimeoutError:
+                raise TimeoutError(f"no room within {timeout} s: {self!r}") from None
+        self._was_acquired()
 
     def release(self) -> None:
         """Give back one slot taken by `acquire` or `try_acquire`.
 
         Raises:
-            RuntimeError: no slot is held.
+            RuntimeError: no such slot is held.
         """
         with self._lock:
-            if self._active == 0:
-                raise RuntimeError("release() without a grant: no slot is held")
+            if self._acquired == 0:
+                raise RuntimeError(
+                    "release() without a grant: no slot that acquire() took is held, and `async with` gives its slot back itself"
+                )
+            self._acquired -= 1
             self._active -= 1
             self._wake()
 
     def try_acquire(self, *, tokens: int = 0) -> bool:
         """Take room if there is some now and nobody waits for it. Never waits, never jumps the queue."""
-        return self.reserve(tokens=tokens).take()
+        if not self.reserve(tokens=tokens).take():
+            return False
+        self._was_acquired()
+        return True
+
+    def _was_acquired(self) -> None:
+        with self._lock:
+            self._acquired += 1
 
     def reserve(self, tokens: int = 0) -> Permit:
         """Return a permit for a request that costs `tokens`, to be used with `async with`.

@@ -57,7 +57,7 @@ class Waiting(Granting):
         self._lock = RLock()  # another thread of the parent may have held it
         self._thread = 0  # no thread's: the parent's loop looks as if it ran here too
         self._queue.clear()
-        self._active = 0
+        self._active = self._acquired = 0
         self._timer, self._waking = None, False
 
     def _pause_no_longer_than_sure(self) -> None:
