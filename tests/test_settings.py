@@ -194,6 +194,17 @@ def test_a_burst_without_a_rate_is_refused_by_the_names_the_user_gave(cls: Any) 
             use()
 
 
+def test_what_the_limiter_refuses_is_refused_as_often_as_it_is_used() -> None:
+    node = Node(max_per_minute=60)
+    node.limiter.max_burst = 2
+    node.max_per_minute = None
+    for use in (lambda: node.limiter, lambda: node.stats, lambda: run_virtual(node.run_async({}))):
+        with pytest.raises(ValueError, match=r"^max_burst spaces the calls of max_per_window"):
+            use()
+    node.max_per_minute = 30
+    assert (node.limiter.max_per_window, node.limiter.max_burst) == (30, 2)
+
+
 def test_a_burst_and_its_rate_may_come_and_go_together() -> None:
     node = Node(max_burst=2, max_per_minute=60)
     assert (node.limiter.max_burst, node.limiter.max_per_window) == (2, 60)

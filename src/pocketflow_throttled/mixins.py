@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
 
     from .permit import Permit
+    from .state import Own
 
 _retry: ContextVar[int] = ContextVar("cur_retry", default=0)
 _choosing = Lock()  # re-entrant, as garbage collection can run anything within it
@@ -143,25 +144,33 @@ class Throttled:
             shared = self.shared_limiter
             return LimiterRegistry.get(shared) if isinstance(shared, str) else shared
         limits = self._limiter_settings()
-        limiters = scope.get()
         with _choosing:  # threads that use a node for the first time must not make a limiter each
-            own = self._throttled_state.own if limiters is None else limiters.get(self._throttled_state)
+            own = self._own_limiter()
             if own is None:
-                limiter, before = RateLimiter(**limits), limits
+                limiter = RateLimiter(**limits)
                 limiter.name = type(self).__name__
-            else:
-                limiter, before = own
-            if limiters is None:
-                self._throttled_state.own = limiter, limits
-            else:
-                limiters[self._throttled_state] = limiter, limits
+                own = self._keep_limiter(limiter, limits)
+        limiter, before = own
         if limits != before:  # what did not change here holds, also if it was set on the limiter itself
             changed = {name: value for name, value in limits.items() if value != before[name]}
             if "max_burst" in changed:
                 limiter.max_burst = None  # the window cannot go before it
             for name, value in changed.items():
                 setattr(limiter, name, value)
+            self._keep_limiter(limiter, limits)  # only now: what the limiter refuses, it refuses again
         return limiter
+
+    def _own_limiter(self) -> Own | None:
+        limiters = scope.get()
+        return self._throttled_state.own if limiters is None else limiters.get(self._throttled_state)
+
+    def _keep_limiter(self, limiter: RateLimiter, limits: dict[str, Any]) -> Own:
+        own, limiters = (limiter, limits), scope.get()
+        if limiters is None:
+            self._throttled_state.own = own
+        else:
+            limiters[self._throttled_state] = own
+        return own
 
     # --- a batch
 
