@@ -631,6 +631,8 @@ def test_a_number_that_no_float_can_hold_is_refused_as_an_endless_one() -> None:
         RateLimiter().pause(10**400)
     with pytest.raises(ValueError, match="recovery_factor must be above 1"):
         RateLimiter(adaptive=Adaptive(recovery_factor=10**400))
+    with pytest.raises(ValueError, match="max_per_window must be a number that a float can hold, got one of 1329 bits"):
+        RateLimiter(1, 10**400)
 
 
 @pytest.mark.parametrize("adaptive", [None, True])

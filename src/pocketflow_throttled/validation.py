@@ -15,6 +15,8 @@ def check_count(name: str, value: object, *, least: int = 1) -> int:
         raise TypeError(f"{name} must be an int of at least {least}, got {value!r}")
     if value < least:
         raise ValueError(f"{name} must be at least {least}, got {value!r}")
+    if not _is_finite(value):
+        raise ValueError(f"{name} must be a number that a float can hold, got one of {value.bit_length()} bits")
     return value
 
 
