@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pocketflow_throttled import RateLimitHit
+from pocketflow_throttled import RateLimitHit, run_virtual
 from pocketflow_throttled.budget import Budget
 from pocketflow_throttled.simulation import _ALGORITHMS
 from pocketflow_throttled.sliced_window import SlicedWindow
@@ -246,3 +246,41 @@ def test_refusals_for_another_reason_slow_a_batch_down_for_a_while_only() -> Non
     costs = [200 + 2400 * (item % 7 == 0) for item in range(500)]
     run(Tokens(call, max_concurrent=40, max_tokens_per_minute=30_000), costs)
     assert starts[-1] <= 1.08 * 60 * sum(costs) / 30_000
+
+
+def test_refusals_for_another_reason_slow_bursts_down_for_a_while_only() -> None:
+    """Of a batch a minute, which takes a sixth of the limit at once, each has to tell by itself that the server serves that."""
+    took: list[float] = []
+
+    async def call(item: int) -> Any:
+        if now() < 90:
+            raise RateLimitHit("too many requests", retry_after=1)
+        await asyncio.sleep(3)
+        return SimpleNamespace(usage=SimpleNamespace(total_tokens=item))
+
+    node = Tokens(call, max_concurrent=200, max_tokens_per_minute=300_000)
+
+    async def main() -> None:
+        await node.run_async({"items": [500] * 2000})
+        for _ in range(6):
+            await asyncio.sleep(57)
+            since = now()
+            await node.run_async({"items": [500] * 100})
+            took.append(now() - since)
+
+    run_virtual(main())
+    assert took[0] > 5  # by a slice
+    assert took[3:] == pytest.approx([3.0] * 3)
+
+
+def test_a_try_that_is_refused_when_all_has_left_the_window_ends_no_batch() -> None:
+    window = SlicedWindow(limit=600, seconds=6.0)
+    sliced(window, 0.0)
+    tried_at = window._try_at
+    tries = []
+    while window.fits(tried_at, 50):
+        tries.append(window.add(tried_at, 50))
+    assert tries[-1].time >= window._tried_since
+    window.forget(tried_at + 60)
+    assert not window.spends
+    assert not window.refuse(tries[-1])

@@ -44,6 +44,7 @@ class SlicedWindow(CountedWindow):
         "_doubted_after",
         "_found_after",
         "_served",
+        "_served_until",
         "_sliced_since",
         "_told",
         "_tried_between",
@@ -70,7 +71,8 @@ class SlicedWindow(CountedWindow):
     def _doubt(self, since: float) -> None:
         """Try from then on what has room in the window and not in the slice that was found: as much again as fits into it."""
         self._try_at = since  # of the next try, and ...
-        self._tried_since, self._served = math.inf, 0  # ... of the first, and what was served that started since then
+        self._tried_since = math.inf  # ... of the first, ...
+        self._served, self._served_until = 0, -math.inf  # ... what was served that started since then, and the last of it
 
     @property
     def told(self) -> TokenWindow:
@@ -167,6 +169,8 @@ class SlicedWindow(CountedWindow):
         spend = super().add(now, cost, variance, estimated)
         if self.slice is not None:
             if now >= self._try_at and not self.slice.fits(now, cost, variance):
+                if now > self._tried_since + self.seconds:
+                    self._doubt(now)
                 self._tried_since = min(self._tried_since, now)
                 self._try_at = now + self.slice.seconds * cost / self.slice.limit
             else:
@@ -188,29 +192,28 @@ class SlicedWindow(CountedWindow):
         if spend.time <= self._found_after:
             self._find()
         if now is not None and spend.time >= self._tried_since:
-            self._served_since_tried(now, cost)
+            self._served_since_tried(spend.time, cost)
 
-    def _served_since_tried(self, now: float, cost: int) -> None:
+    def _served_since_tried(self, started: float, cost: int) -> None:
         """Forget a slice of which a server that keeps to it would not have served so much, whichever way it counts."""
         assert self.slice is not None
         self._served += cost
-        took = now - self._tried_since + _ON_THE_WAY
+        self._served_until = max(self._served_until, started)
+        took = self._served_until - self._tried_since + _ON_THE_WAY
         if self._served > (took / self.slice.seconds + 1) * self.slice.limit:
             self.unslice()
-        elif took > self.seconds:
-            self._doubt(now)
 
     def refuse(self, spend: Spend, *, is_explained: bool = False) -> bool:
         """Remember that a server refused a call, and return whether that tells how it counts: then it allows no less in less.
 
         A try of what does not fit into a slice tells of that, and from then on the slice is kept.
         """
-        if self.slice is not None and spend.of_slice is not None:
+        if self.slice is not None and spend.of_slice is not None and spend.in_window:
             self.slice.refuse(spend.of_slice)
         if self.slice is not None and spend.time >= self._tried_since:
             self._slice(self.slice.limit, self.slice.seconds, self._sliced_since)  # with what was tried
             self._doubted_after *= _LONGER
-            self._tried_between = self._tried_since, self.spends[-1].time
+            self._tried_between = self._tried_since, self.spends[-1].time if self.spends else spend.time  # they may all have left
             self._doubt(spend.time + self._doubted_after)
         since, until = self._tried_between
         tells_way = super().refuse(spend, is_explained=is_explained or since <= spend.time <= until)
