@@ -13,7 +13,7 @@ import math
 _AT_FIRST, _MOST = 1.5, 2.5  # standard deviations
 _MORE = 0.7  # of them, for a refusal, ...
 _LESS, _LESS_AT_FIRST = 0.0035, 0.01  # ... and less for a call that was served: five in a thousand may be refused
-_FRACTIONS = 256  # whole numbers are compared, of tokens: floats would be too small for some
+_FRACTIONS = 256  # of a squared deviation: variances are whole numbers, which may be larger than any float
 
 
 class Caution:

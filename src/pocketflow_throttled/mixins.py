@@ -11,7 +11,7 @@ from .attempts import Attempts
 from .batch import Batch
 from .callers import be_around_the_calls_of, is_held_by_a_caller
 from .forked import Lock
-from .methods import check_limits, check_methods
+from .mistakes import check_limits, check_methods
 from .observing import LONGEST_PAUSE, longest_pause, sent
 from .others import UNMARKED
 from .rate_limiter import RateLimiter

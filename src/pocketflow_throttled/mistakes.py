@@ -1,4 +1,4 @@
-"""Methods: what a class of a program gets wrong without any error to tell, its limits too, found as the class is made."""
+"""Mistakes: what a class of a program gets wrong without any error to tell, methods and limits, found as the class is made."""
 
 from __future__ import annotations
 
