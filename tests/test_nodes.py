@@ -7,6 +7,7 @@ import random
 import traceback
 import weakref
 from collections.abc import AsyncIterator, Callable, Iterator
+from types import SimpleNamespace
 from typing import Any, ClassVar
 
 import pytest
@@ -875,11 +876,16 @@ def test_a_final_refusal_does_not_end_a_pause_that_was_asked_for_otherwise() -> 
     assert started == [0, 30]
 
 
+class TooLargeError(Exception):
+    status_code, code = 413, "rate_limit_exceeded"
+
+
+class OverloadedError(Exception):
+    status_code, response = 529, SimpleNamespace(headers={"retry-after": "0.1"})
+
+
 @pytest.mark.parametrize("share", [1, 3, 5])
 def test_what_is_refused_for_good_tells_nothing_of_how_closely_calls_may_start(share: int) -> None:
-    class TooLargeError(Exception):
-        status_code, code = 413, "rate_limit_exceeded"
-
     async def call(item: int) -> None:
         await asyncio.sleep(1)
         if item % share == 0:
@@ -893,3 +899,42 @@ def test_what_is_refused_for_good_tells_nothing_of_how_closely_calls_may_start(s
         return now()
 
     assert run_virtual(timed()) == 6
+
+
+@pytest.mark.parametrize("error", [TooLargeError(), OverloadedError()])
+def test_what_no_limit_refused_does_not_add_to_what_one_did(error: Exception) -> None:
+    """A fifth of the items is refused for another reason, and one, once, as a limit is reached."""
+    refused = set[int]()
+
+    async def call(item: int) -> None:
+        await asyncio.sleep(1)
+        if item % 5 == 0 and item not in refused:
+            refused.add(item)
+            raise error
+        if item == 33 and item not in refused:
+            refused.add(item)
+            raise RateLimitHit(retry_after=0.1)
+
+    node = Batch(call, max_concurrent=10, max_per_minute=100, on_error="collect")
+    shared: dict[str, Any] = {"items": range(60)}
+
+    async def timed() -> float:
+        await node.run_async(shared)
+        return now()
+
+    assert run_virtual(timed()) < 10
+
+
+def test_a_burst_of_which_nothing_was_served_is_not_made_smaller_for_one_that_is_refused_for_good() -> None:
+    started, refused = list[float](), set[int]()
+
+    async def call(item: int) -> None:
+        started.append(now())
+        if item == 0:
+            raise TooLargeError
+        if item == 1 and item not in refused:
+            refused.add(item)
+            raise RateLimitHit(retry_after=0.1)
+
+    run(Batch(call, max_per_minute=60, max_burst=2, on_error="collect"), range(7))
+    assert [started.count(time) for time in dict.fromkeys(started)] == [2, 2, 2, 2]

@@ -139,7 +139,7 @@ class Trouble:
         self._refusals += 1
         refusal = signals.read_error(error)  # None: only the user's hook takes it for one
         is_of_limits = refusal is None or not (refusal.overloaded or refusal.final)
-        permit.not_served(tells_pace=is_of_limits and not attempts.drought)
+        permit.not_served(is_of_limits=is_of_limits, is_down=attempts.drought > 0)
         attempts.drought = max(attempts.drought, self._refused_for)
         attempts.state.refused += 1
         attempts.state.streak = 0

@@ -53,7 +53,7 @@ class Budget(Spaced):
 
     def __init__(self, requests: int | None, tokens: int | None, burst: int | None, seconds: float) -> None:
         super().__init__(burst, seconds)
-        self._refused: deque[float] = deque()  # the stamps of calls that were sent and not served, of late
+        self._refused: deque[float] = deque()  # the stamps of calls that a server's limits refused, of late
         self._crowding = Crowding()
         self._uncounted: list[Spend] = []  # of calls that had started before there was a limit of tokens ...
         self._counted = self._counted_tokens = 0  # ... and those of them that have told what they cost, and that
@@ -197,11 +197,12 @@ class Budget(Spaced):
         if self.tokens is not None:
             self.tokens.correct(spend, tokens)
 
-    def refused(self, stamp: float, spend: Spend | None) -> None:
+    def refused(self, stamp: float, spend: Spend | None, *, is_of_limits: bool = True) -> None:
         """Remember that a server refused the call of a stamp: the call counts here for what it was, but not at most servers."""
         while self._refused and self._refused[0] + self.seconds <= stamp:
             self._refused.popleft()
-        insort(self._refused, stamp)
+        if is_of_limits:
+            insort(self._refused, stamp)
         if self.requests is not None:
             self.requests.refuse(stamp)
         if spend is None:
@@ -210,7 +211,7 @@ class Budget(Spaced):
             self.tokens.refuse(spend)
 
     def refused_since(self, time: float) -> int:
-        """Return how many calls were refused that started after `time`, of late."""
+        """Return how many calls were refused by a server's limits that started after `time`, of late."""
         return sum(1 for _ in takewhile(lambda stamp: stamp > time, reversed(self._refused)))
 
     def space(self, now: float, stamp: float) -> None:
@@ -224,7 +225,7 @@ class Budget(Spaced):
             is_crowded = self._refuses_what_is_crowded(now, stamp, requests)
             if not is_crowded and not self._refuses_what_has_room(now, _SOME["requests"]):
                 return
-        if bursts is not None and self._calls_since(self._margin.since) <= self.refused_since(self._margin.since):
+        if bursts is not None and not requests.count_served_between(self._margin.since, math.inf):
             self._margin.since = now  # none was served yet: what was sent before is still counted
             return
         self._space_more(now)

@@ -202,20 +202,22 @@ class Permit:
             if stamp is not None and now >= stamp:  # else it was granted in a loop whose clock is ahead of this one's
                 limiter._budget.timed(now, now - stamp)
 
-    def not_served(self, *, tells_pace: bool = True) -> None:
+    def not_served(self, *, is_of_limits: bool = True, is_down: bool = False) -> None:
         """Let the limiter know that the API does not count the request, which it refused.
 
         Args:
-            tells_pace: whether that may tell how closely calls may start: not where it refuses every call for a while, or one
-                for good.
+            is_of_limits: whether that may tell of its limits: not where it has too much to do, or refuses the request for good.
+            is_down: whether the API refuses every call for a while: then that tells nothing of how closely they may start.
         """
         limiter = self.limiter
         if self._stamp is not None:
             with limiter._lock:
                 now, budget = limiter._now(), limiter._budget
-                budget.refused(self._stamp, self._spend)
+                budget.refused(self._stamp, self._spend, is_of_limits=is_of_limits)
+                if not is_of_limits:
+                    return
                 limiter._told_limits.doubt_length(now, self._stamp)
-                if limiter._rule is None and tells_pace and not budget.is_filled_by_others(now):  # else the rule finds the pace
+                if limiter._rule is None and not is_down and not budget.is_filled_by_others(now):  # else the rule finds the pace
                     budget.space(now, self._stamp)
 
     def refused(self, pause: float, *, hinted: bool = True, at_most: float = math.inf) -> None:
