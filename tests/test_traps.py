@@ -404,3 +404,63 @@ def test_parameter_sets_may_be_whatever_pocketflow_merges() -> None:
         return shared["actions"]
 
     assert run_virtual(main()) == [7]
+
+
+class Limits:
+    """Limits for several classes, as programs keep them."""
+
+    max_concurrent = max_concurrent_flows = 3
+    max_per_minute = max_flows_per_minute = 60
+
+
+class LimitedNode(ThrottledParallelBatchNode):
+    max_concurrent, max_per_minute = 3, 60
+
+
+class LimitedFlow(ThrottledAsyncParallelBatchFlow):
+    max_concurrent_flows, max_flows_per_minute = 3, 60
+
+
+@pytest.mark.parametrize(
+    ("default", "limited", "hidden"),
+    [
+        (AdaptiveThrottledNode, LimitedNode, {"max_concurrent": 20}),
+        (AdaptiveThrottledBatchFlow, LimitedFlow, {"max_concurrent_flows": 20}),
+        (ThrottledParallelBatchNode, Limits, {"max_concurrent": 5, "max_per_minute": None}),
+        (ThrottledAsyncParallelBatchFlow, Limits, {"max_concurrent_flows": 5, "max_flows_per_minute": None}),
+    ],
+)
+def test_a_limit_that_a_default_hides_is_told_of_as_the_class_is_made(
+    default: type, limited: type, hidden: dict[str, int | None]
+) -> None:
+    with pytest.warns(UserWarning, match="the default of") as told:
+        both = type("Both", (default, limited), {})
+    assert [str(warning.message) for warning in told] == [
+        f"Both.{name} is {value}, the default of {default.__name__}, which comes before {limited.__name__} with "
+        f"{vars(limited)[name]}: name {limited.__name__} first, or set {name} in Both"
+        for name, value in hidden.items()
+    ]
+    assert told[0].filename == __file__
+    type("Later", (both,), {})  # any warning is an error in these tests
+    type("Set", (default, limited), dict.fromkeys(hidden, 4))
+    type("Plain", (default, type("Same", (limited,), hidden)), {})
+    first: Any = type("First", (limited, default), {})
+    assert {name: getattr(first, name) for name in hidden} == {name: vars(limited)[name] for name in hidden}
+
+
+def test_what_a_program_sets_first_counts_of_an_adaptive_and_a_fixed_class() -> None:
+    class Adaptive(AdaptiveThrottledNode):
+        max_concurrent, initial_concurrent = 50, 8
+
+    class AdaptiveFirst(Adaptive, LimitedNode):
+        pass
+
+    class FixedFirst(LimitedNode, Adaptive):
+        pass
+
+    limiter = AdaptiveFirst().limiter
+    assert (limiter.max_concurrent, limiter.adaptive and limiter.adaptive.max_concurrent, limiter.max_per_window) == (8, 50, 60)
+    limiter = FixedFirst(initial_concurrent=2).limiter
+    assert (limiter.max_concurrent, limiter.adaptive and limiter.adaptive.max_concurrent, limiter.max_per_window) == (2, 3, 60)
+    with pytest.raises(ValueError, match=r"initial_concurrent must be within 1\.\.3 .*, got 8"):
+        FixedFirst()

@@ -27,7 +27,7 @@ def check_methods(cls: type) -> None:
     Warns:
         UserWarning: a method lacks the `_async` in its name.
     """
-    if cls.__module__.partition(".")[0] in _LIBRARIES:
+    if _is_of_library(cls):
         return
     for name, arguments in _NEVER_CALLED.items():
         method = vars(cls).get(name)
@@ -66,6 +66,42 @@ def check_limits(cls: type, settings: tuple[str, ...]) -> None:
             )
 
 
+def check_bases(cls: type, settings: tuple[str, ...]) -> None:
+    """Warn of a setting of a program's class that a default hides, as the class of this library which has it comes first.
+
+    Args:
+        cls: the class as it is made.
+        settings: the names that it has for settings.
+
+    Warns:
+        UserWarning: so many calls at once are allowed, say, as the default is, though a class further on has fewer.
+    """
+    for name in settings:
+        found = _hidden(cls, name)
+        if found is None or any(_hidden(base, name) == found for base in cls.__bases__):
+            continue
+        default, hidden = found
+        warnings.warn(
+            f"{cls.__name__}.{name} is {vars(default)[name]!r}, the default of {default.__name__}, which comes before "
+            f"{hidden.__name__} with {vars(hidden)[name]!r}: name {hidden.__name__} first, or set {name} in {cls.__name__}",
+            stacklevel=3,
+        )
+
+
+def _hidden(cls: type, name: str) -> tuple[type, type] | None:
+    """Return the class of this library whose default a class has for a setting, and that of a program which it hides."""
+    first, *others = (base for base in cls.__mro__ if name in vars(base))
+    if not _is_of_library(first):
+        return None
+    hidden = next((base for base in others if not _is_of_library(base)), first)
+    value = vars(hidden)[name]
+    return (first, hidden) if isinstance(value, int | float | str) and value != vars(first)[name] else None
+
+
+def _is_of_library(cls: type) -> bool:
+    return cls.__module__.partition(".")[0] in _LIBRARIES
+
+
 def _has(cls: type, name: str) -> bool:
     """Return whether a program has given the class a method of that name."""
-    return any(name in vars(base) for base in cls.__mro__ if base.__module__.partition(".")[0] not in _LIBRARIES)
+    return any(name in vars(base) for base in cls.__mro__ if not _is_of_library(base))

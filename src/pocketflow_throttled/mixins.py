@@ -11,7 +11,7 @@ from .attempts import Attempts
 from .batch import Batch
 from .callers import be_around_the_calls_of, is_held_by_a_caller
 from .forked import Lock
-from .mistakes import check_limits, check_methods
+from .mistakes import check_bases, check_limits, check_methods
 from .observing import LONGEST_PAUSE, longest_pause, sent
 from .others import UNMARKED
 from .rate_limiter import RateLimiter
@@ -64,10 +64,11 @@ class Throttled:
     _throttled_state: State
 
     def __init_subclass__(cls, **arguments: Any) -> None:
-        """Check the methods and the limits of a class as it is made."""
+        """Check the methods, the limits and the bases of a class as it is made."""
         super().__init_subclass__(**arguments)
         check_methods(cls)
         check_limits(cls, cls._setting_names)
+        check_bases(cls, cls._setting_names)
 
     def __new__(cls, *_: Any, **__: Any) -> Self:
         """Make one with a state, whichever `__init__` a program calls."""
