@@ -464,3 +464,36 @@ def test_what_a_program_sets_first_counts_of_an_adaptive_and_a_fixed_class() -> 
     assert (limiter.max_concurrent, limiter.adaptive and limiter.adaptive.max_concurrent, limiter.max_per_window) == (2, 3, 60)
     with pytest.raises(ValueError, match=r"initial_concurrent must be within 1\.\.3 .*, got 8"):
         FixedFirst()
+
+
+def test_arguments_that_a_programs_own_init_has_defaults_for_keep_them_behind_an_adaptive_class() -> None:
+    class Ask(ThrottledParallelBatchNode):
+        def __init__(self, max_retries: int = 3, wait: float = 2, **settings: Any) -> None:
+            super().__init__(max_retries, wait, **settings)
+
+    class AdaptiveAsk(AdaptiveThrottledNode, Ask):
+        pass
+
+    class AskAll(ThrottledAsyncParallelBatchFlow):
+        def __init__(self, start: Any = None, **settings: Any) -> None:
+            super().__init__(start or AsyncNode(), **settings)
+
+    class Fixed(AskAll):
+        def __init__(self, **settings: Any) -> None:
+            super().__init__(AsyncNode(), **settings)
+
+    class AdaptiveAskAll(AdaptiveThrottledBatchFlow, AskAll):
+        pass
+
+    class AdaptiveFixed(AdaptiveThrottledBatchFlow, Fixed):
+        pass
+
+    assert [(node.max_retries, node.wait) for node in (AdaptiveAsk(), AdaptiveAsk(5), AdaptiveAsk(wait=1))] == [
+        (3, 2),
+        (5, 2),
+        (3, 1),
+    ]
+    own = AsyncNode()
+    assert AdaptiveAskAll(own).start_node is own
+    assert isinstance(AdaptiveAskAll().start_node, AsyncNode)
+    assert isinstance(AdaptiveFixed(max_concurrent_flows=7).start_node, AsyncNode)

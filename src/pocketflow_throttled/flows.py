@@ -197,7 +197,8 @@ class AdaptiveThrottledBatchFlow(AdaptiveThrottled, ThrottledAsyncParallelBatchF
     _bound_names = ("initial_concurrent_flows", "min_concurrent_flows", "max_concurrent_flows")
 
     def __init__(self, start: Any = None, **settings: Unpack[AdaptiveFlowSettings]) -> None:
-        super().__init__(start, **settings)  # type: ignore[misc]
+        given = () if start is None else (start,)
+        super().__init__(*given, **settings)  # type: ignore[misc]  # the next class may be one with a start of its own
 
     @property
     def current_concurrent_flows(self) -> int:

@@ -230,7 +230,9 @@ class AdaptiveThrottledNode(AdaptiveThrottled, ThrottledParallelBatchNode):
     def __init__(
         self, max_retries: int = _CLASS_ATTRIBUTE, wait: float = _CLASS_ATTRIBUTE, **settings: Unpack[AdaptiveNodeSettings]
     ) -> None:
-        super().__init__(max_retries, wait, **settings)  # type: ignore[misc]
+        arguments: dict[str, Any] = {"max_retries": max_retries, "wait": wait}
+        given = {name: value for name, value in arguments.items() if value is not _CLASS_ATTRIBUTE}
+        super().__init__(**given, **settings)  # type: ignore[misc]  # the next class may be one with defaults of its own
 
     @property
     def current_concurrent(self) -> int:
