@@ -1,6 +1,8 @@
 """Every script of the cookbook runs without a key, tells its options, and its tables are what it measures."""
 
+import asyncio
 import gc
+import importlib
 import io
 import os
 import runpy
@@ -15,7 +17,7 @@ import pytest
 
 from pocketflow_throttled import SimulatedAPI
 
-from .providers.server import Behaviour, Provider
+from .providers.server import Anthropic, Behaviour, OpenAI, Provider
 
 ROOT = Path(__file__).parent.parent
 COOKBOOK = ROOT / "cookbook" / "rate_limited_llm_batch"
@@ -170,6 +172,31 @@ def test_the_main_job_works_with_the_real_clients_and_waits_a_refusal_out(
     assert done.returncode == 0, done.stderr
     assert "3 of 3 translated" in done.stdout
     assert (api.served, api.unfair, api.received) == (3, 1, 4)
+
+
+@pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning")
+@pytest.mark.parametrize(
+    ("wire", "told"),
+    [
+        (OpenAI, {"choices": [{"index": 0, "finish_reason": "content_filter", "message": {"content": None}}]}),
+        (OpenAI, {"choices": [{"index": 0, "finish_reason": "length", "message": {"content": "Guten"}}]}),
+        (Anthropic, {"content": [], "stop_reason": "refusal"}),
+        (Anthropic, {"content": [{"type": "text", "text": "Guten"}], "stop_reason": "max_tokens"}),
+    ],
+)
+def test_an_answer_that_is_not_whole_is_an_error_and_no_text(
+    wire: type[OpenAI | Anthropic], told: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = wire.answer("Guten Morgen", 1)
+    monkeypatch.setattr(wire, "answer", staticmethod(lambda text, tokens: {**whole, **told}))
+    monkeypatch.syspath_prepend(COOKBOOK)
+    provider = wire.__name__.lower()
+    with Provider().serve() as url:
+        monkeypatch.setenv(f"{provider.upper()}_API_KEY", "test")
+        monkeypatch.setenv(f"{provider.upper()}_BASE_URL", f"{url}/v1" if wire is OpenAI else url)
+        with pytest.raises(ValueError, match="the answer is not whole"):
+            asyncio.run(importlib.import_module("utils").make_call_llm(provider)("Good morning"))
+        gc.collect()  # its client
 
 
 @pytest.mark.parametrize(

@@ -67,7 +67,8 @@ def _openai(limiter):
     async def call_llm(prompt):
         model = os.environ.get("OPENAI_MODEL", MODELS["openai"])
         answer = await client.chat.completions.create(model=model, messages=[{"role": "user", "content": prompt}])
-        return Answer(answer.choices[0].message.content, answer.usage)
+        choice = answer.choices[0]
+        return _whole(choice.message.content, choice.finish_reason, answer.usage)
 
     return call_llm
 
@@ -80,9 +81,17 @@ def _anthropic(limiter):
     async def call_llm(prompt):
         model = os.environ.get("ANTHROPIC_MODEL", MODELS["anthropic"])
         answer = await client.messages.create(model=model, max_tokens=4096, messages=[{"role": "user", "content": prompt}])
-        return Answer("".join(block.text for block in answer.content if block.type == "text"), answer.usage)
+        text = "".join(block.text for block in answer.content if block.type == "text")
+        return _whole(text, answer.stop_reason, answer.usage)
 
     return call_llm
+
+
+def _whole(text, ended, usage):
+    """Return the answer; ValueError if there is none, as the model declined, or only its beginning."""
+    if not text or ended in ("length", "max_tokens"):
+        raise ValueError(f"the answer is not whole: it has {len(text or '')} characters, and ended by {ended!r}")
+    return Answer(text, usage)
 
 
 def _mock_answer(prompt):
