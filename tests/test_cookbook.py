@@ -208,6 +208,7 @@ def test_an_answer_that_is_not_whole_is_an_error_and_no_text(
         (("--languages", " ,"), 2, "--languages names no language"),
         (("--input", "no such file"), 2, "no such file"),
         (("--compare", "--provider", "openai"), 2, "paid calls"),
+        (("--output", "out", "--languages", "Thai,Chinese (old/new)"), 2, "'Chinese (old/new)' cannot be the name"),
     ],
 )
 def test_the_main_job_says_what_is_missing(

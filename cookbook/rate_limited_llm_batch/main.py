@@ -71,6 +71,9 @@ def arguments():
     args.languages = list(dict.fromkeys(language.strip() for language in args.languages.split(",") if language.strip()))
     if not args.languages:
         parser.error("--languages names no language")
+    unwritable = [language for language in args.languages if Path(language).name != language]
+    if unwritable and args.output is not None:
+        parser.error(f"--output has a file for each language, and {unwritable[0]!r} cannot be the name of one")
     if args.compare and args.provider != "mock":
         parser.error("--compare would throw paid calls away; it goes with --provider mock")
     return args
