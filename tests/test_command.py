@@ -153,6 +153,10 @@ def test_a_forecast_is_what_the_limiter_does(
         ("--items 1 --latency 0 --preset Presets.CONSERVATIVE", "with max_concurrent=2, max_per_minute=20.\n"),
         ("--items 9 --latency 1 --preset groq_free", "Tokens are not counted: `--tokens` tells how many a call costs.\n"),
         ("--items 9 --latency 1 --max-tokens-per-minute 5", "Tokens are not counted: `--tokens`"),
+        (
+            "--items 9 --latency 1 --preset groq_free --tokens 6001",
+            "max_tokens_per_minute=6,000, it refuses every call: one costs more than that.\n",
+        ),
         ("--items 10 --latency 1e15", "23,148,148,148 d"),
         ("--items 1000 --latency 3600", "8 d 8 h"),
     ],

@@ -46,8 +46,13 @@ def _simulate(arguments: argparse.Namespace) -> None:
     limits = ", ".join(f"{name}={value:,}" for name, value in settings.items() if value is not None)
     print(f"{calls} of {_time(arguments.latency)}: {_time(found.seconds)}, with {limits}.")
     print(_what_limits(found))
-    if settings.get("max_tokens_per_minute") is not None and not arguments.tokens:
+    allowed = settings.get("max_tokens_per_minute")
+    if allowed is not None and not arguments.tokens:
         print("Tokens are not counted: `--tokens` tells how many a call costs.")
+    if allowed is not None and arguments.tokens > allowed:
+        print(
+            f"If the API allows no more than max_tokens_per_minute={allowed:,}, it refuses every call: one costs more than that."
+        )
 
 
 def _preset(name: str) -> dict[str, Any]:
