@@ -11,6 +11,7 @@ from pocketflow import AsyncFlow, AsyncNode, AsyncParallelBatchFlow, AsyncParall
 from pocketflow_throttled import (
     AdaptiveThrottledBatchFlow,
     AdaptiveThrottledNode,
+    RateLimiter,
     RateLimitHit,
     SimulatedAPI,
     ThrottledAsyncParallelBatchFlow,
@@ -497,3 +498,23 @@ def test_arguments_that_a_programs_own_init_has_defaults_for_keep_them_behind_an
     assert AdaptiveAskAll(own).start_node is own
     assert isinstance(AdaptiveAskAll().start_node, AsyncNode)
     assert isinstance(AdaptiveFixed(max_concurrent_flows=7).start_node, AsyncNode)
+
+
+def test_a_limiter_that_is_set_where_one_is_looked_at_is_told_of_as_it_limits_nothing() -> None:
+    class Ask(Batch):
+        limiter: Any = RateLimiter(1)
+
+    class AskAll(ThrottledAsyncParallelBatchFlow):
+        flow_limiter: Any = RateLimiter(1)
+
+    api = SimulatedAPI()
+    node = Batch(api.call)
+    run(node, range(2))  # any warning is an error in these tests
+    node.limiter = RateLimiter(3)
+    for cls, told in ((node, "Batch"), (Ask(api.call), "Ask")):
+        with pytest.warns(UserWarning, match=rf"{told}.limiter was set to .*{told} does not keep to: set shared_limiter instead"):
+            assert run(cls, range(2)) == [0, 1]
+    with pytest.warns(UserWarning, match=r"AskAll.flow_limiter .*: set max_concurrent_flows and max_flows_per_minute instead"):
+        run_virtual(AskAll(start=AsyncNode()).run_async({}))
+    node.shared_limiter = node.limiter
+    run(node, range(2))

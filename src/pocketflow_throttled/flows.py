@@ -67,6 +67,7 @@ class ThrottledAsyncParallelBatchFlow(Throttled, AsyncParallelBatchFlow):
     on_error = "collect"
 
     _setting_names = tuple(FlowSettings.__annotations__)
+    _limiter_name, _set_instead = "flow_limiter", "max_concurrent_flows and max_flows_per_minute"
 
     def __init__(self, start: Any = None, **settings: Unpack[FlowSettings]) -> None:
         super().__init__(start)

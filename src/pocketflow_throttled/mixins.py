@@ -60,6 +60,8 @@ class Throttled:
     rate_limit_timeout: float = 600.0
 
     _setting_names: tuple[str, ...] = ()
+    _limiter_name: str  # by which the limiter in use may be looked at ...
+    _set_instead: str  # ... and what to set, to have another
     _limit_names: tuple[str, ...] = ()  # of those that are for a limiter of one's own
     _throttled_state: State
 
@@ -92,6 +94,15 @@ class Throttled:
         if self.shared_limiter is not None and unused:
             keeps_to = f"{type(self).__name__} keeps to its shared_limiter {self.shared_limiter!r}"
             warnings.warn(f"{keeps_to}; {unused} is not applied: set it there", stacklevel=4)
+
+    def _tell_of_unused_limiter(self, limiter: RateLimiter) -> None:
+        own = vars(self).get(self._limiter_name, getattr(type(self), self._limiter_name))
+        if isinstance(own, RateLimiter) and own is not limiter:
+            name = type(self).__name__
+            told = (
+                f"{name}.{self._limiter_name} was set to {own!r}, which {name} does not keep to: set {self._set_instead} instead"
+            )
+            warnings.warn(told, stacklevel=2)
 
     def _is_given(self, name: str) -> bool:
         """Whether a setting is the user's, and no default."""
@@ -184,6 +195,7 @@ class Throttled:
     ) -> list[Any]:
         """Run `call` for every item under the limiter, and return the results in order; `check` may refuse an item."""
         self._throttled_state.latest = limiter = self._throttled_limiter()
+        self._tell_of_unused_limiter(limiter)
         if scope.get() is None:  # else each instance would warn of the same
             self._throttled_state.gave_up = False
         if is_held_by_a_caller(limiter):

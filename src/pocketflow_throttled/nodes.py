@@ -85,6 +85,7 @@ class ThrottledParallelBatchNode(Throttled, AsyncParallelBatchNode):
     on_error = "raise"
 
     _setting_names = ("max_retries", "wait", *NodeSettings.__annotations__)
+    _limiter_name, _set_instead = "limiter", "shared_limiter"
     _limit_names: tuple[str, ...] = ("max_concurrent", "max_per_minute", "max_tokens_per_minute", "max_burst")
 
     def __init__(
