@@ -518,3 +518,31 @@ def test_a_limiter_that_is_set_where_one_is_looked_at_is_told_of_as_it_limits_no
         run_virtual(AskAll(start=AsyncNode()).run_async({}))
     node.shared_limiter = node.limiter
     run(node, range(2))
+
+
+@pytest.mark.parametrize(
+    ("cls", "name", "meant"),
+    [
+        (ThrottledParallelBatchNode, "max_per_min", "max_per_minute"),
+        (ThrottledParallelBatchNode, "max_concurrency", "max_concurrent"),
+        (ThrottledParallelBatchNode, "max_token_per_minute", "max_tokens_per_minute"),
+        (AdaptiveThrottledNode, "initial_concurrency", "initial_concurrent"),
+        (ThrottledAsyncParallelBatchFlow, "max_flow_per_minute", "max_flows_per_minute"),
+        (AdaptiveThrottledBatchFlow, "on_errors", "on_error"),
+    ],
+)
+def test_a_misspelt_setting_of_a_class_is_told_of(cls: type, name: str, meant: str) -> None:
+    with pytest.warns(UserWarning, match=rf"Ask.{name} is no setting: did you mean {meant}\?") as told:
+        type("Ask", (cls,), {name: 3})
+    assert told[0].filename == __file__
+    assert len(told) == 1
+    type("Both", (cls,), {name: 3, meant: "raise" if meant == "on_error" else 3})  # any warning is an error in these tests
+    type("Own", (cls,), {name: lambda self: 3, "max_tokens": 100, "max_input_tokens": 9, "waits": 0, "_max_per_min": 3})
+
+
+@pytest.mark.parametrize("cls", [ThrottledParallelBatchNode, ThrottledAsyncParallelBatchFlow])
+@pytest.mark.parametrize("name", ["propagate_rate_limit", "backoff_factor", "initial_concurrent", "min_concurrent_flows"])
+def test_a_setting_of_an_adaptive_class_on_a_fixed_one_is_told_of_as_it_does_nothing(cls: type, name: str) -> None:
+    with pytest.warns(UserWarning, match=f"Ask.{name} does nothing: only adaptive nodes and flows have it") as told:
+        type("Ask", (cls,), {name: 0.5})
+    assert len(told) == 1

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import warnings
+from difflib import get_close_matches
 
 # What an async node never calls, and how many arguments it takes: a program may have a method of its own that posts by HTTP.
 _NEVER_CALLED = {"prep": 2, "exec": 2, "exec_fallback": 3, "post": 4}
@@ -15,6 +16,19 @@ _IN_FLOWS = {
     "initial_concurrent": "initial_concurrent_flows",
     "min_concurrent": "min_concurrent_flows",
 }
+# What only those that adapt have.
+_OF_ADAPTIVE = (
+    "initial_concurrent",
+    "min_concurrent",
+    "initial_concurrent_flows",
+    "min_concurrent_flows",
+    "backoff_factor",
+    "recovery_threshold",
+    "recovery_factor",
+    "propagate_rate_limit",
+)
+_MISSPELT = 0.88  # how like the name of a setting: `max_per_min` and `max_concurrency` are, `max_tokens` is another thing
+_SHORT = 4  # letters, of which a name with one more may well be another
 _LIBRARIES = ("pocketflow", __package__)
 
 
@@ -64,6 +78,30 @@ def check_limits(cls: type, settings: tuple[str, ...]) -> None:
             warnings.warn(
                 f"{cls.__name__}.{name} limits nothing, as {cls.__name__} is a {kind}: it is called {own} there", stacklevel=3
             )
+
+
+def check_names(cls: type, settings: tuple[str, ...]) -> None:
+    """Warn of what a class has that looks like a setting and is none: it does nothing.
+
+    Args:
+        cls: the class as it is made.
+        settings: the names that it has for settings.
+
+    Warns:
+        UserWarning: the name is nearly that of a setting, or that of one which only adaptive classes have.
+    """
+    if _is_of_library(cls):
+        return
+    adapts = any(name in settings for name in _OF_ADAPTIVE)
+    for name, value in list(vars(cls).items()):
+        if not isinstance(value, int | float | str) or name in settings or name.startswith("_"):
+            continue
+        if name in _OF_ADAPTIVE and not adapts:
+            warnings.warn(f"{cls.__name__}.{name} does nothing: only adaptive nodes and flows have it", stacklevel=3)
+            continue
+        meant = [each for each in get_close_matches(name, settings, cutoff=_MISSPELT) if len(each) > _SHORT]
+        if meant and meant[0] not in vars(cls):
+            warnings.warn(f"{cls.__name__}.{name} is no setting: did you mean {meant[0]}?", stacklevel=3)
 
 
 def check_bases(cls: type, settings: tuple[str, ...]) -> None:

@@ -11,7 +11,7 @@ from .attempts import Attempts
 from .batch import Batch
 from .callers import be_around_the_calls_of, is_held_by_a_caller
 from .forked import Lock
-from .mistakes import check_bases, check_limits, check_methods
+from .mistakes import check_bases, check_limits, check_methods, check_names
 from .observing import LONGEST_PAUSE, longest_pause, sent
 from .others import UNMARKED
 from .rate_limiter import RateLimiter
@@ -70,6 +70,7 @@ class Throttled:
         super().__init_subclass__(**arguments)
         check_methods(cls)
         check_limits(cls, cls._setting_names)
+        check_names(cls, cls._setting_names)
         check_bases(cls, cls._setting_names)
 
     def __new__(cls, *_: Any, **__: Any) -> Self:
