@@ -94,6 +94,32 @@ def test_a_hook_that_would_have_to_be_awaited_is_refused_with_what_would_do(cls:
             type("Awaits", (cls,), {hook: method})
 
 
+@pytest.mark.parametrize("cls", [ThrottledParallelBatchNode, AdaptiveThrottledNode])
+@pytest.mark.parametrize("hook", ["estimate_tokens", "count_tokens"])
+def test_a_hook_for_tokens_that_would_have_to_be_awaited_is_told_of_where_one_is_asked(cls: type, hook: str) -> None:
+    async def own(self: Any, *args: Any) -> int:
+        return 3
+
+    with pytest.warns(UserWarning, match=rf"Awaits.{hook} is called without await, and is async: make it `def {hook}`") as told:
+        type("Awaits", (cls,), {hook: own})
+    assert told[0].filename == __file__
+    type("Flow", (AdaptiveThrottledBatchFlow,), {hook: own})  # any warning is an error in these tests
+
+
+@pytest.mark.parametrize("cls", CLASSES)
+@pytest.mark.parametrize("name", ["exec_async", "exec_fallback_async", "post_async"])
+def test_a_method_that_is_awaited_and_yields_is_refused_with_what_would_do(cls: type, name: str) -> None:
+    async def parts_async(self: Any, *args: Any) -> AsyncIterator[int]:
+        yield 1
+
+    def parts(self: Any, *args: Any) -> Iterator[int]:
+        yield 1
+
+    for method in (parts_async, parts):
+        with pytest.raises(TypeError, match=rf"Yields.{name} must return its \w+, and yields: collect what it yields"):
+            type("Yields", (cls,), {name: method})
+
+
 @pytest.mark.parametrize(
     ("cls", "name", "own"),
     [

@@ -1,4 +1,4 @@
-"""Mistakes: what a class of a program gets wrong without any error to tell, methods and limits, found as the class is made."""
+"""Mistakes: what a class of a program gets wrong and no error tells, methods, limits and names, found as the class is made."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from difflib import get_close_matches
 # What an async node never calls, and how many arguments it takes: a program may have a method of its own that posts by HTTP.
 _NEVER_CALLED = {"prep": 2, "exec": 2, "exec_fallback": 3, "post": 4}
 _NEVER_AWAITED = ("is_rate_limit_error", "retry_after")
+_NEVER_AWAITED_TOKENS = ("estimate_tokens", "count_tokens")  # which a program may have of its own, as nobody asks without a limit
+_AWAITED = {"exec_async": "result", "exec_fallback_async": "result", "post_async": "action"}
 # What a limit of a node is called in a flow.
 _IN_FLOWS = {
     "max_concurrent": "max_concurrent_flows",
@@ -33,13 +35,13 @@ _LIBRARIES = ("pocketflow", __package__)
 
 
 def check_methods(cls: type) -> None:
-    """Warn of a method that an async node never calls, as one has it that was synchronous, and refuse a `prep_async` that yields.
+    """Warn of a method that an async node never calls, as one has it that was synchronous, and refuse one that yields.
 
     Raises:
-        TypeError: `prep_async` is a generator, which cannot be awaited, or a hook is async, which nobody awaits.
+        TypeError: `prep_async` or another is a generator, which cannot be awaited, or a hook is async, which nobody awaits.
 
     Warns:
-        UserWarning: a method lacks the `_async` in its name.
+        UserWarning: a method lacks the `_async` in its name, or a hook that is asked under a limit of tokens is async.
     """
     if _is_of_library(cls):
         return
@@ -50,16 +52,22 @@ def check_methods(cls: type) -> None:
                 f"{cls.__name__}.{name} is never called, as {cls.__name__} is async: make it `async def {name}_async`",
                 stacklevel=3,
             )
-    prep = vars(cls).get("prep_async")
-    if inspect.isasyncgenfunction(prep) or inspect.isgeneratorfunction(prep):
+    if _yields(vars(cls).get("prep_async")):
         raise TypeError(
             f"{cls.__name__}.prep_async must return its items, and yields them: let another method yield them, and return "
             "what that gives, a generator or an async generator"
         )
-    for name in _NEVER_AWAITED:
+    for name, what in _AWAITED.items():
+        if _yields(vars(cls).get(name)):
+            raise TypeError(f"{cls.__name__}.{name} must return its {what}, and yields: collect what it yields, and return that")
+    for name in (*_NEVER_AWAITED, *_NEVER_AWAITED_TOKENS):
         hook = vars(cls).get(name)
-        if inspect.iscoroutinefunction(hook.__func__ if isinstance(hook, staticmethod) else hook):
-            raise TypeError(f"{cls.__name__}.{name} is called without await, and is async: make it `def {name}`")
+        is_async = inspect.iscoroutinefunction(hook.__func__ if isinstance(hook, staticmethod) else hook)
+        if is_async and any(name in vars(base) for base in cls.__mro__ if _is_of_library(base)):
+            told = f"{cls.__name__}.{name} is called without await, and is async: make it `def {name}`"
+            if name in _NEVER_AWAITED:
+                raise TypeError(told)
+            warnings.warn(told, stacklevel=3)
 
 
 def check_limits(cls: type, settings: tuple[str, ...]) -> None:
@@ -134,6 +142,10 @@ def _hidden(cls: type, name: str) -> tuple[type, type] | None:
     hidden = next((base for base in others if not _is_of_library(base)), first)
     value = vars(hidden)[name]
     return (first, hidden) if isinstance(value, int | float | str) and value != vars(first)[name] else None
+
+
+def _yields(method: object) -> bool:
+    return inspect.isasyncgenfunction(method) or inspect.isgeneratorfunction(method)
 
 
 def _is_of_library(cls: type) -> bool:
