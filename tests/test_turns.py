@@ -1,6 +1,8 @@
 """Whose turn it is: a refused item keeps its place, a retry waits behind one, and waiting one's turn is not being refused."""
 
 import asyncio
+import math
+import random
 from collections.abc import AsyncIterator, Callable, Coroutine
 from typing import Any
 
@@ -200,3 +202,41 @@ def test_an_item_that_is_always_refused_is_given_up_in_time_while_others_are_ser
     assert isinstance(results[0], RateLimitHit)
     assert "rate_limit_timeout is 100 s" in str(results[0])
     assert results[1:] == list(range(1, 300))
+
+
+class Refused:
+    """Stands for a permit in the queue, and counts how often it is asked for its place."""
+
+    asked = 0
+
+    def __init__(self, place: float) -> None:
+        self.place = place
+
+    @property
+    def _place(self) -> float:
+        Refused.asked += 1
+        return self.place
+
+
+@pytest.mark.parametrize("waiting", [0, 1, 7])
+@pytest.mark.parametrize("order", ["as they came", "backwards", "at random"])
+def test_who_is_refused_queues_where_it_came_whatever_order_refusals_are_in(order: str, waiting: int) -> None:
+    places = [float(number // 2) for number in range(50)]  # some at the same time
+    random.Random(1).shuffle(places) if order == "at random" else places.sort(reverse=order == "backwards")
+    queue: Any = RateLimiter()
+    others = [Refused(math.inf) for _ in range(waiting)]
+    queue._queue.update(dict.fromkeys(others))
+    refused = [Refused(place) for place in places]
+    for each in refused:
+        queue._put_in_place(each)
+    assert list(queue._queue) == [*sorted(refused, key=lambda each: each.place), *others]
+
+
+@pytest.mark.parametrize("is_backwards", [False, True])
+def test_many_that_are_refused_in_order_queue_without_a_look_at_each(is_backwards: bool) -> None:
+    queue: Any = RateLimiter()
+    queue._queue[Refused(math.inf)] = None
+    Refused.asked = 0
+    for number in range(1000):
+        queue._put_in_place(Refused(-number if is_backwards else number))
+    assert Refused.asked <= 5 * 1000

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import math
 from collections import OrderedDict
-from itertools import takewhile
 from threading import RLock, get_ident
 from typing import TYPE_CHECKING, Protocol
 
@@ -127,11 +126,22 @@ class Waiting(Granting):
 
     def _put_in_place(self, permit: Permit) -> None:
         """Queue a permit that was refused: it came before all that were not, and behind those that came earlier still."""
-        queue = self._queue
-        earlier = list(takewhile(lambda other: other._place <= permit._place, queue))
+        queue, place = self._queue, permit._place
+        earlier: list[Permit] = []
+        later: list[Permit] = []
+        for first, last in zip(queue, reversed(queue), strict=True):  # whichever are fewer, as many may be refused at a time
+            if first._place > place:
+                queue[permit] = None
+                for each in (permit, *reversed(earlier)):
+                    queue.move_to_end(each, last=False)
+                return
+            if last._place <= place:
+                break
+            earlier.append(first)
+            later.append(last)
         queue[permit] = None
-        for each in (permit, *reversed(earlier)):
-            queue.move_to_end(each, last=False)
+        for each in reversed(later):
+            queue.move_to_end(each)
 
     def _wake(self, now: float | None = None) -> None:
         """Book room for the head of the queue and wake it, as long as there is any; else see to its timer.
