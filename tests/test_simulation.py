@@ -1,7 +1,9 @@
 """What SimulatedAPI and virtual time promise."""
 
 import asyncio
+import copy
 import math
+import pickle
 from typing import Any
 
 import pytest
@@ -204,3 +206,12 @@ def test_it_is_said_how_hints_are_withheld() -> None:
 def test_bad_tokens_are_refused() -> None:
     with pytest.raises(ValueError, match="tokens must be at least 0, got -1"):
         run_virtual(SimulatedAPI().call(tokens=-1))
+
+
+@pytest.mark.parametrize("again", [copy.copy, copy.deepcopy, lambda error: pickle.loads(pickle.dumps(error))])
+def test_a_refusal_may_be_copied_and_sent_to_another_process(again: Any) -> None:
+    error = SimulatedRateLimitError("5 requests in 60 s allowed", 2.5)
+    error.add_note("in item 3")
+    copied = again(error)
+    assert (str(copied), copied.status_code, copied.body, copied.__notes__) == (str(error), 429, error.body, error.__notes__)
+    assert copied.response.headers == {"retry-after": "2.500"}

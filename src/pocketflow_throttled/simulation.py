@@ -34,6 +34,10 @@ class SimulatedRateLimitError(Exception):
         headers = {} if retry_after is None else {"retry-after": f"{math.ceil(max(retry_after, 0.001) * 1000) / 1000:.3f}"}
         self.response = SimulatedResponse(429, headers)
         self.body = {"error": {"type": "rate_limit_error", "message": reason}}
+        self._arguments = reason, retry_after
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), self._arguments, self.__dict__  # its `args` are the message alone
 
 
 class _Bucket:
