@@ -24,7 +24,7 @@ COOKBOOK = ROOT / "cookbook" / "rate_limited_llm_batch"
 SCRIPTS = sorted(path.name for path in COOKBOOK.glob("*.py") if "__main__" in path.read_text(encoding="utf-8"))
 
 
-def run(script: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+def run(script: str, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, str(COOKBOOK / script), *arguments],
         capture_output=True,
@@ -32,7 +32,7 @@ def run(script: str, *arguments: str) -> subprocess.CompletedProcess[str]:
         timeout=120,
         check=False,
         cwd=ROOT,
-        env={name: value for name, value in os.environ.items() if not name.endswith("_API_KEY")},
+        env={name: value for name, value in os.environ.items() if not name.endswith("_API_KEY")} | environment,
     )
 
 
@@ -146,6 +146,13 @@ def test_the_main_job_writes_what_it_translated(tmp_path: Path) -> None:
     text.write_text("Good morning.", encoding="utf-8")
     assert run("main.py", "--input", str(text), "--output", str(tmp_path / "out"), "--languages", "Welsh").returncode == 0
     assert "Good morning." in (tmp_path / "out" / "Welsh.md").read_text(encoding="utf-8")
+
+
+def test_the_main_job_loses_nothing_where_the_terminal_does_not_know_a_language(tmp_path: Path) -> None:
+    done = run("main.py", "--languages", "Ελληνικά", "--output", str(tmp_path), PYTHONIOENCODING="ascii")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "\\u0395" in done.stdout
+    assert "Ελληνικά" in (tmp_path / "Ελληνικά.md").read_text(encoding="utf-8")
 
 
 def test_the_main_job_asks_nobody_for_what_it_cannot_write(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import argparse
 import asyncio
+import io
 import sys
 import time
 from pathlib import Path
@@ -80,6 +81,8 @@ def arguments():
 
 
 def main():
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # not every terminal knows every language
     args = arguments()
     document = args.input.read_text(encoding="utf-8")
     if not document.strip():
@@ -92,14 +95,14 @@ def main():
     asked = f"{len(args.languages)} languages, {LIMITS['max_concurrent']} at once and {LIMITS['max_per_minute']} a minute"
     print(f"Asking {args.provider} for {asked}.")
     translations, seconds = translate(node, call_llm, document, args.languages)
-    failed = report("Throttled", translations, seconds, mock)
-    for language, text in translations.items():
-        if isinstance(text, str):
-            print(f"  {language}: {len(text)} characters, {text[:60]!r}...")
     if args.output is not None:
         for language, text in translations.items():
             if isinstance(text, str):
                 (args.output / f"{language}.md").write_text(text, encoding="utf-8")
+    failed = report("Throttled", translations, seconds, mock)
+    for language, text in translations.items():
+        if isinstance(text, str):
+            print(f"  {language}: {len(text)} characters, {text[:60]!r}...")
     if args.compare:
         unthrottled = make_mock(max_concurrent=3, max_per_window=60)
         report(
