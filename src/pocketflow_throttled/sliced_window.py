@@ -11,10 +11,12 @@ from itertools import accumulate
 from typing import TYPE_CHECKING
 
 from .counted_window import CountedWindow
-from .token_window import Spend, TokenWindow
+from .part import Part
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from .token_window import Spend, TokenWindow
 
 _PARTS = (2, 3, 4, 5, 6, 10, 12, 15, 20, 30, 60)  # of the window, which a slice may be: of a minute, whole seconds
 # Whether it counts by a sliding window, a fixed one or as a bucket, what a server has served in a slice leaves no room for
@@ -29,7 +31,7 @@ class SlicedWindow(CountedWindow):
     """At most `limit` tokens in any `seconds`, and in any slice of these as many as a server allows in it.
 
     Attributes:
-        slice: the window of what is allowed in less time; None: nothing is known of it.
+        part: what is allowed in less time; None: nothing is known of it.
 
     Example:
         >>> window = SlicedWindow(limit=600, seconds=60.0)
@@ -40,6 +42,7 @@ class SlicedWindow(CountedWindow):
     """
 
     __slots__ = (
+        "_by_estimates",
         "_differ",
         "_doubted_after",
         "_found_after",
@@ -50,7 +53,7 @@ class SlicedWindow(CountedWindow):
         "_tried_between",
         "_tried_since",
         "_try_at",
-        "slice",
+        "part",
     )
 
     def __init__(self, limit: int, seconds: float) -> None:
@@ -60,7 +63,8 @@ class SlicedWindow(CountedWindow):
 
     def unslice(self) -> None:
         """Forget that a server allows less in a shorter time."""
-        self.slice: TokenWindow | None = None
+        self.part: Part | None = None
+        self._by_estimates = False  # whether it counts estimates
         self._sliced_since = math.inf
         self._told: tuple[int, float] | None = None  # the slice that headers tell
         self._found_after = -math.inf  # when the last call started that helps to find the slice, while it is not found
@@ -75,9 +79,15 @@ class SlicedWindow(CountedWindow):
         self._served, self._served_until = 0, -math.inf  # ... what was served that started since then, and the last of it
 
     @property
+    def slice(self) -> TokenWindow | None:
+        """The window of what is allowed in less time; None: nothing is known of it."""
+        return None if self.part is None else self.part.slice
+
+    @property
     def told(self) -> TokenWindow:
         """The window of which headers tell: the slice, if they told of it."""
-        return self if self.slice is None or (self.slice.limit, self.slice.seconds) != self._told else self.slice
+        part = self.slice
+        return self if part is None or (part.limit, part.seconds) != self._told else part
 
     def set_slice(self, limit: int, seconds: float, now: float) -> None:
         """Set what a server says it allows in a shorter time."""
@@ -102,39 +112,53 @@ class SlicedWindow(CountedWindow):
 
     @property
     def _is_known(self) -> bool:
-        return self.slice is not None and self._explains(self.slice.limit, self.slice.seconds)
+        part = self.part
+        return part is not None and (part.is_bucket or self._explains(part.slice.limit, part.slice.seconds))
 
     def _find(self) -> None:
         if any(spend.time <= self._found_after and spend.is_under_way and not spend.is_refused for spend in self.spends):
             return
         self._found_after = -math.inf
+        self._find_longest()
+
+    def _find_longest(self) -> None:
         longest = next((each for each in self._slices() if self._explains(*each)), None)
         if longest is not None:
             self._slice(*longest, self._sliced_since)
 
+    def _find_by_estimates(self) -> None:
+        self._by_estimates = True
+        self._find_longest()
+        if self.part is not None and not self.part.by_estimates and (slices := list(self._slices())):
+            self._slice(*slices[-1], self._sliced_since)
+
+    def _counted(self, spend: Spend) -> int:
+        return spend.at_most if self._by_estimates else spend.cost
+
     def _slices(self) -> Iterator[tuple[int, float]]:
         """Yield the limits and seconds of what may be a slice, the longest first: none holds less than a call costs."""
-        most = max((spend.cost for spend in self.spends), default=0)
+        most = max(map(self._counted, self.spends), default=0)
         return ((self._limit // parts, self.seconds / parts) for parts in _PARTS if self._limit // parts >= most)
 
     def _explains(self, limit: int, seconds: float) -> bool:
         served = [spend for spend in self.spends if not spend.is_refused]
         refused = [spend for spend in self.spends if spend.is_refused]
         times = [spend.time for spend in served]
-        sums = [0, *accumulate(spend.cost for spend in served)]
+        sums = [0, *accumulate(map(self._counted, served))]
         explained = 0
         for spend in refused:
             since, until = spend.time - seconds - _ON_THE_WAY, spend.time + _ON_THE_WAY
-            explained += sums[bisect_right(times, until)] - sums[bisect_right(times, since)] + spend.cost > limit
+            explained += sums[bisect_right(times, until)] - sums[bisect_right(times, since)] + self._counted(spend) > limit
         return explained >= _MOST * len(refused)
 
     def _slice(self, limit: int, seconds: float, now: float) -> None:
-        self.slice, self._sliced_since = TokenWindow(limit, seconds), now
-        self.slice.stretch(self._differ)
-        for spend in self.spends:
-            spend.of_slice = self.slice.add(spend.time, spend.cost, spend.variance)
-            if spend.is_refused:
-                self.slice.refuse(spend.of_slice)
+        part, is_told = self.part, self._told == (limit, seconds)
+        self._sliced_since = now
+        is_same = part is not None and (part.slice.limit, part.slice.seconds) == (limit, seconds)
+        if part is None or is_told or not (is_same and part.is_bucket and part.by_estimates is self._by_estimates):
+            self.part = Part(limit, seconds, self.seconds, is_told=is_told, by_estimates=self._by_estimates, before=part)
+            self.part.slice.stretch(self._differ)
+            self.part.replay(self.spends)
 
     # --- what is done in the window is done in its slice
 
@@ -142,65 +166,65 @@ class SlicedWindow(CountedWindow):
         """Count each start for longer, in its slice too."""
         super().stretch(spread, least, cold=cold)
         self._differ = spread
-        if self.slice is not None:
-            self.slice.stretch(spread)
+        if self.part is not None:
+            self.part.slice.stretch(spread)
 
     def fits(self, now: float, cost: int, variance: int = 0, estimated: int = 0) -> bool:
         """Return whether `cost` more tokens, give or take, are allowed at `now`; forgets what has left the window."""
         if not super().fits(now, cost, variance, estimated):
             return False
-        return self.slice is None or self.slice.fits(now, cost, variance) or now >= self._try_at
+        return self.part is None or self.part.fits(now, cost, variance, estimated) or now >= self._try_at
 
     def forget(self, now: float) -> None:
         """Forget what has left the window, and the share of others that has come back."""
         super().forget(now)
-        if self.slice is not None:
-            self.slice.forget(now)
+        if self.part is not None:
+            self.part.slice.forget(now)
 
     def opens_at(self, now: float) -> float:
         """Return when the oldest spend leaves, or others' share: the next moment at which anything changes by itself."""
         opens_at = super().opens_at(now)
-        if self.slice is None:
+        if self.part is None:
             return opens_at
-        return min(opens_at, self.slice.opens_at(now), self._try_at if self._try_at > now else math.inf)
+        return min(opens_at, self.part.opens_at(now), self._try_at if self._try_at > now else math.inf)
 
     def add(self, now: float, cost: int, variance: int = 0, estimated: int = 0) -> Spend:
         """Book `cost` tokens, give or take, and return the entry, to be corrected."""
         spend = super().add(now, cost, variance, estimated)
-        if self.slice is not None:
-            if now >= self._try_at and not self.slice.fits(now, cost, variance):
+        if self.part is not None:
+            if now >= self._try_at and not self.part.fits(now, cost, variance, estimated):
                 if now > self._tried_since + self.seconds:
                     self._doubt(now)
                 self._tried_since = min(self._tried_since, now)
-                self._try_at = now + self.slice.seconds * cost / self.slice.limit
+                self._try_at = now + self.part.slice.seconds * cost / self.part.slice.limit
             else:
-                spend.of_slice = self.slice.add(now, cost, variance)
+                self.part.add(spend)
         return spend
 
     def insert(self, time: float, cost: int) -> Spend:
         """Book tokens at a time that may lie before the last entry, and return the entry."""
         spend = super().insert(time, cost)
-        if self.slice is not None:
-            spend.of_slice = self.slice.insert(time, cost)
+        if self.part is not None:
+            self.part.insert(spend)
         return spend
 
     def correct(self, spend: Spend, cost: int, now: float | None = None) -> None:
         """Set what a booked request, which has ended, really cost; without effect once it has left the window."""
-        if spend.in_window and self.slice is not None and spend.of_slice is not None:
-            self.slice.correct(spend.of_slice, cost)
+        if spend.in_window and self.part is not None:
+            self.part.correct(spend, cost, is_served=now is not None)
         super().correct(spend, cost, now)
         if spend.time <= self._found_after:
             self._find()
         if now is not None and spend.time >= self._tried_since:
-            self._served_since_tried(spend.time, cost)
+            self._served_since_tried(spend)
 
-    def _served_since_tried(self, started: float, cost: int) -> None:
+    def _served_since_tried(self, spend: Spend) -> None:
         """Forget a slice of which a server that keeps to it would not have served so much, whichever way it counts."""
-        assert self.slice is not None
-        self._served += cost
-        self._served_until = max(self._served_until, started)
+        assert self.part is not None
+        self._served += self._counted(spend)
+        self._served_until = max(self._served_until, spend.time)
         took = self._served_until - self._tried_since + _ON_THE_WAY
-        if self._served > (took / self.slice.seconds + 1) * self.slice.limit:
+        if self._served > (took / self.part.slice.seconds + 1) * self.part.slice.limit:
             self.unslice()
 
     def refuse(self, spend: Spend, *, is_explained: bool = False) -> bool:
@@ -208,10 +232,10 @@ class SlicedWindow(CountedWindow):
 
         A try of what does not fit into a slice tells of that, and from then on the slice is kept.
         """
-        if self.slice is not None and spend.of_slice is not None and spend.in_window:
-            self.slice.refuse(spend.of_slice)
-        if self.slice is not None and spend.time >= self._tried_since:
-            self._slice(self.slice.limit, self.slice.seconds, self._sliced_since)  # with what was tried
+        if self.part is not None and spend.in_window:
+            is_explained = self.part.refuse(spend, self.spends[-1].time) or is_explained
+        if self.part is not None and spend.time >= self._tried_since:
+            self._slice(self.part.slice.limit, self.part.slice.seconds, self._sliced_since)  # with what was tried
             self._doubted_after *= _LONGER
             self._tried_between = self._tried_since, self.spends[-1].time if self.spends else spend.time  # they may all have left
             self._doubt(spend.time + self._doubted_after)
@@ -223,11 +247,13 @@ class SlicedWindow(CountedWindow):
             self.unslice()
         elif spend.time <= self._found_after:
             self._find()
+        elif self.part is not None and self.part.is_misfit:
+            self._find_by_estimates()
         return tells_way
 
     def used(self, now: float) -> int:
         """Return how many tokens are in the window at `now`, others' included. Reading forgets nothing."""
-        return super().used(now) + (0 if self.slice is None else self.slice.others(now))
+        return super().used(now) + (0 if self.part is None else self.part.slice.others(now))
 
     def clear(self) -> None:
         """Forget every spend, what others have taken, and that a server allows less in a shorter time."""

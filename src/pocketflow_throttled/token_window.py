@@ -19,7 +19,18 @@ _DEVIATIONS = 2.0  # that are kept for what calls under way cost, where nothing 
 class Spend:
     """Tokens booked at a time; the cost may be corrected while it is in its window. Until then it may be off by its variance."""
 
-    __slots__ = ("cost", "estimated", "in_window", "is_close", "is_refused", "is_under_way", "of_slice", "time", "variance")
+    __slots__ = (
+        "cost",
+        "estimated",
+        "in_window",
+        "is_close",
+        "is_refused",
+        "is_try",
+        "is_under_way",
+        "of_part",
+        "time",
+        "variance",
+    )
 
     def __init__(self, time: float, cost: int, variance: int = 0, estimated: int = 0) -> None:
         self.time = time
@@ -27,8 +38,14 @@ class Spend:
         self.variance = variance
         self.estimated = estimated  # before the estimate was corrected by what others cost
         self.in_window = self.is_under_way = True
-        self.is_refused = self.is_close = False  # close: there was hardly any room for it
-        self.of_slice: Spend | None = None  # the same in a shorter window
+        self.is_refused = False
+        self.is_close = self.is_try = False  # close: there was hardly any room for it; try: maybe none at all
+        self.of_part: Spend | None = None  # the same in a part of the window
+
+    @property
+    def at_most(self) -> int:
+        """What a server counts of it that counts its estimate for good, or what it cost if that is more."""
+        return max(self.cost, self.estimated)
 
     def more(self) -> Counts:
         """Return what a server counts of it beyond what it costs, or is thought to, by each way; less, if negative.
@@ -165,6 +182,10 @@ class TokenWindow(Window):
         """Return what of the window at `now` was refused; forgets what has left it."""
         self.forget(now)
         return self._unserved
+
+    def served_since(self, time: float) -> int:
+        """Return what calls cost that started after a time and are not known to be refused."""
+        return sum(spend.cost for spend in self.spends if spend.time > time and not spend.is_refused)
 
     def clear(self) -> None:
         """Forget every spend, and what others have taken."""
