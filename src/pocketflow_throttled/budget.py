@@ -207,7 +207,7 @@ class Budget(Spaced):
             self.requests.refuse(stamp)
         if spend is None:
             self._count(stamp, None)
-        elif self.tokens is not None:
+        elif self.tokens is not None and is_of_limits:
             self.tokens.refuse(spend)
 
     def refused_since(self, time: float) -> int:

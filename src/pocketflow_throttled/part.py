@@ -45,11 +45,11 @@ class Part:
         is_misfit: whether a server refuses what has room in it, again and again, as if it counted estimates.
 
     Example:
-        >>> part = Part(limit=150, seconds=10.0, window=60.0)
-        >>> part.add(Spend(time=0.0, cost=100))
-        >>> part.fits(now=1.0, cost=100), part.opens_at(now=1.0)  # at 10 a slice has room for it, at 3.3 a bucket
-        (False, 3.333...)
-        >>> part.fits(now=4.0, cost=100)  # a try
+        >>> part = Part(limit=200, seconds=10.0, window=60.0)
+        >>> part.add(Spend(time=0.0, cost=150))
+        >>> part.fits(now=1.0, cost=150), part.opens_at(now=1.0)  # a bucket has room for it at 5.0, a slice at 10.0
+        (False, 5.0)
+        >>> part.fits(now=5.0, cost=150)  # as a try
         True
     """
 
