@@ -9,8 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pocketflow_throttled import RateLimitHit
+from pocketflow_throttled.budget import Budget
 from pocketflow_throttled.part import Part
 from pocketflow_throttled.simulation import _ALGORITHMS
+from pocketflow_throttled.sliced_window import SlicedWindow
 from pocketflow_throttled.token_bucket import TokenBucket
 from pocketflow_throttled.token_window import Spend
 
@@ -82,6 +84,9 @@ def test_where_the_largest_call_is_refused_all_wait_longer_for_a_full_bucket() -
     assert not bucket.fits(21.05, 100)
     bucket.refused(11.05, cost=100, last_started=11.05)
     assert bucket.late == pytest.approx(0.075)
+    for _ in range(101):
+        bucket.served()
+    assert bucket.late == pytest.approx(0.05, rel=0.01)
 
 
 # --- which of them it is
@@ -152,6 +157,58 @@ def test_a_refused_try_ends_the_tries_for_half_a_window_and_then_for_three_times
         time += 30
 
 
+def test_in_a_short_slice_the_answer_of_a_try_is_waited_for_half_as_long() -> None:
+    part = Part(190, 1.0, 60.0)
+    started(part, 0.0)
+    started(part, 0.1)
+    assert part.opens_at(0.1) == 0.1 + 0.5 or not part.fits(0.1, 1)
+    assert not part.fits(0.59, 1)
+    assert part.fits(0.61, 1)
+
+
+def test_tries_that_are_refused_together_are_waited_for_once_and_a_bucket_holds_less_in_the_next() -> None:
+    part = Part(190, 10.0, 60.0)
+    for time in (0.0, 1.0, 2.0):
+        started(part, time)
+    tries = [started(part, 40.0 + 2 * number) for number in range(4)][2:]
+    for spend in tries:
+        assert part.refuse(spend, 46.0)
+    started(part, 70.0, 150)
+    assert not part.fits(73.9, 50)
+    assert part.opens_at(73.9) == 74.0
+    assert not part.fits(74.0, 100)
+    assert part.opens_at(74.0) == pytest.approx(70 + (150 - 0.85 * 190 + 100) / 19)  # it may hold 190 less a part
+
+
+def test_six_tries_tell_a_bucket_only_if_none_is_refused_between() -> None:
+    part = Part(190, 10.0, 60.0)
+    spends = tried(part)
+    for spend in spends[1:]:
+        part.correct(spend, 100, is_served=True)
+    refused = started(part, spends[-1].time + 1.5)
+    part.refuse(refused, refused.time)
+    start = refused.time + 60
+    started(part, start)
+    part.correct(started(part, start + 6), 100, is_served=True)
+    assert not part.is_bucket
+
+
+def test_what_a_refused_call_would_have_taken_is_given_back() -> None:
+    part = Part(190, 10.0, 60.0)
+    part.is_bucket = True
+    assert part.refuse(started(part, 0.0, 150), 0.0)
+    assert part.fits(0.0, 150)
+
+
+def test_what_a_call_cost_less_is_given_back_to_the_bucket() -> None:
+    part = Part(190, 10.0, 60.0)
+    part.is_bucket = True
+    spend = started(part, 0.0, 150)
+    assert not part.fits(0.0, 100)
+    part.correct(spend, 50, is_served=True)
+    assert part.fits(0.0, 100)
+
+
 def test_a_bucket_that_is_refused_again_and_again_is_none() -> None:
     part = Part(1900, 10.0, 60.0)
     part.is_bucket = True
@@ -200,10 +257,36 @@ def test_refusals_of_what_has_room_tell_that_estimates_are_counted_if_these_are_
         for spend in (served, refused):
             assert part.fits(spend.time, 100, 0, estimated)
             part.add(spend)
-        assert not part.is_misfit
         part.correct(served, 100, is_served=True)
         part.refuse(refused, refused.time)
+        assert not part.is_misfit or number >= 3
     assert part.is_misfit is is_misfit
+
+
+def test_one_refusal_in_ten_tells_no_such_thing() -> None:
+    part = Part(1900, 10.0, 60.0)
+    for number in range(200):
+        spend = Spend(float(number), 100, estimated=300)
+        part.add(spend)
+        if number % 10:
+            part.correct(spend, 100, is_served=True)
+        else:
+            part.refuse(spend, spend.time)
+    assert not part.is_misfit
+
+
+def test_neither_a_try_nor_what_is_counted_by_estimates_tells_that_these_are_counted() -> None:
+    part, by_estimates = Part(1900, 10.0, 60.0), Part(1900, 10.0, 60.0, by_estimates=True)
+    for number in range(9):
+        for each, is_try in ((part, True), (by_estimates, False)):
+            served, refused = (Spend(20.0 * number + later, 100, estimated=300) for later in (0.0, 1.0))
+            for spend in (served, refused):
+                each.add(spend)
+            each.correct(served, 100, is_served=True)
+            assert refused.of_part is not None
+            refused.of_part.is_try = is_try
+            each.refuse(refused, refused.time)
+            assert not each.is_misfit
 
 
 def test_refusals_on_end_with_nothing_served_between_tell_no_such_thing() -> None:
@@ -217,16 +300,68 @@ def test_refusals_on_end_with_nothing_served_between_tell_no_such_thing() -> Non
 
 
 def test_estimates_are_counted_for_good_where_they_are_more_than_what_a_call_cost() -> None:
-    part = Part(1000, 10.0, 60.0, by_estimates=True)
-    spends = [Spend(0.0, 100, variance=50, estimated=300) for _ in range(3)]
+    """And nothing is kept for how far estimates are off."""
+    part = Part(900, 10.0, 60.0, by_estimates=True)
+    spends = [Spend(0.0, 100, variance=5000, estimated=300) for _ in range(3)]
     for spend in spends:
-        assert part.fits(0.0, 100, 50, 300)
+        assert part.fits(0.0, 100, 5000, 300)
         part.add(spend)
     assert not part.fits(0.0, 50, 0, 150)
     part.correct(spends[0], 90, is_served=True)
     assert not part.fits(0.0, 50, 0, 150)
     part.correct(spends[1], 0, is_served=False)  # it was never sent
-    assert part.fits(0.0, 100, 50, 300)
+    assert part.fits(0.0, 100, 5000, 300)
+
+
+def test_a_window_keeps_a_part_that_is_a_bucket_whatever_a_slice_would_explain_or_a_try_beyond_it_tells() -> None:
+    window = SlicedWindow(limit=6000, seconds=60.0)
+    for spend in [window.add(0.0, 100) for _ in range(3)]:
+        window.refuse(spend)
+    window.find_slice(0.0)
+    part = window.part
+    assert part is not None
+    part.is_bucket = True
+    refused = window.add(20.0, 100)
+    window.refuse(refused)
+    window.find_slice(20.0)
+    assert window.part is part
+    beyond = [window.add(30.0, 100) for _ in range(2)]
+    assert beyond[1].of_part is None
+    window.refuse(beyond[1])
+    assert window.part is part
+
+
+@pytest.mark.parametrize("cost", [10, 100])
+def test_a_window_whose_part_counts_estimates_takes_no_less_for_it_than_the_largest(cost: int) -> None:
+    """The longest slice that explains what was refused, or the shortest of all."""
+    window = SlicedWindow(limit=6000, seconds=60.0)
+    for spend in [window.add(0.0, 100) for _ in range(3)]:
+        window.refuse(spend)
+    window.find_slice(0.0)
+    assert window.slice is not None
+    assert window.slice.limit == 100
+    for number in range(5):
+        served, refused = (window.add(2.0 * number + later, cost, 0, 350) for later in (1.0, 2.0))
+        assert refused.of_part is not None
+        refused.of_part.is_try = served.of_part is None
+        window.correct(served, cost, 2.0 * number + 1.5)
+        window.refuse(refused)
+    assert window.part is not None
+    assert window.part.by_estimates
+    assert window.slice.limit >= 350
+    window.unslice()
+    window.find_slice(13.0)
+    assert window.part is not None
+    assert not window.part.by_estimates
+
+
+def test_what_no_limit_refused_tells_nothing_of_how_tokens_are_counted() -> None:
+    budget = Budget(requests=None, tokens=1000, burst=None, seconds=60.0)
+    for is_of_limits in (False, True):
+        spend = budget.book(0.0, 100)
+        assert spend is not None
+        budget.refused(0.0, spend, is_of_limits=is_of_limits)
+        assert spend.is_refused is is_of_limits
 
 
 # --- and what comes of it

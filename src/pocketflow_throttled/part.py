@@ -84,7 +84,7 @@ class Part:
         self.by_estimates = by_estimates
         self.is_bucket = self.is_misfit = False
         self._misfits: float = 0.0 if before is None else before._misfits
-        self._was_served: bool = before is not None and before._was_served  # since the last misfit
+        self._was_served = False  # a call, since the last misfit
         self._served = 0  # tries, since one was refused
         self._try_at = self._learned_until = -math.inf  # refusals of tries that started by then tell nothing more
         self._try_after = _NEXT_TRY * window  # the next refused one
@@ -118,7 +118,7 @@ class Part:
         if self.is_bucket:
             return bucket.fits(now, cost)
         if self.slice.fits(now, cost, variance):
-            return bucket.fits(now, cost, at_least=self.slice.limit)  # tries may have emptied it
+            return True
         if now < self._try_at:
             bucket.opens_at = self._try_at
             return False

@@ -46,12 +46,12 @@ class TokenBucket:
         """Return how many tokens it lacks; less than none, if it has been full for a while."""
         return max(-self.late * self.rate, self._lacks - max(0.0, now - self._at) * self.rate)
 
-    def fits(self, now: float, cost: int, at_least: float = 0.0) -> bool:
-        """Return whether it has `cost` tokens at `now`, if it holds `at_least` so many; else `opens_at` tells when it will.
+    def fits(self, now: float, cost: int) -> bool:
+        """Return whether it has `cost` tokens at `now`; else `opens_at` tells when it will.
 
         A call that costs more than it holds takes all of it.
         """
-        over = self.lacks(now) + self.late * self.rate + min(0.0, cost - max(at_least, self.holds))
+        over = self.lacks(now) + self.late * self.rate + min(0.0, cost - self.holds)
         if over <= _ROUNDING * self.holds:
             self.opens_at = math.inf
             return True
