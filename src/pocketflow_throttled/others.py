@@ -16,6 +16,7 @@ from .counting import NOTHING, Way
 from .level import Level
 from .token_window import TokenWindow
 from .untold import ALIKE, FULL_SECOND, SHORT, Boundary, Moment
+from .untold_wait import UntoldWait
 
 if TYPE_CHECKING:
     from .budget import Budget
@@ -84,6 +85,7 @@ class Others:
             "requests": (Boundary(), Boundary()),
             "tokens": (Boundary(), Boundary()),
         }
+        self._untold_waits = {kind: UntoldWait(budget, kind) for kind in self._told_at}
         self._blamed_until = -math.inf  # for refusals that own calls do not explain
 
     def served(self, quota: Quota, now: float) -> None:
@@ -141,6 +143,8 @@ class Others:
             others = 0
         age_at_most = 0.0 if call is None else now - call.time
         first, reset = self._back_after(quota, window, reset, answer.hint, others=others, missing=missing, age=age_at_most)
+        if others and answer.is_refused and quota.reset is None and answer.hint is None:
+            first, reset = self._untold_waits[quota.kind].refused(window, others, now) or (first, reset)
         is_newer = call is None or call.time >= self._told_at[quota.kind]
         if is_newer or others >= window.others(now):
             back = now + min(first, answer.at_most), now + min(reset, answer.at_most)
