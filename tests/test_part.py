@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pocketflow_throttled import RateLimitHit
+from pocketflow_throttled import AdaptiveThrottledNode, RateLimitHit
 from pocketflow_throttled.budget import Budget
 from pocketflow_throttled.part import Part
 from pocketflow_throttled.simulation import _ALGORITHMS
@@ -374,7 +374,9 @@ class Tokens(Batch):
         return self.times * item
 
 
-def ended(algorithm: str, holds: int, *, times: int = 1, item: int = 2000, items: int = 600) -> tuple[float, int]:
+def ended(
+    algorithm: str, holds: int, *, times: int = 1, item: int = 2000, items: int = 600, adaptive: bool = False
+) -> tuple[float, int]:
     """Return when a batch ends, and how often it was refused.
 
     The server allows 3,000 tokens in a second, counts estimates of so many times what calls cost, and keeps a part.
@@ -392,11 +394,15 @@ def ended(algorithm: str, holds: int, *, times: int = 1, item: int = 2000, items
         last = now()
         return SimpleNamespace(usage=SimpleNamespace(total_tokens=item))
 
-    class Estimates(Tokens):
+    class Fixed(Tokens):
         pass
 
-    Estimates.times = times
-    run(Estimates(call, max_concurrent=12, max_tokens_per_minute=180_000), [item] * items)
+    class Adaptive(Tokens, AdaptiveThrottledNode):
+        pass
+
+    make = Adaptive if adaptive else Fixed
+    make.times = times
+    run(make(call, max_concurrent=12, max_tokens_per_minute=180_000), [item] * items)
     return last, refused
 
 
@@ -405,6 +411,13 @@ def test_a_bucket_that_holds_one_call_and_a_half_is_emptied_as_fast_as_it_fills(
     took, refused = ended("token_bucket", 3000)
     assert took <= 400 / 0.95
     assert refused <= 0.04 * 600
+
+
+@pytest.mark.parametrize(("holds", "item"), [(9000, 2000), (30_000, 5000)])
+def test_an_adaptive_batch_empties_a_small_bucket_as_fast_as_it_fills(holds: int, item: int) -> None:
+    took, refused = ended("token_bucket", holds, item=item, adaptive=True)
+    assert took <= 600 * item / 3000 / 0.99
+    assert refused <= 0.02 * 600
 
 
 def test_a_window_of_a_second_is_not_taken_for_a_bucket() -> None:

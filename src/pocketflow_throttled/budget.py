@@ -216,8 +216,7 @@ class Budget(Spaced):
 
     def space(self, now: float, stamp: float) -> None:
         """Space the starts, or more than before, as a server with room in the window refuses the call that started at `stamp`."""
-        if self.tokens is not None and self._refuses_what_has_room(now, _SOME["tokens"]):
-            self.tokens.find_slice(now)
+        self.slice_tokens(now)
         requests, bursts = self.requests, self._bursts
         if requests is None or (self._gate is not None and self._bursts is not None) or stamp <= self._margin.since:
             return
@@ -229,6 +228,11 @@ class Budget(Spaced):
             self._margin.since = now  # none was served yet: what was sent before is still counted
             return
         self._space_more(now)
+
+    def slice_tokens(self, now: float) -> None:
+        """Find how many tokens are allowed in less time, as a server with room in the window refuses a call."""
+        if self.tokens is not None and self._refuses_what_has_room(now, _SOME["tokens"]):
+            self.tokens.find_slice(now)
 
     def _refuses_what_has_room(self, now: float, some: int) -> bool:
         if len(self._refused) < some or not (self.has_room("requests", now) and self.has_room("tokens", now)):

@@ -217,8 +217,12 @@ class Permit:
                 if not is_of_limits:
                     return
                 limiter._told_limits.doubt_length(now, self._stamp)
-                if limiter._rule is None and not is_down and not budget.is_filled_by_others(now):  # else the rule finds the pace
+                if is_down or budget.is_filled_by_others(now):
+                    return
+                if limiter._rule is None:
                     budget.space(now, self._stamp)
+                else:  # the rule finds the pace of starts
+                    budget.slice_tokens(now)
 
     def refused(self, pause: float, *, hinted: bool = True, at_most: float = math.inf) -> None:
         """Tell the limiter that the API refused the request, which is still to be released.
