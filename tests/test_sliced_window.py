@@ -1,6 +1,7 @@
 """What is promised of tokens that a server allows in a shorter time than the window, with `now` given."""
 
 import asyncio
+from random import Random
 from types import SimpleNamespace
 from typing import Any
 
@@ -15,6 +16,10 @@ from pocketflow_throttled.sliced_window import SlicedWindow
 from pocketflow_throttled.token_window import Spend
 
 from .test_nodes import Batch, now, run
+
+
+class OverloadedError(Exception):
+    status_code = 529
 
 
 class Tokens(Batch):
@@ -284,3 +289,45 @@ def test_a_try_that_is_refused_when_all_has_left_the_window_ends_no_batch() -> N
     window.forget(tried_at + 60)
     assert not window.spends
     assert not window.refuse(tries[-1])
+
+
+def test_calls_that_an_overloaded_server_refused_count_as_none_it_served_and_tell_of_no_slice() -> None:
+    budget = Budget(requests=None, tokens=6000, burst=None, seconds=60.0)
+    assert budget.tokens is not None
+    dropped = [budget.book(0.0, 100) for _ in range(30)]
+    for spend in dropped:
+        budget.refused(0.0, spend, is_of_limits=False)
+    assert budget.served("tokens", 1.0) == 0
+    budget.tokens.find_slice(1.0)
+    assert budget.tokens.slice is None
+    budget.refused(1.0, budget.book(1.0, 100))
+    budget.tokens.find_slice(1.0)  # of which what was dropped explains nothing
+    assert seconds_of(budget.tokens) == 1.0
+
+
+def test_an_overloaded_server_that_keeps_a_bucket_slows_a_batch_down_by_little_more_than_what_it_refuses() -> None:
+    bucket, random, seen = _ALGORITHMS["token_bucket"](30_000, 6.0), Random(1), [0, 0]
+
+    async def call(item: int) -> Any:
+        await asyncio.sleep(0.05)
+        seen[0] += 1
+        if random.random() < 0.2:
+            raise OverloadedError
+        if bucket.wait(now(), item):
+            seen[1] += 1
+            raise RateLimitHit("too many requests")
+        bucket.take(now(), item)
+        await asyncio.sleep(2 * (0.5 + random.random()))
+        return SimpleNamespace(usage=SimpleNamespace(total_tokens=item))
+
+    class Exact(Batch):
+        def estimate_tokens(self, item: int) -> int:
+            return item
+
+    async def main() -> float:
+        await Exact(call, max_retries=30, max_concurrent=200, max_tokens_per_minute=300_000).run_async({"items": [500] * 1500})
+        return now()
+
+    took = run_virtual(main())
+    assert took < 240, (took, seen)
+    assert seen[1] < 300

@@ -207,8 +207,11 @@ class Budget(Spaced):
             self.requests.refuse(stamp)
         if spend is None:
             self._count(stamp, None)
-        elif self.tokens is not None and is_of_limits:
-            self.tokens.refuse(spend)
+        elif self.tokens is not None:
+            if is_of_limits:
+                self.tokens.refuse(spend)
+            else:
+                self.tokens.drop(spend)
 
     def refused_since(self, time: float) -> int:
         """Return how many calls were refused by a server's limits that started after `time`, of late."""

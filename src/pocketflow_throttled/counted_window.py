@@ -238,6 +238,12 @@ class CountedWindow(TokenWindow):
         self.take_away(0, -math.inf, -math.inf)  # what seemed to be of others, and explains no refusal either
         return True
 
+    def drop(self, spend: Spend) -> None:
+        """Remember that a server did not serve a call, for a reason that tells nothing of what it counts."""
+        if spend.in_window and not spend.is_refused:
+            self._count_more(spend, -1)
+            super().drop(spend)
+
     def clear(self) -> None:
         """Forget every spend, what others have taken, and how is counted."""
         super().clear()

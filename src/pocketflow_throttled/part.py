@@ -196,6 +196,14 @@ class Part:
         self.slice.refuse(start)
         return is_explained
 
+    def drop(self, spend: Spend) -> None:
+        """Give back what a call took that a server did not serve, for a reason that tells nothing of what it counts."""
+        bucket, start = self._bucket, spend.of_part
+        if start is not None and not start.is_refused:
+            if bucket is not None:
+                bucket.change(start.time, -self._counted(spend))
+            self.slice.drop(start)
+
     def _wait_for_try(self, refused_at: float) -> None:
         self.is_bucket = False
         self._served = 0

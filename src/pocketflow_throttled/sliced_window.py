@@ -102,7 +102,7 @@ class SlicedWindow(CountedWindow):
 
         Until the calls that started before have told what they cost, or were refused as well, it may be the shortest of all.
         """
-        slices, refused = list(self._slices()), [spend.time for spend in self.spends if spend.is_refused]
+        slices, refused = list(self._slices()), [spend.time for spend in self.spends if spend.is_refused and not spend.is_dropped]
         if slices and refused and self._found_after == -math.inf and not self._is_known:
             self._slice(*slices[-1], now)
             self._found_after = refused[-1] + _ON_THE_WAY
@@ -142,7 +142,7 @@ class SlicedWindow(CountedWindow):
 
     def _explains(self, limit: int, seconds: float) -> bool:
         served = [spend for spend in self.spends if not spend.is_refused]
-        refused = [spend for spend in self.spends if spend.is_refused]
+        refused = [spend for spend in self.spends if spend.is_refused and not spend.is_dropped]
         times = [spend.time for spend in served]
         sums = [0, *accumulate(map(self._counted, served))]
         explained = 0
@@ -250,6 +250,12 @@ class SlicedWindow(CountedWindow):
         elif self.part is not None and self.part.is_misfit:
             self._find_by_estimates()
         return tells_way
+
+    def drop(self, spend: Spend) -> None:
+        """Remember that a server did not serve a call, for a reason that tells nothing of what it counts."""
+        if self.part is not None and spend.in_window:
+            self.part.drop(spend)
+        super().drop(spend)
 
     def used(self, now: float) -> int:
         """Return how many tokens are in the window at `now`, others' included. Reading forgets nothing."""

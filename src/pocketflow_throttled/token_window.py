@@ -24,6 +24,7 @@ class Spend:
         "estimated",
         "in_window",
         "is_close",
+        "is_dropped",
         "is_refused",
         "is_try",
         "is_under_way",
@@ -38,7 +39,7 @@ class Spend:
         self.variance = variance
         self.estimated = estimated  # before the estimate was corrected by what others cost
         self.in_window = self.is_under_way = True
-        self.is_refused = False
+        self.is_refused = self.is_dropped = False  # dropped: refused for a reason that is none of the limit
         self.is_close = self.is_try = False  # close: there was hardly any room for it; try: maybe none at all
         self.of_part: Spend | None = None  # the same in a part of the window
 
@@ -177,6 +178,12 @@ class TokenWindow(Window):
             spend.is_refused = True
             self._unserved += spend.cost
         return False
+
+    def drop(self, spend: Spend) -> None:
+        """Remember that a server did not serve a call, for a reason that tells nothing of what it counts."""
+        if spend.in_window and not spend.is_refused:
+            spend.is_dropped = True
+            TokenWindow.refuse(self, spend)
 
     def unserved(self, now: float) -> int:
         """Return what of the window at `now` was refused; forgets what has left it."""
