@@ -134,6 +134,14 @@ def test_no_slice_is_found_that_holds_less_than_a_call_costs_nor_without_a_call_
     window.refuse(window.add(0.0, 350))
     window.find_slice(0.1)
     assert window.slice is None
+    window = SlicedWindow(limit=50, seconds=60.0)
+    refused = window.add(0.0, 5)
+    window.refuse(refused)
+    window.correct(refused, 0)
+    window.find_slice(0.1)
+    assert seconds_of(window) == 2.0  # none of nothing
+    window.add(0.2, 5)
+    assert not window.fits(0.2, 5)
 
 
 def test_a_refusal_that_tells_how_a_server_counts_tells_of_no_slice() -> None:

@@ -137,7 +137,7 @@ class SlicedWindow(CountedWindow):
 
     def _slices(self) -> Iterator[tuple[int, float]]:
         """Yield the limits and seconds of what may be a slice, the longest first: none holds less than a call costs."""
-        most = max(map(self._counted, self.spends), default=0)
+        most = max(map(self._counted, self.spends), default=1) or 1
         return ((self._limit // parts, self.seconds / parts) for parts in _PARTS if self._limit // parts >= most)
 
     def _explains(self, limit: int, seconds: float) -> bool:
