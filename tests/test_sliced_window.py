@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from pocketflow_throttled import RateLimitHit, run_virtual
 from pocketflow_throttled.budget import Budget
+from pocketflow_throttled.part import Part
 from pocketflow_throttled.simulation import _ALGORITHMS
 from pocketflow_throttled.sliced_window import SlicedWindow
 from pocketflow_throttled.token_window import Spend
@@ -339,3 +340,15 @@ def test_an_overloaded_server_that_keeps_a_bucket_slows_a_batch_down_by_little_m
     took = run_virtual(main())
     assert took < 240, (took, seen)
     assert seen[1] < 300
+
+
+def test_what_told_its_cost_only_as_it_ended_takes_from_a_bucket_too() -> None:
+    part = Part(limit=200, seconds=10.0, window=60.0)
+    part.is_bucket = True
+    part.add(Spend(time=0.0, cost=100))
+    late = Spend(time=1.0, cost=100)
+    part.insert(late)
+    assert not part.fits(4.0, 100)
+    part.correct(late, 0, is_served=False)  # never sent, after all
+    assert part.fits(4.0, 100)
+    assert not part.fits(4.0, 190)

@@ -144,7 +144,10 @@ class Part:
 
     def insert(self, spend: Spend) -> None:
         """Book a call that has started at a time before the last one."""
-        spend.of_part = self.slice.insert(spend.time, self._counted(spend))
+        counted = self._counted(spend)
+        spend.of_part = self.slice.insert(spend.time, counted)
+        if self._bucket is not None:
+            self._bucket.change(spend.time, counted)
 
     def correct(self, spend: Spend, cost: int, *, is_served: bool) -> None:
         """Set what a call really cost; it is still booked in the window at what that was thought to be."""
