@@ -352,3 +352,41 @@ def test_what_told_its_cost_only_as_it_ended_takes_from_a_bucket_too() -> None:
     part.correct(late, 0, is_served=False)  # never sent, after all
     assert part.fits(4.0, 100)
     assert not part.fits(4.0, 190)
+
+
+def misfits(window: SlicedWindow, since: float) -> float:
+    """Refuse calls that have room, each after one was served, until that seems to be for their estimates; return when it does."""
+    at = since
+    while window.part is None or not window.part.by_estimates:
+        assert at < since + 60
+        served, refused = (window.add(at + after, 5, estimated=20) for after in (0.0, 0.5))
+        window.correct(served, 5, at + 0.6)
+        window.refuse(refused)
+        at += 3
+    return at - 2.5
+
+
+def test_that_a_slice_counts_estimates_is_believed_for_a_while_only_and_for_longer_each_time() -> None:
+    window = SlicedWindow(limit=6000, seconds=60.0)
+    sliced(window, 0.0)
+    for seconds in (120, 360):
+        at = misfits(window, window.spends[-1].time + 1)
+        window.add(at + seconds - 1, 5, estimated=20)
+        assert window.part is not None
+        assert window.part.by_estimates
+        window.add(at + seconds, 5, estimated=20)
+        assert not window.part.by_estimates
+
+
+def test_a_slice_that_seems_to_count_estimates_is_kept_by_costs_if_more_is_served_than_that_allows() -> None:
+    window = SlicedWindow(limit=6000, seconds=60.0)
+    sliced(window, 0.0)
+    misfits(window, 1.0)
+    seconds = seconds_of(window)
+    tried_at = window._try_at
+    while window.part is not None and window.part.by_estimates:
+        spend = window.add(tried_at, 5, estimated=20)
+        window.correct(spend, 5, tried_at)
+        tried_at += 0.01
+        assert tried_at < window.seconds
+    assert seconds_of(window) == seconds

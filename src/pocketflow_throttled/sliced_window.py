@@ -25,6 +25,9 @@ _MOST, _ON_THE_WAY = 0.75, 0.3
 # What refused may have been a server that was down, or others: a slice that was found is doubted after such a part of the window,
 # or so many seconds if that is longer, and after so many times as long each time that a try is refused.
 _DOUBTED_AFTER, _AT_LEAST, _LONGER = 0.5, 30.0, 4
+# So it may be with refusals by which it seemed to count estimates: for so many windows that is believed, then costs are tried
+# again, and for so many times as long each time that it seems so again.
+_BELIEVED, _BELIEVED_LONGER = 2.0, 3
 
 
 class SlicedWindow(CountedWindow):
@@ -45,6 +48,8 @@ class SlicedWindow(CountedWindow):
         "_by_estimates",
         "_differ",
         "_doubted_after",
+        "_estimates_for",
+        "_estimates_until",
         "_found_after",
         "_served",
         "_served_until",
@@ -64,7 +69,9 @@ class SlicedWindow(CountedWindow):
     def unslice(self) -> None:
         """Forget that a server allows less in a shorter time."""
         self.part: Part | None = None
-        self._by_estimates = False  # whether it counts estimates
+        self._by_estimates = False  # whether it counts estimates, as it seems, ...
+        self._estimates_until = math.inf  # ... until when that is believed, and for how many seconds the next time
+        self._estimates_for = _BELIEVED * self.seconds
         self._sliced_since = math.inf
         self._told: tuple[int, float] | None = None  # the slice that headers tell
         self._found_after = -math.inf  # when the last call started that helps to find the slice, while it is not found
@@ -126,11 +133,19 @@ class SlicedWindow(CountedWindow):
         if longest is not None:
             self._slice(*longest, self._sliced_since)
 
-    def _find_by_estimates(self) -> None:
+    def _find_by_estimates(self, now: float) -> None:
         self._by_estimates = True
+        self._estimates_until = now + self._estimates_for
+        self._estimates_for *= _BELIEVED_LONGER
         self._find_longest()
         if self.part is not None and not self.part.by_estimates and (slices := list(self._slices())):
             self._slice(*slices[-1], self._sliced_since)
+
+    def _count_costs(self) -> None:
+        """Believe no longer that a server counts estimates."""
+        self._by_estimates, self._estimates_until = False, math.inf
+        if self.part is not None and self.part.by_estimates:
+            self._slice(self.part.slice.limit, self.part.slice.seconds, self._sliced_since)
 
     def _counted(self, spend: Spend) -> int:
         return spend.at_most if self._by_estimates else spend.cost
@@ -190,6 +205,8 @@ class SlicedWindow(CountedWindow):
 
     def add(self, now: float, cost: int, variance: int = 0, estimated: int = 0) -> Spend:
         """Book `cost` tokens, give or take, and return the entry, to be corrected."""
+        if now >= self._estimates_until:
+            self._count_costs()
         spend = super().add(now, cost, variance, estimated)
         if self.part is not None:
             if now >= self._try_at and not self.part.fits(now, cost, variance, estimated):
@@ -219,13 +236,17 @@ class SlicedWindow(CountedWindow):
             self._served_since_tried(spend)
 
     def _served_since_tried(self, spend: Spend) -> None:
-        """Forget a slice of which a server that keeps to it would not have served so much, whichever way it counts."""
+        """Forget a slice of which a server that keeps to it would not have served so much, or that it counts estimates."""
         assert self.part is not None
         self._served += self._counted(spend)
         self._served_until = max(self._served_until, spend.time)
         took = self._served_until - self._tried_since + _ON_THE_WAY
         if self._served > (took / self.part.slice.seconds + 1) * self.part.slice.limit:
-            self.unslice()
+            if self._by_estimates:
+                self._count_costs()
+                self._doubt(spend.time + self._doubted_after)
+            else:
+                self.unslice()
 
     def refuse(self, spend: Spend, *, is_explained: bool = False) -> bool:
         """Remember that a server refused a call, and return whether that tells how it counts: then it allows no less in less.
@@ -247,8 +268,8 @@ class SlicedWindow(CountedWindow):
             self.unslice()
         elif spend.time <= self._found_after:
             self._find()
-        elif self.part is not None and self.part.is_misfit:
-            self._find_by_estimates()
+        elif self.part is not None and self.part.is_misfit and not self._by_estimates:
+            self._find_by_estimates(spend.time)
         return tells_way
 
     def drop(self, spend: Spend) -> None:
