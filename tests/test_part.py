@@ -9,7 +9,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pocketflow_throttled import AdaptiveThrottledNode, RateLimitHit
-from pocketflow_throttled.budget import Budget
 from pocketflow_throttled.part import Part
 from pocketflow_throttled.simulation import _ALGORITHMS
 from pocketflow_throttled.sliced_window import SlicedWindow
@@ -353,15 +352,6 @@ def test_a_window_whose_part_counts_estimates_takes_no_less_for_it_than_the_larg
     window.find_slice(13.0)
     assert window.part is not None
     assert not window.part.by_estimates
-
-
-def test_what_no_limit_refused_tells_nothing_of_how_tokens_are_counted() -> None:
-    budget = Budget(requests=None, tokens=1000, burst=None, seconds=60.0)
-    for is_of_limits in (False, True):
-        spend = budget.book(0.0, 100)
-        assert spend is not None
-        budget.refused(0.0, spend, is_of_limits=is_of_limits)
-        assert spend.is_refused is is_of_limits
 
 
 # --- and what comes of it

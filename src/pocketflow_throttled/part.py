@@ -84,10 +84,8 @@ class Part:
         self.by_estimates = by_estimates
         self.is_bucket = self.is_misfit = False
         self._misfits: float = 0.0 if before is None else before._misfits
-        if (
-            before is not None and before.by_estimates and not by_estimates
-        ):  # it was believed for long enough, but one more will do
-            self._misfits = _MISFITS - 1
+        if before is not None and before.by_estimates and not by_estimates:
+            self._misfits = _MISFITS - 1  # one more will do
         self._was_served = False  # a call, since the last misfit
         self._served = 0  # tries, since one was refused
         self._try_at = self._learned_until = -math.inf  # refusals of tries that started by then tell nothing more

@@ -109,8 +109,10 @@ class SlicedWindow(CountedWindow):
 
         Until the calls that started before have told what they cost, or were refused as well, it may be the shortest of all.
         """
+        if self._found_after > -math.inf or (self.part is not None and self.part.is_bucket):
+            return
         slices, refused = list(self._slices()), [spend.time for spend in self.spends if spend.is_refused and not spend.is_dropped]
-        if slices and refused and self._found_after == -math.inf and not self._is_known:
+        if slices and refused and not self._is_known:
             self._slice(*slices[-1], now)
             self._found_after = refused[-1] + _ON_THE_WAY
             self._doubted_after = max(_AT_LEAST, _DOUBTED_AFTER * self.seconds)
@@ -119,8 +121,8 @@ class SlicedWindow(CountedWindow):
 
     @property
     def _is_known(self) -> bool:
-        part = self.part
-        return part is not None and (part.is_bucket or self._explains(part.slice.limit, part.slice.seconds))
+        part = self.slice
+        return part is not None and self._explains(part.limit, part.seconds)
 
     def _find(self) -> None:
         if any(spend.time <= self._found_after and spend.is_under_way and not spend.is_refused for spend in self.spends):
@@ -255,13 +257,15 @@ class SlicedWindow(CountedWindow):
         """
         if self.part is not None and spend.in_window:
             is_explained = self.part.refuse(spend, self.spends[-1].time) or is_explained
-        if self.part is not None and spend.time >= self._tried_since:
-            self._slice(self.part.slice.limit, self.part.slice.seconds, self._sliced_since)  # with what was tried
+        beyond = self.slice if spend.time >= self._tried_since else None
+        if beyond is not None:
             self._doubted_after *= _LONGER
             self._tried_between = self._tried_since, self.spends[-1].time if self.spends else spend.time  # they may all have left
             self._doubt(spend.time + self._doubted_after)
         since, until = self._tried_between
         tells_way = super().refuse(spend, is_explained=is_explained or since <= spend.time <= until)
+        if beyond is not None:
+            self._slice(beyond.limit, beyond.seconds, self._sliced_since)  # with what was tried
         if since <= spend.time <= until:
             return False
         if tells_way and until == -math.inf:
