@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pocketflow_throttled import AdaptiveThrottledNode, RateLimitHit
+from pocketflow_throttled import AdaptiveThrottledNode, RateLimiter, RateLimitHit, run_virtual
 from pocketflow_throttled.part import Part
 from pocketflow_throttled.simulation import _ALGORITHMS
 from pocketflow_throttled.sliced_window import SlicedWindow
@@ -408,6 +408,34 @@ def test_an_adaptive_batch_empties_a_small_bucket_as_fast_as_it_fills(holds: int
     took, refused = ended("token_bucket", holds, item=item, adaptive=True)
     assert took <= 600 * item / 3000 / 0.99
     assert refused <= 0.02 * 600
+
+
+def test_a_part_that_an_outage_seemed_to_tell_is_forgotten_where_costs_are_given_and_not_estimated() -> None:
+    """Bursts of 100 calls, of which a minute has room for 600."""
+    took: list[float] = []
+
+    async def call(limiter: RateLimiter) -> None:
+        while True:
+            async with limiter.reserve(tokens=500) as permit:
+                await asyncio.sleep(0.1)
+                if now() < 90:
+                    permit.refused(1.0)
+                    continue
+                await asyncio.sleep(1)
+                permit.settle(500)
+                return
+
+    async def main() -> None:
+        limiter = RateLimiter(200, max_tokens_per_window=300_000)
+        for burst in range(8):
+            began = now()
+            await asyncio.gather(*(call(limiter) for _ in range(100)))
+            took.append(now() - began)
+            await asyncio.sleep(60 * (burst + 2) - now() % 60)
+
+    run_virtual(main())
+    assert took[0] > 90
+    assert took[-1] == pytest.approx(1.1)
 
 
 def test_a_window_of_a_second_is_not_taken_for_a_bucket() -> None:

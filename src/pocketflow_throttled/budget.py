@@ -171,8 +171,8 @@ class Budget(Spaced):
         if spend is not None and self.tokens is not None:
             self.tokens.take_back(spend)
 
-    def settle(self, stamp: float, spend: Spend | None, tokens: int, now: float | None) -> Spend | None:
-        """Correct the tokens of a request that has just ended, `now` if they were estimated, and return their entry."""
+    def settle(self, stamp: float, spend: Spend | None, tokens: int, now: float) -> Spend | None:
+        """Correct the tokens of a request that has just ended, at `now`, and return their entry."""
         if self.tokens is None:
             return spend
         if spend is None:

@@ -172,8 +172,7 @@ class Permit:
         with limiter._lock:
             self.tokens = tokens
             if self._stamp is not None:
-                now = limiter._now() if self._spend is not None and self._spend.estimated else None
-                self._spend = limiter._budget.settle(self._stamp, self._spend, tokens, now)
+                self._spend = limiter._budget.settle(self._stamp, self._spend, tokens, limiter._now())
                 self._correct_untold()
                 limiter._wake()
 
