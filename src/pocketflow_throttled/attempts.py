@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import random
 from typing import TYPE_CHECKING, Any
 
@@ -58,7 +59,8 @@ class Attempts:
         self.tokens: Callable[[int, Any], int] = node._tokens_of
         self.collects: Callable[[Exception], bool] = node._collects_error
         # An API that is down is not waited for by each item anew: a few are given up at each try, until it is back.
-        self.drought = 0.0  # seconds for which an item was refused while none of the batch was served
+        self.drought = 0.0  # seconds for which an item was refused while none of the batch was served, ...
+        self.down_since = -math.inf  # ... and when that was known first
         self.given_up = 0  # items since one was served
         self.state = node._throttled_state
 
@@ -139,7 +141,11 @@ class Trouble:
         self._refusals += 1
         refusal = signals.read_error(error)  # None: only the user's hook takes it for one
         is_of_limits = refusal is None or not (refusal.overloaded or refusal.final)
-        permit.not_served(is_of_limits=is_of_limits, is_down=attempts.drought > 0)
+        # Calls that had started by then, together with the first of these, tell as much as if it were served.
+        is_down = attempts.drought > 0 and now - permit.held_for() > attempts.down_since
+        permit.not_served(is_of_limits=is_of_limits, is_down=is_down)
+        if attempts.drought == 0:
+            attempts.down_since = now
         attempts.drought = max(attempts.drought, self._refused_for)
         attempts.state.refused += 1
         attempts.state.streak = 0
