@@ -208,23 +208,15 @@ def test_what_a_call_cost_less_is_given_back_to_the_bucket() -> None:
     assert part.fits(0.0, 100)
 
 
-def test_a_bucket_that_is_refused_again_and_again_is_none() -> None:
-    part = Part(1900, 10.0, 60.0)
+@pytest.mark.parametrize(("holds", "refusals"), [(1900, 5), (100, 7)])
+def test_a_bucket_that_is_refused_again_and_again_is_none(holds: int, refusals: int) -> None:
+    """It holds less and less; where it holds one call, that waits longer and longer."""
+    part = Part(holds, 10.0, 60.0)
     part.is_bucket = True
-    for number in range(5):
+    for number in range(refusals):
         assert part.is_bucket
         refused = started(part, 20.0 * number)
         assert part.refuse(refused, refused.time)
-    assert not part.is_bucket
-
-
-def test_a_bucket_of_one_call_that_waits_longer_and_longer_is_none() -> None:
-    part = Part(100, 10.0, 60.0)
-    part.is_bucket = True
-    for number in range(7):
-        assert part.is_bucket
-        refused = started(part, 20.0 * number)
-        part.refuse(refused, refused.time)
     assert not part.is_bucket
 
 
@@ -352,6 +344,24 @@ def test_a_window_whose_part_counts_estimates_takes_no_less_for_it_than_the_larg
     window.find_slice(13.0)
     assert window.part is not None
     assert not window.part.by_estimates
+
+
+def test_what_leaves_the_window_gives_nothing_back_to_a_bucket() -> None:
+    """A minute after it started, what a call took of the bucket has long been refilled."""
+    window = SlicedWindow(limit=6000, seconds=60.0)
+    for spend in [window.add(0.0, 100) for _ in range(3)]:
+        window.refuse(spend)
+    window.find_slice(0.0)
+    part = window.part
+    assert part is not None
+    assert part._bucket is not None
+    part.is_bucket = True
+    for time in range(1, 30):
+        window.correct(window.add(float(time), 105), 105, float(time))
+    before = part._bucket.lacks(30.0)
+    assert before > 0
+    window.forget(75.0)
+    assert part._bucket.lacks(30.0) == before
 
 
 # --- and what comes of it

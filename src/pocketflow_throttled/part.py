@@ -175,7 +175,7 @@ class Part:
                 self._bucket.served()
 
     def refuse(self, spend: Spend, last_started: float) -> bool:
-        """Learn that a server refused a call, and return whether the bucket explains that.
+        """Learn that a server refused a call, and return whether a bucket may explain that.
 
         `last_started` is when the last call started by now, which did not know of it.
         """

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_right
-from itertools import accumulate
+from itertools import accumulate, takewhile
 from typing import TYPE_CHECKING
 
 from .counted_window import CountedWindow
@@ -194,9 +194,11 @@ class SlicedWindow(CountedWindow):
 
     def forget(self, now: float) -> None:
         """Forget what has left the window, and the share of others that has come back."""
-        super().forget(now)
         if self.part is not None:
+            for spend in takewhile(lambda spend: spend.time + self.span <= now, self.spends):
+                spend.of_part = None  # what it took of a bucket is not given back as it leaves the window
             self.part.slice.forget(now)
+        super().forget(now)
 
     def opens_at(self, now: float) -> float:
         """Return when the oldest spend leaves, or others' share: the next moment at which anything changes by itself."""

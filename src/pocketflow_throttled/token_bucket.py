@@ -49,7 +49,7 @@ class TokenBucket:
     def fits(self, now: float, cost: int) -> bool:
         """Return whether it has `cost` tokens at `now`; else `opens_at` tells when it will.
 
-        A call that costs more than it holds takes all of it.
+        A call that costs more than it holds starts when it is full.
         """
         over = self.lacks(now) + self.late * self.rate + min(0.0, cost - self.holds)
         if over <= _ROUNDING * self.holds:
