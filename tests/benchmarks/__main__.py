@@ -1,4 +1,4 @@
-"""`python -m tests.benchmarks [core|adaptive] [--json FILE]`: run a suite, all of core by default, and print its table."""
+"""`python -m tests.benchmarks [core|adaptive|providers] [--json FILE]`: run a suite, core by default, and print its table."""
 
 import argparse
 import json
@@ -6,9 +6,9 @@ import platform
 import sys
 from pathlib import Path
 
-from . import adaptive, core
+from . import adaptive, core, providers
 
-SUITES = {"core": core.run, "adaptive": adaptive.run}
+SUITES = {"core": core.run, "adaptive": adaptive.run, "providers": providers.run}
 
 
 def main() -> None:
