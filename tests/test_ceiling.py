@@ -96,3 +96,24 @@ def test_a_ceiling_that_was_not_to_blame_is_probed_twice_as_soon_as_before() -> 
     ceiling.go_back_to(before, target, after)
     assert (ceiling.level, ceiling.target) == (16, 16)
     assert successes_to_probe(ceiling) == after // 2
+
+
+def test_who_probes_starts_apart_from_the_last_call_until_a_call_was_refused_for_all_that() -> None:
+    ceiling = ceiling_of(4)
+    assert [ceiling.keeps_apart(level) for level in (3, 4, 5, 6)] == [False, False, True, True]
+    ceiling.is_met = True
+    assert not ceiling.keeps_apart(5)
+    ceiling.found(3, is_doubted=True)  # another one
+    assert ceiling.keeps_apart(4)
+    ceiling.drop()
+    assert not ceiling.keeps_apart(5)
+
+
+def test_the_rest_of_a_step_need_not_start_apart_once_enough_of_it_went_well() -> None:
+    ceiling = ceiling_of(4)
+    for start in range(6):
+        assert ceiling.keeps_apart(5)
+        ceiling.started(float(start), 5)
+    assert not ceiling.keeps_apart(5)
+    ceiling.forget_probe()
+    assert ceiling.keeps_apart(5)

@@ -177,6 +177,31 @@ def test_more_that_fit_are_found_out() -> None:
     assert len(refused) <= 40
 
 
+class Capped(Clocked):
+    """An API that admits `count` calls at once, each of a second."""
+
+    def __init__(self, count: int) -> None:
+        super().__init__(count, 1.0)
+        self.ends: list[float] = []
+
+    def admits(self, at: float) -> bool:
+        self.ends = [end for end in self.ends if end > at]
+        if len(self.ends) == self.count:
+            return False
+        self.ends.append(at + 1.0)
+        return True
+
+
+def test_what_was_taken_for_a_clock_and_is_a_cap_does_not_refuse_one_more_than_fit() -> None:
+    """It is tried as none of the others is under way."""
+    timing, evidence = Timing(), Evidence()
+    timing.refused(REFUSAL)
+    timing.served(1.0)
+    window = ClockWindow(evidence, timing, Fit(5, (8.0, 8.0), (0.0, 0.0)), 0.0)
+    assert use(window, evidence, Capped(5), 0.0, 15.0) == []
+    assert window.count == 6
+
+
 def test_many_less_that_fit_are_another_matter() -> None:
     window, evidence = held(Fit(40, (30.0, 30.1), (0.0, 0.1)), 0.1)
     for call in range(28):

@@ -600,3 +600,42 @@ def test_a_window_of_the_users_own_that_holds_calls_back_is_no_time_in_which_nob
 
     run_virtual(Ask(rate_limit_timeout=1e4).run_async({}))
     assert api.refused < 50
+
+
+@is_long
+@pytest.mark.parametrize("hint", [None, 1.0, True])
+@pytest.mark.parametrize("holds", [1, 2])
+def test_a_bucket_that_holds_a_call_or_two_is_not_taken_for_a_cap_of_so_many(holds: int, hint: Any) -> None:
+    """A second call right after the first is refused whatever a probe is meant to find out, and one between two is not."""
+    for seed in range(4):
+        bucket = {
+            "max_per_window": holds,
+            "window_seconds": holds / 10,
+            "algorithm": "token_bucket",
+            "retry_after": hint or False,
+        }
+        api, node = uneven(seed, (0.7, 1.3), (0.0, 0.0), refusal_latency=0.05, **bucket)
+        assert seconds_for(node, 600) < 2.5 * 600 / 10
+        assert api.refused < 0.04 * 600
+
+
+@is_long
+def test_a_cap_that_fell_far_and_asks_for_long_waits_is_found_though_far_more_were_admitted_before() -> None:
+    """Five in each wait, by a clock, would explain as much, and be refused once in a while for ever."""
+    for seed in range(2):
+        chance = random.Random(seed)
+        random.seed(seed)
+        cap = {"max_concurrent": lambda now: 22 if now < 60 else 5, "retry_after": 8.0}
+        api = SimulatedAPI(latency=lambda _: chance.lognormvariate(-0.05, 0.2), **cap)  # noqa: B023  (called in this turn only)
+        node = Adapting(api.call, initial_concurrent=10, max_concurrent=100)
+        assert seconds_for(node, 3800) < 1.35 * (60 + (3800 - 60 * 22) / 5)
+
+
+@is_long
+def test_a_cap_is_no_rate_since_refused_calls_seem_to_be_under_way_as_another_is_admitted() -> None:
+    """Where a refusal takes longer than an answer: the client has more under way than the server, which has refused some."""
+    for seed in range(4):
+        limits = {"max_concurrent": 3, "max_per_window": 216, "window_seconds": 46.2, "retry_after": True}
+        api, node = uneven(seed, (0.4, 0.56), (0.0, 0.0), refusal_latency=0.73, **limits)
+        assert seconds_for(node, 885) < 4 * 46.2 / 0.93
+        assert api.refused < 0.03 * 885

@@ -8,6 +8,7 @@ outline, as TCP has it, with what an API needs beyond it:
 * A refusal with f others under way says that the cap is at most f. That ceiling is remembered: back to it fast, beyond it one
   small probe at a time, more and more rarely (CUBIC, RFC 9438, does the same). A refused probe costs that call and cuts nothing.
 * Refused with nothing under way, it is a rate and not a cap. Fewer at once is the wrong answer to that: see LearnedRate.
+* Until a probe is refused though it started as far from the last call as even starts are, the ceiling may be a rate's doing.
 * After a refusal one call tries first. Not refused for as long as a refusal takes, it was admitted.
 * A refusal that stands alone among many calls admitted at that level proves no limit lower than believed: it cuts nothing.
 * Starts beyond proven ground are spaced by about the time a refusal takes: the first 429 is back before ten more are sent.
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 
 _HISTORY = 1000
 _IDLE = 1.0  # seconds in which nobody asked to call, though the rule held none back: they tell nothing of what is allowed
+_APART = 0.9  # of the seconds between starts, if they were even: a call that is refused so late after another came not too soon
 _MOST_AT_ONCE = 15  # starts beyond proven ground in the time of one refusal, once as many went well
 
 
@@ -38,7 +40,7 @@ class AdaptiveRule:
     Attributes:
         limit: calls at once, from `min_concurrent` to `max_concurrent`.
         opens_at: no start before that time, in seconds.
-        beyond_at: no start beyond proven ground before that time; who only fills a free slot need not wait for a probe's refusal.
+        beyond_at: no start beyond what is known before that time, as `opens_for` tells; who only fills a free slot need not wait.
         trial: when the call started that tries whether the API admits calls again, if one does.
         rate: the rate that was found out, if any.
         history: the last 1,000 changes of the limit.
@@ -63,14 +65,14 @@ class AdaptiveRule:
     def reset(self) -> None:
         """Begin again as if nothing had been learned."""
         self.limit = self.settings.initial
-        self.opens_at = self.beyond_at = -math.inf
+        self.opens_at = self.beyond_at = self._unproven_at = -math.inf
         self._timing = Timing()
         self._blame = Blame(self.settings, self._timing)
         self._ceiling, self.rate = self._blame.ceiling, self._blame.rate
         self.history.clear()
         self.successes = self.refusals = self.streak = 0
         self._earned = 0  # successes in use since the last change
-        self._last_cut = self._last_end = -math.inf
+        self._last_cut = self._last_end = self._last_start = -math.inf
         self._proven = 0  # calls at once that were admitted
         self._unproven_starts = 0
         self._cycle: float | None = None  # when the first call was admitted after the last closing
@@ -80,7 +82,7 @@ class AdaptiveRule:
 
     def forget_times(self) -> None:
         """Forget the pauses and the learned rate; the limit of calls at once stays."""
-        self.opens_at = self.beyond_at = -math.inf
+        self.opens_at = self.beyond_at = self._unproven_at = -math.inf
         self._blame.forget_times()
         self.rate = self._blame.rate
         self._cycle = self._closing = self.trial = None
@@ -112,7 +114,10 @@ class AdaptiveRule:
 
     def opens_for(self, level: int) -> float:
         """Return before what time a call may not start that would be the `level`-th under way."""
-        return self.opens_at if level <= self._proven else max(self.opens_at, self.beyond_at)
+        opens_at = self.opens_at if level <= self._proven else max(self.opens_at, self._unproven_at)
+        if not self._ceiling.keeps_apart(level):
+            return opens_at
+        return max(opens_at, self._last_start + self._timing.between(level))
 
     def called(self, now: float) -> None:
         """Take note that somebody asks to start a call while none is under way and nobody else waits."""
@@ -133,6 +138,7 @@ class AdaptiveRule:
         """Take note of a start, the `level`-th call under way."""
         if self._cycle is None:
             self._cycle = now
+        self._last_start = now
         rate = self.rate
         held = rate.held
         if held is None:
@@ -146,10 +152,13 @@ class AdaptiveRule:
             self.opens_at = now + self._timing.unrefused_after
             return
         if level > self._proven:
-            self.beyond_at = now + self._timing.spacing / (1 + self._unproven_starts * (self.successes > 0))
+            self._unproven_at = now + self._timing.spacing / (1 + self._unproven_starts * (self.successes > 0))
+            self.beyond_at = max(self.beyond_at, self._unproven_at)
             self._unproven_starts = min(self._unproven_starts + 1, _MOST_AT_ONCE)
         if self._ceiling.level is not None:
             self._ceiling.started(now, level)
+            if self._ceiling.keeps_apart(beyond := self._ceiling.level + 1):
+                self.beyond_at = max(self.beyond_at, now + self._timing.between(beyond))
             self.opens_at = max(self.opens_at, now + self._timing.refill(self.limit))
 
     def unsent(self, stamp: float) -> None:
@@ -183,8 +192,8 @@ class AdaptiveRule:
                     self._change(now, self.limit + 1, "return to what was proven")
                 return
             self._reopen(now, self.trial)
-        if self.beyond_at > now and rate.held is None:  # spaced by a guess, before any call had told how long one takes
-            self.beyond_at = min(self.beyond_at, now + self._timing.spacing)
+        if self._unproven_at > now and rate.held is None:  # spaced by a guess, before any call had told how long one takes
+            self._unproven_at = min(self._unproven_at, now + self._timing.spacing)
         if not clean:
             return
         self.streak += 1
@@ -215,7 +224,9 @@ class AdaptiveRule:
         if started <= self._last_cut and started != self.trial:
             return
         evidence.refused_at(started, level)
-        refusal = Refusal(now, started, level, hint)
+        evenly = self._timing.between(level)
+        is_apart = 0 < _APART * evenly <= evidence.pause_before(started)
+        refusal = Refusal(now, started, level, hint, is_apart)
         if self._closing is None:
             verdict = self._blame.explain(refusal, self.limit, self._proven)
             if verdict is not None:
@@ -277,8 +288,9 @@ class AdaptiveRule:
         """Go on with what explains the refusals, now that calls are admitted again since the one that started at `at`."""
         assert self._closing is not None
         closing, self._closing, self.trial = self._closing, None, None
-        closing.level = self.rate.evidence.refused_level(closing.last, closing.level)
-        closing.is_rate = closing.is_rate or self._trial_level >= closing.level
+        evidence = self.rate.evidence
+        closing.level = evidence.refused_level(closing.last, closing.level)
+        closing.is_rate = closing.is_rate or evidence.served_level(at, self._trial_level) >= closing.level
         verdict = self._blame.reopened(closing, at, self.limit)
         if verdict is not None:
             self._cycle = at

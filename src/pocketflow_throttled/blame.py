@@ -105,7 +105,7 @@ class Blame:
             return Verdict(limit, "it was a rate")
         if not is_long:
             ceiling.drop()
-            return Verdict(max(limit, ceiling.target), "it was a rate")
+            return Verdict(limit, "it was a rate")
         level = max(self._least, refusal.level - 1)
         if ceiling.level is None or level < ceiling.level:
             ceiling.found(level, is_doubted=True)
@@ -145,6 +145,7 @@ class Blame:
             return Verdict(limit, "the rate was corrected") if rate.correct(refusal.started, refusal.hint or 0.0) else None
         if refusal.level <= ceiling.level or not rate.is_pace:  # else it is what was probed that refused
             rate.may_have_refused(refusal.started)
+        ceiling.is_met = ceiling.is_met or refusal.is_apart
         ceiling.probe_refused(refusal.level)
         ceiling.probe_more_rarely(self._timing.cost(refusal.hint, limit))
         return Verdict(min(limit, ceiling.level), "probe refused")
@@ -165,6 +166,7 @@ class Blame:
         self.rate.refused(refusal.started)
         ceiling = max(refusal.level - 1, new)
         self.ceiling.found(ceiling, is_doubted=ceiling != closing.before.ceiling)
+        self.ceiling.is_met = refusal.is_apart
 
     def reopened(self, closing: Closing, at: float, limit: int) -> Verdict | None:
         """Return what explains the refusals, if no cap does, now that the call was admitted that started at `at`."""

@@ -42,12 +42,14 @@ class Ceiling:
         target: calls at once to return to without probing.
         step: calls at once by which the next probe goes beyond it.
         probe_after: successes before it.
+        is_met: whether a call was refused there that had not started too soon after another; until then a rate may be the reason.
     """
 
     def __init__(self, timing: Timing, rare: int = 1) -> None:
         self._timing = timing
         self.rare = rare
         self.level: int | None = None
+        self.is_met = False
         self.target = 0
         self.step = 1
         self._highest = 1.0  # it was, as far as it is expected to be that again
@@ -62,6 +64,7 @@ class Ceiling:
         """Take a level for the ceiling, beyond which a call was just refused, at a cost of so many calls."""
         self.level = self.target = self._before = self._was_refused_at = level
         self.step = 1
+        self.is_met = False
         self.probe_after = max(_DOUBTED, int(cost)) if is_doubted else self._rarer(0, cost)
 
     def drop(self) -> None:
@@ -84,6 +87,13 @@ class Ceiling:
         return self._lifts >= _DISPROVED
 
     # --- the probe
+
+    def keeps_apart(self, level: int) -> bool:
+        """Return whether a call that would be the `level`-th under way must start apart from the last one.
+
+        A rate refuses what comes too soon after others, at any level: a probe right after another start would tell nothing.
+        """
+        return self.level is not None and level > self.level and not self.is_met and self._beyond < _CONFIRMED
 
     def forget_probe(self) -> None:
         """Begin to count anew, with another limit."""

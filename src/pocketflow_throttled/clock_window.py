@@ -74,8 +74,11 @@ class ClockWindow:
         self._go_on(now)
         if self._tries_at is not None:
             return max(now, self._tries_at + self._timing.unrefused_after)
-        if self._used(now) < self.count:
+        used = self._used(now)
+        if used < self._known or (used < self.count and self._beyond_since is not None):
             return max(now, self._slow_start.opens_at)
+        if used < self.count:
+            return max(now, self._slow_start.opens_at, self._evidence.starts[-1] + self._timing.apart(self._known, self.seconds))
         low, high = max(self._begun[0] + self._length[0], self._not_before), self._begun[1] + self._length[1]
         self._is_early = high - low > _KNOWN * self.seconds
         if not self._is_early:

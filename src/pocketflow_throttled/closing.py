@@ -23,12 +23,14 @@ class Refusal(NamedTuple):
         started: when it started.
         level: how many were under way then, itself included.
         hint: seconds for which the API asked to wait; None: it did not say.
+        is_apart: whether it started no sooner after the call before than calls do that start evenly.
     """
 
     now: float
     started: float
     level: int
     hint: float | None = None
+    is_apart: bool = False
 
     @property
     def is_long(self) -> bool:

@@ -193,6 +193,11 @@ class Evidence:
         is_full = self.most(SECOND, since, until=refused[-1][0]) <= count + 1
         return count if count > 1 and is_full else None
 
+    def pause_before(self, started: float) -> float:
+        """Return the seconds since the last start that was admitted."""
+        before = bisect_left(self.starts, started)
+        return started - self.starts[before - 1] if before else math.inf
+
     def between(self, since: float, until: float) -> int:
         """Return how many starts there were after `since`, up to `until`."""
         return max(0, bisect_right(self.starts, until) - bisect_right(self.starts, since))

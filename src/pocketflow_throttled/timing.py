@@ -93,6 +93,14 @@ class Timing:
         seconds = 0.0 if self.latency is None else self.latency / (_REFILL * limit)
         return seconds if seconds > _TICK else 0.0
 
+    def between(self, level: int) -> float:
+        """Return the seconds between two starts, if so many calls are under way and start evenly."""
+        return (self.latency or 0.0) / level
+
+    def apart(self, count: int, seconds: float) -> float:
+        """Return the seconds from the last of `count` starts in a window to one more, so that it is no burst."""
+        return min(seconds / (count + 1), self.latency or 0.0)
+
     @property
     def first_gap(self) -> float:
         """Seconds from a refusal without a hint to the first try: a full one, as many count by it, before anything was served."""
