@@ -85,7 +85,7 @@ class Limits(RuleBasedStateMachine):
         assert self.fits(now, request.cost, self.starts if remembered else self.starts_at_this_rate), "over a limit"
         request.granted_at = now
         self.holding.append(request)
-        if self.limiter.max_per_window is not None:
+        if self.limiter.max_per_window is not None:  # what was started without a limit is not counted later
             self.starts.append(now)
             self.starts_at_this_rate.append(now)
             self.every_start.append(now)
@@ -215,8 +215,6 @@ class Limits(RuleBasedStateMachine):
             return
 
         def change() -> None:
-            if requests is None:
-                self.starts.clear()  # what was started without a limit is not counted later, nor what was before
             if requests != self.limiter.max_per_window:
                 self.starts_at_this_rate.clear()
             self.limiter.max_per_window = requests
@@ -227,13 +225,7 @@ class Limits(RuleBasedStateMachine):
     def the_window_of_tokens_changes(self, tokens: int | None, *, rarely: bool) -> None:
         if not rarely:
             return
-
-        def change() -> None:
-            if tokens is None:
-                self.spent.clear()
-            self.limiter.max_tokens_per_window = tokens
-
-        self.do(change)
+        self.do(lambda: setattr(self.limiter, "max_tokens_per_window", tokens))
 
     @precondition(lambda self: self.holding)
     @rule(data=st.data(), tokens=COSTS)
@@ -243,12 +235,11 @@ class Limits(RuleBasedStateMachine):
             return
 
         def settle() -> None:
-            if self.limiter.max_tokens_per_window is not None:
-                if request.entry is None:
-                    request.entry = Entry(request.granted_at, 0)
-                    self.spent.append(request.entry)
-                if request.entry.time + WINDOW > self.loop.time():
-                    request.entry.cost = tokens
+            if request.entry is None and self.limiter.max_tokens_per_window is not None:
+                request.entry = Entry(request.granted_at, 0)
+                self.spent.append(request.entry)
+            if request.entry is not None and request.entry.time + WINDOW > self.loop.time():
+                request.entry.cost = tokens
             request.permit.settle(tokens)
 
         self.do(settle)

@@ -124,17 +124,91 @@ def test_settling_frees_tokens_at_once_and_books_debt() -> None:
     run_virtual(main())
 
 
-def test_a_token_window_that_was_dropped_and_set_again_owes_nothing_to_requests_from_before() -> None:
+def test_starts_of_before_a_limit_was_dropped_count_when_it_is_set_again_and_those_made_meanwhile_do_not() -> None:
+    async def main() -> None:
+        limiter = RateLimiter(20, 5, max_burst=5)
+        for _ in range(3):
+            await limiter.acquire()
+        limiter.max_burst = limiter.max_per_window = None
+        assert limiter.current_window_count == 0
+        for _ in range(4):
+            await limiter.acquire()
+        await asyncio.sleep(10)
+        limiter.max_per_window = 5
+        assert limiter.current_window_count == 3
+        assert [limiter.try_acquire() for _ in range(3)] == [True, True, False]
+        limiter.max_per_window = None
+        await asyncio.sleep(51)  # the first three have left the window
+        limiter.max_per_window = 5
+        assert [limiter.try_acquire() for _ in range(4)] == [True, True, True, False]
+
+    run_virtual(main())
+
+
+def test_a_waiter_is_granted_when_what_a_limit_counted_before_it_was_dropped_has_left_the_window() -> None:
+    async def main() -> float:
+        limiter = RateLimiter(5, 1)
+        await limiter.acquire()
+        limiter.max_per_window = None
+        await asyncio.sleep(10)
+        limiter.max_per_window = 1
+        await limiter.acquire()
+        return asyncio.get_running_loop().time()
+
+    assert run_virtual(main()) == pytest.approx(60, abs=1e-3)
+
+
+def test_tokens_of_before_a_limit_was_dropped_count_when_it_is_set_again_also_of_requests_under_way() -> None:
+    async def main() -> None:
+        limiter = RateLimiter(9, max_tokens_per_window=100)
+        first, second, unsent = (limiter.reserve(tokens=tokens) for tokens in (50, 30, 20))
+        assert [permit.take() for permit in (first, second, unsent)] == [True] * 3
+        limiter.max_tokens_per_window = None
+        assert limiter.try_acquire(tokens=1000)
+        first.settle(tokens=10)
+        unsent.give_back_unsent()
+        limiter.max_tokens_per_window = 200
+        assert limiter.stats["current_window_tokens"] == 40
+        second.settle(tokens=190)
+        assert limiter.stats["current_window_tokens"] == 200
+        assert not limiter.try_acquire(tokens=1)
+        await asyncio.sleep(60)
+        assert limiter.try_acquire(tokens=200)
+        assert not limiter.try_acquire(tokens=1)
+
+    run_virtual(main())
+
+
+def test_a_request_that_settles_long_after_its_token_limit_was_dropped_owes_nothing_to_the_next_one() -> None:
     async def main() -> None:
         limiter = RateLimiter(5, max_tokens_per_window=100)
-        permit = limiter.reserve(tokens=80)
+        permit, other = limiter.reserve(tokens=60), limiter.reserve(tokens=40)
         assert permit.take()
+        assert other.take()
         limiter.max_tokens_per_window = None
-        limiter.max_tokens_per_window = 100
+        await asyncio.sleep(61)
         permit.settle(tokens=10)
+        limiter.max_tokens_per_window = 100
+        other.settle(tokens=10)
         assert limiter.stats["current_window_tokens"] == 0
         assert limiter.try_acquire(tokens=100)
         assert not limiter.try_acquire(tokens=1)
+
+    run_virtual(main())
+
+
+def test_a_reset_forgets_what_was_counted_before_a_limit_was_dropped() -> None:
+    async def main() -> None:
+        limiter = RateLimiter(5, 1, max_tokens_per_window=100)
+        permit = limiter.reserve(tokens=100)
+        assert permit.take()
+        limiter.max_per_window = limiter.max_tokens_per_window = None
+        limiter.reset()
+        limiter.max_per_window, limiter.max_tokens_per_window = 1, 100
+        permit.settle(tokens=10)
+        assert limiter.stats["current_window_tokens"] == 0
+        assert limiter.try_acquire(tokens=100)
+        assert not limiter.try_acquire()
 
     run_virtual(main())
 

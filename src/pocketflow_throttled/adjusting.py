@@ -28,7 +28,7 @@ class Adjusting(Observing):
 
     @property
     def max_per_window(self) -> int | None:
-        """Starts in any window; None: no limit, and nothing is counted: a limit that is set later begins with no start."""
+        """Starts in any window; None: no limit, and nothing is counted: one that is set later counts those under the last."""
         requests = self._budget.requests
         return None if requests is None else requests.limit
 
@@ -44,7 +44,7 @@ class Adjusting(Observing):
 
     @property
     def max_tokens_per_window(self) -> int | None:
-        """Tokens in any window; None: no limit."""
+        """Tokens in any window; None: no limit, as for starts."""
         tokens = self._budget.tokens
         return None if tokens is None else tokens.limit
 

@@ -49,7 +49,7 @@ class Budget(Spaced):
         (False, 60.0)
     """
 
-    __slots__ = ("_counted", "_counted_tokens", "_crowding", "_refused", "_uncounted")
+    __slots__ = ("_counted", "_counted_tokens", "_crowding", "_kept_requests", "_kept_tokens", "_refused", "_uncounted")
 
     def __init__(self, requests: int | None, tokens: int | None, burst: int | None, seconds: float) -> None:
         super().__init__(burst, seconds)
@@ -57,6 +57,8 @@ class Budget(Spaced):
         self._crowding = Crowding()
         self._uncounted: list[Spend] = []  # of calls that had started before there was a limit of tokens ...
         self._counted = self._counted_tokens = 0  # ... and those of them that have told what they cost, and that
+        self._kept_requests: SlidingWindow | None = None  # the windows, kept while there is no limit: what they count is ...
+        self._kept_tokens: SlicedWindow | None = None  # ... no less spent when there is one again
         self.set_requests(requests)
         self.set_tokens(tokens)
 
@@ -65,11 +67,11 @@ class Budget(Spaced):
         return self.requests if kind == "requests" else None if self.tokens is None else self.tokens.told
 
     def set_requests(self, limit: int | None, seconds: float | None = None) -> None:
-        """Set the starts allowed in any window, or in any `seconds`; those made while there was no limit are not counted."""
+        """Set the starts allowed in any window, or in any `seconds`; those made while there was none are not counted."""
         if limit is None:
             self.requests = None
         else:
-            self.requests = self.requests or SlidingWindow(limit, self.seconds)
+            self.requests = self._kept_requests = self._kept_requests or SlidingWindow(limit, self.seconds)
             self._resize(self.requests, limit, seconds)
         self.set_burst(self.burst)
 
@@ -78,11 +80,9 @@ class Budget(Spaced):
         if self.tokens is not None and self.tokens.limit != limit:
             self.tokens.unslice()
         if limit is None:
-            if self.tokens is not None:
-                self.tokens.clear()  # what is settled or taken back later has nothing to do with the next window
             self.tokens = None
         else:
-            self.tokens = self.tokens or SlicedWindow(limit, self.seconds)
+            self.tokens = self._kept_tokens = self._kept_tokens or SlicedWindow(limit, self.seconds)
             self._resize(self.tokens, limit, seconds)
 
     def fits(self, now: float, tokens: int) -> bool:
@@ -168,16 +168,15 @@ class Budget(Spaced):
         for window in (self.requests, self._bursts):
             if window is not None:
                 window.remove(stamp)
-        if spend is not None and self.tokens is not None:
-            self.tokens.take_back(spend)
+        if spend is not None and self._kept_tokens is not None:
+            self._kept_tokens.take_back(spend)
 
     def settle(self, stamp: float, spend: Spend | None, tokens: int, now: float) -> Spend | None:
         """Correct the tokens of a request that has just ended, at `now`, and return their entry."""
-        if self.tokens is None:
-            return spend
-        if spend is None:
+        if spend is not None and self._kept_tokens is not None:
+            self._kept_tokens.correct(spend, tokens, now)
+        elif self.tokens is not None:
             return self._count(stamp, tokens) or self.tokens.insert(stamp, tokens)
-        self.tokens.correct(spend, tokens, now)
         return spend
 
     def _count(self, stamp: float, tokens: int | None) -> Spend | None:
@@ -194,8 +193,8 @@ class Budget(Spaced):
 
     def correct(self, spend: Spend, tokens: int) -> None:
         """Correct what a request booked."""
-        if self.tokens is not None:
-            self.tokens.correct(spend, tokens)
+        if self._kept_tokens is not None:
+            self._kept_tokens.correct(spend, tokens)
 
     def refused(self, stamp: float, spend: Spend | None, *, is_of_limits: bool = True) -> None:
         """Remember that a server refused the call of a stamp: the call counts here for what it was, but not at most servers."""
@@ -288,7 +287,7 @@ class Budget(Spaced):
 
     def clear(self) -> None:
         """Forget every start and every spend, and what others have taken."""
-        for window in (self.requests, self._bursts, self.tokens):
+        for window in (self._kept_requests, self._bursts, self._kept_tokens):
             if window is not None:
                 window.clear()
         self._refused.clear()
