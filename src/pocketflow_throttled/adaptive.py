@@ -14,6 +14,11 @@ if TYPE_CHECKING:
     from .rate_limiter import RateLimiter
 
 
+def of_the_rule(*bounds: str) -> dict[str, str]:
+    """Return what a limiter takes as its `adaptive`: the settings that bound it, and how it moves."""
+    return dict.fromkeys((*bounds, "backoff_factor", "recovery_threshold", "recovery_factor"), "adaptive")
+
+
 @coverable
 class AdaptiveThrottled(Throttled):
     """A `Throttled` whose limiter adapts. A subclass names the three settings that bound it."""
@@ -46,12 +51,10 @@ class AdaptiveThrottled(Throttled):
             raise type(error)(message) from None
 
     def _limiter_settings(self) -> dict[str, Any]:
-        limits = super()._limiter_settings()
-        del limits["max_concurrent"]  # the rule's
-        return {**limits, "adaptive": self._adaptive_settings()}
+        return {**super()._limiter_settings(), "adaptive": self._adaptive_settings()}
 
-    def _throttled_limiter(self) -> RateLimiter:
-        limiter = super()._throttled_limiter()
+    def _throttled_limiter(self, *, for_a_run: bool = False) -> RateLimiter:
+        limiter = super()._throttled_limiter(for_a_run=for_a_run)
         if limiter.adaptive is None:
             raise ValueError(
                 f"{type(self).__name__} adapts, and its shared_limiter {self.shared_limiter!r} is fixed: register it with "
@@ -81,6 +84,4 @@ class AdaptiveThrottled(Throttled):
         state, limiters = self._throttled_state, scope.get()
         if limiters is not None and state in limiters:
             return self._throttled_limiter()
-        if limiters is None:
-            self._throttled_limiter()  # it takes what was set since
         return state.latest or self._throttled_limiter()

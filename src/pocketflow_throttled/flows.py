@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 
 from pocketflow import AsyncParallelBatchFlow
 
-from .adaptive import AdaptiveThrottled
+from .adaptive import AdaptiveThrottled, of_the_rule
 from .attempts import logger
 from .coverable import coverable
 from .mixins import Throttled
@@ -14,6 +14,8 @@ from .notes import shown
 from .state import scope
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from .rate_limiter import RateLimiter
 
 
@@ -67,6 +69,7 @@ class ThrottledAsyncParallelBatchFlow(Throttled, AsyncParallelBatchFlow):
     on_error = "collect"
 
     _setting_names = tuple(FlowSettings.__annotations__)
+    _limiter_has: Mapping[str, str] = {"max_concurrent_flows": "max_concurrent", "max_flows_per_minute": "max_per_window"}
     _limiter_name, _set_instead = "flow_limiter", "max_concurrent_flows and max_flows_per_minute"
 
     def __init__(self, start: Any = None, **settings: Unpack[FlowSettings]) -> None:
@@ -109,14 +112,6 @@ class ThrottledAsyncParallelBatchFlow(Throttled, AsyncParallelBatchFlow):
                 f"shared_limiter is for the nodes of a flow, whose own slot is no call's; got {self.shared_limiter!r}. "
                 "Set it on them, and limit the flow by max_concurrent_flows and max_flows_per_minute"
             )
-
-    def _limiter_settings(self) -> dict[str, Any]:
-        return {
-            "max_concurrent": self.max_concurrent_flows,
-            "max_per_window": self.max_flows_per_minute,
-            "max_tokens_per_window": None,
-            "max_burst": None,
-        }
 
     async def _run_async(self, shared: Any) -> Any:
         params_list = await self.prep_async(shared)
@@ -196,6 +191,7 @@ class AdaptiveThrottledBatchFlow(AdaptiveThrottled, ThrottledAsyncParallelBatchF
 
     _setting_names = tuple(AdaptiveFlowSettings.__annotations__)
     _bound_names = ("initial_concurrent_flows", "min_concurrent_flows", "max_concurrent_flows")
+    _limiter_has: Mapping[str, str] = {**ThrottledAsyncParallelBatchFlow._limiter_has, **of_the_rule(*_bound_names)}
 
     def __init__(self, start: Any = None, **settings: Unpack[AdaptiveFlowSettings]) -> None:
         given = () if start is None else (start,)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from contextlib import suppress
 from contextvars import ContextVar, copy_context
 from typing import TYPE_CHECKING, Any, Self
 
@@ -16,15 +17,14 @@ from .observing import LONGEST_PAUSE, longest_pause, sent
 from .others import UNMARKED
 from .rate_limiter import RateLimiter
 from .registry import LimiterRegistry
-from .state import State, scope
+from .state import Own, State, scope
 from .told_times import parse_wait
 from .validation import check_count, check_optional_count, check_seconds
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine
+    from collections.abc import Callable, Coroutine, Mapping
 
     from .permit import Permit
-    from .state import Own
 
 _retry: ContextVar[int] = ContextVar("cur_retry", default=0)
 _choosing = Lock()  # re-entrant, as garbage collection can run anything within it
@@ -60,6 +60,7 @@ class Throttled:
     rate_limit_timeout: float = 600.0
 
     _setting_names: tuple[str, ...] = ()
+    _limiter_has: Mapping[str, str] = {}  # which of them, and by which names
     _limiter_name: str  # by which the limiter in use may be looked at ...
     _set_instead: str  # ... and what to set, to have another
     _limit_names: tuple[str, ...] = ()  # of those that are for a limiter of one's own
@@ -117,10 +118,6 @@ class Throttled:
 
     # --- to be said by the subclass
 
-    def _limiter_settings(self) -> dict[str, Any]:
-        """Return the settings as RateLimiter takes them."""
-        raise NotImplementedError
-
     def _most_attempts(self) -> int:
         """Return how often an item is tried whose call fails; refusals do not count."""
         raise NotImplementedError
@@ -151,39 +148,56 @@ class Throttled:
 
     # --- the limiter
 
-    def _throttled_limiter(self) -> RateLimiter:
+    def _throttled_limiter(self, *, for_a_run: bool = False) -> RateLimiter:
+        """Return the limiter to look at, which changes nothing; or that for a run, with the settings of the copy that runs."""
         self._check_settings()  # they may have changed, and the limiter would refuse them by names of its own
         if self.shared_limiter is not None:
             shared = self.shared_limiter
             return LimiterRegistry.get(shared) if isinstance(shared, str) else shared
-        limits = self._limiter_settings()
+        settings = self._limiter_settings()
         with _choosing:  # threads that use a node for the first time must not make a limiter each
-            own = self._own_limiter()
-            if own is None:
-                limiter = RateLimiter(**limits)
-                limiter.name = type(self).__name__
-                own = self._keep_limiter(limiter, limits)
-        limiter, before = own
-        if limits != before:  # what did not change here holds, also if it was set on the limiter itself
-            changed = {name: value for name, value in limits.items() if value != before[name]}
-            if "max_burst" in changed:
-                limiter.max_burst = None  # the window cannot go before it
-            for name, value in changed.items():
-                setattr(limiter, name, value)
-            self._keep_limiter(limiter, limits)  # only now: what the limiter refuses, it refuses again
-        return limiter
+            own = self._own_limiter() or self._make_limiter(settings)
+        if for_a_run:
+            own.take(settings)
+        else:
+            own.check(settings)
+        return own.limiter
+
+    def _limiter_settings(self) -> dict[str, Any]:
+        """Return the settings as RateLimiter takes them."""
+        return {theirs: getattr(self, ours) for ours, theirs in self._limiter_has.items()}
 
     def _own_limiter(self) -> Own | None:
         limiters = scope.get()
         return self._throttled_state.own if limiters is None else limiters.get(self._throttled_state)
 
-    def _keep_limiter(self, limiter: RateLimiter, limits: dict[str, Any]) -> Own:
-        own, limiters = (limiter, limits), scope.get()
+    def _make_limiter(self, settings: dict[str, Any]) -> Own:
+        own, limiters = Own(RateLimiter(**settings), settings), scope.get()
+        own.limiter.name = type(self).__name__
         if limiters is None:
             self._throttled_state.own = own
         else:
             limiters[self._throttled_state] = own
         return own
+
+    if not TYPE_CHECKING:  # else any attribute could be set, for all that a type checker knows
+
+        def __setattr__(self, name: str, value: Any) -> None:
+            super().__setattr__(name, value)
+            theirs = self._limiter_has.get(name)
+            if theirs is not None:
+                self._set_on_limiter(theirs)
+
+    def _set_on_limiter(self, name: str) -> None:
+        """Let the limiter take a setting that has just been set, unless a run is under way: then the next one takes it."""
+        own = self._own_limiter()
+        if own is None or own.runs:
+            return
+        own.waiting |= {name}
+        with suppress(TypeError, ValueError):  # told of when it is used, if what it goes with is not set by then
+            self._check_settings()
+            settings = self._limiter_settings()
+            own.take({each: value for each, value in settings.items() if each in own.waiting})
 
     # --- a batch
 
@@ -195,7 +209,7 @@ class Throttled:
         check: Callable[[int, Any], None] | None = None,
     ) -> list[Any]:
         """Run `call` for every item under the limiter, and return the results in order; `check` may refuse an item."""
-        self._throttled_state.latest = limiter = self._throttled_limiter()
+        self._throttled_state.latest = limiter = self._throttled_limiter(for_a_run=True)
         self._tell_of_unused_limiter(limiter)
         if scope.get() is None:  # else each instance would warn of the same
             self._throttled_state.gave_up = False
@@ -211,7 +225,13 @@ class Throttled:
         context.run(longest_pause.set, min(LONGEST_PAUSE, self.rate_limit_timeout))
         batch = Batch(items, limiter=limiter, calls=Attempts(self, call, check), context=context)
         context.run(be_around_the_calls_of, batch.live, limiter)
-        return await batch.run()
+        own = self._own_limiter()
+        runs = set[object]() if own is None else own.runs
+        runs.add(batch)
+        try:
+            return await batch.run()
+        finally:
+            runs.discard(batch)
 
     def _tokens_of(self, index: int, item: Any) -> int:  # noqa: ARG002  (for those that count tokens)
         return 0

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 from pocketflow import AsyncParallelBatchNode
 
 from . import tokens
-from .adaptive import AdaptiveThrottled
+from .adaptive import AdaptiveThrottled, of_the_rule
 from .carried import text_of
 from .correction import Estimate
 from .coverable import coverable
@@ -17,7 +17,7 @@ from .notes import noted, shown
 from .validation import check_burst, check_count
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterable, Iterable
+    from collections.abc import AsyncIterable, Iterable, Mapping
 
     from .permit import Permit
     from .rate_limiter import RateLimiter
@@ -85,6 +85,12 @@ class ThrottledParallelBatchNode(Throttled, AsyncParallelBatchNode):
     on_error = "raise"
 
     _setting_names = ("max_retries", "wait", *NodeSettings.__annotations__)
+    _limiter_has: Mapping[str, str] = {
+        "max_concurrent": "max_concurrent",
+        "max_per_minute": "max_per_window",
+        "max_tokens_per_minute": "max_tokens_per_window",
+        "max_burst": "max_burst",
+    }
     _limiter_name, _set_instead = "limiter", "shared_limiter"
     _limit_names: tuple[str, ...] = ("max_concurrent", "max_per_minute", "max_tokens_per_minute", "max_burst")
 
@@ -118,14 +124,6 @@ class ThrottledParallelBatchNode(Throttled, AsyncParallelBatchNode):
     def _check_settings(self) -> None:
         super()._check_settings()
         check_burst(self.max_burst, "max_per_minute", self.max_per_minute)
-
-    def _limiter_settings(self) -> dict[str, Any]:
-        return {
-            "max_concurrent": self.max_concurrent,
-            "max_per_window": self.max_per_minute,
-            "max_tokens_per_window": self.max_tokens_per_minute,
-            "max_burst": self.max_burst,
-        }
 
     def estimate_tokens(self, item: Any) -> int:
         """Return what an item will cost in tokens. Override it for items of another kind.
@@ -226,6 +224,7 @@ class AdaptiveThrottledNode(AdaptiveThrottled, ThrottledParallelBatchNode):
 
     _setting_names = ("max_retries", "wait", *AdaptiveNodeSettings.__annotations__)
     _bound_names = ("initial_concurrent", "min_concurrent", "max_concurrent")
+    _limiter_has: Mapping[str, str] = {**ThrottledParallelBatchNode._limiter_has, **of_the_rule(*_bound_names)}
     _limit_names = ("initial_concurrent", "min_concurrent", *ThrottledParallelBatchNode._limit_names)
 
     def __init__(

@@ -6,12 +6,45 @@ from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, Self
 
 from .correction import Correction
+from .validation import check_burst
 
 if TYPE_CHECKING:
     from .correction import Estimate
     from .rate_limiter import RateLimiter
 
-    Own = tuple[RateLimiter, dict[str, Any]]  # a limiter, and the settings that it has from its node
+
+class Own:
+    """A limiter of a node's own, and what it has from the node.
+
+    Attributes:
+        limiter: the limiter.
+        runs: those of the node that are under way and keep to it.
+        waiting: names of settings, as the limiter has them, that were set between runs and do not fit with the others yet.
+    """
+
+    __slots__ = ("_settings", "limiter", "runs", "waiting")
+
+    def __init__(self, limiter: RateLimiter, settings: dict[str, Any]) -> None:
+        self.limiter = limiter
+        self.runs: set[object] = set()  # no count: a thread adds to a set without a lock
+        self.waiting: frozenset[str] = frozenset()
+        self._settings = settings
+
+    def take(self, settings: dict[str, Any]) -> None:
+        """Set on the limiter what has changed; what has not holds there, also if it was set on the limiter itself."""
+        changed = {name: value for name, value in settings.items() if value != self._settings[name]}
+        if "max_burst" in changed:
+            self.limiter.max_burst = None  # the window cannot go before it
+        for name, value in changed.items():
+            setattr(self.limiter, name, value)
+        self._settings = {**self._settings, **settings}  # only now: what the limiter refuses, it refuses again
+        self.waiting = frozenset()
+
+    def check(self, settings: dict[str, Any]) -> None:
+        """Raise ValueError if the limiter refuses what waits of these settings."""
+        names = ("max_burst", "max_per_window")
+        burst, limit = (settings[name] if name in self.waiting else getattr(self.limiter, name) for name in names)
+        check_burst(burst, "max_per_window", limit)
 
 
 class State:
