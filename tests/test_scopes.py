@@ -456,7 +456,7 @@ def test_a_flow_has_no_shared_limiter_since_its_slot_is_not_a_calls_slot(shared:
 def test_nodes_that_wait_for_the_slots_of_their_own_flow_are_told_so_and_do_not_hang() -> None:
     flow = Users(None, range(5), max_concurrent_flows=2, on_error="raise")
     flow.start(Calls(Starts(), shared_limiter=flow.flow_limiter))
-    with pytest.raises(RuntimeError, match="Calls waits for a slot of a limiter of which its own caller holds one"):
+    with pytest.raises(RuntimeError, match="Calls needs slots of a limiter of which its own caller holds one"):
         run_virtual(flow.run_async({}))
 
 
@@ -466,6 +466,17 @@ def test_a_batch_in_a_call_that_waits_for_the_slots_of_that_call_is_told_so_and_
     outer = Calls(lambda user, item: inner.run_async({}), range(2), shared_limiter=limiter)
     with pytest.raises(RuntimeError, match="of which its own caller holds one"):
         run_virtual(outer.run_async({}))
+
+
+def test_it_is_told_while_slots_are_free_too_and_before_any_call() -> None:
+    starts = Starts()
+    limiter = RateLimiter(9)
+    inner = Calls(starts, shared_limiter=limiter)
+    outer = Calls(lambda user, item: inner.run_async({}), shared_limiter=limiter)
+    with pytest.raises(RuntimeError, match="That is refused, however many are free now"):
+        run_virtual(outer.run_async({}))
+    assert starts == {}
+    assert limiter.active == 0
 
 
 def test_it_is_told_through_a_nested_flow_too() -> None:

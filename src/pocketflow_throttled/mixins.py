@@ -215,8 +215,9 @@ class Throttled:
             self._throttled_state.gave_up = False
         if is_held_by_a_caller(limiter):
             raise RuntimeError(
-                f"{type(self).__name__} waits for a slot of a limiter of which its own caller holds one: when all are held so, "
-                "nothing can go on. Give it a limiter of its own, or run it after the call"
+                f"{type(self).__name__} needs slots of a limiter of which its own caller holds one. That is refused, however "
+                "many are free now: when all are held so, nothing can go on. "
+                "Give it a limiter of its own, or run it after the call"
             )
         limiter._expect_times()
         context = copy_context()
