@@ -8,6 +8,8 @@ import time
 from concurrent.futures import Future
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from fractions import Fraction
 from types import SimpleNamespace
 from typing import Any
 
@@ -340,6 +342,11 @@ def test_headers_are_found_wherever_an_sdk_keeps_them() -> None:
 NOW = datetime(2026, 11, 24, 12, tzinfo=UTC)
 
 
+class Unreadable(float):
+    def __float__(self) -> float:
+        raise RuntimeError
+
+
 @pytest.mark.parametrize(
     ("value", "seconds"),
     [
@@ -348,6 +355,12 @@ NOW = datetime(2026, 11, 24, 12, tzinfo=UTC)
         (3, 3.0),
         (timedelta(minutes=1, seconds=30), 90.0),
         (timedelta(seconds=-1), None),
+        (Decimal("2.5"), 2.5),
+        (Fraction(5, 2), 2.5),
+        (Decimal(int(NOW.timestamp()) + 7), 7.0),
+        (Unreadable(), None),
+        *[(Decimal(value), None) for value in ("-1", "NaN", "sNaN", "Infinity", "-Infinity", "1e400")],
+        *[(value, None) for value in (Fraction(-1, 2), Fraction(10**400), 3 + 0j)],
         ("12ms", 0.012),
         ("1s", 1.0),
         ("6m0s", 360.0),
@@ -686,6 +699,14 @@ def test_a_chain_and_a_group_that_cannot_be_read_say_nothing() -> None:
     for error in (Chained(), Group("x", [RateLimitHit()])):
         assert read_error(error) is None
         assert headers_of(error) == {}
+
+
+@pytest.mark.parametrize("number", [Decimal("2.5"), Fraction(5, 2)], ids=repr)
+def test_a_wait_may_be_any_real_number_that_code_has(number: Any) -> None:
+    refused = Exception("slow down")
+    refused.status_code = 429  # type: ignore[attr-defined]
+    refused.retry_after = number  # type: ignore[attr-defined]
+    assert retry_after(RateLimitHit("slow down", retry_after=number)) == retry_after(refused) == 2.5
 
 
 @pytest.mark.parametrize("wait", [10**400, 10**5000, -(10**5000)], ids=lambda wait: f"{wait.bit_length()} bits")

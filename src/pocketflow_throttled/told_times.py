@@ -9,7 +9,9 @@ from __future__ import annotations
 import math
 import re
 from datetime import UTC, datetime, timedelta
+from decimal import Decimal
 from email.utils import parsedate_to_datetime
+from numbers import Real
 
 LONGEST = 200  # of a value, in characters: beyond that nobody means well
 _EPOCH_SECONDS, _EPOCH_MILLISECONDS = 1e9, 1e12  # a bare number as large as that is a date
@@ -32,7 +34,7 @@ def parse_wait(value: object, now: datetime | None = None) -> float | None:
 
     Args:
         value: seconds, a sum such as "6m0s" or "2 minutes", an HTTP date, an RFC 3339 time, seconds or milliseconds since
-            1970, or, from code, a timedelta.
+            1970, or, from code, any real number or a timedelta.
         now: wall-clock time a date is counted from; None: the present.
 
     Example:
@@ -43,15 +45,18 @@ def parse_wait(value: object, now: datetime | None = None) -> float | None:
     """
     if isinstance(value, timedelta):
         seconds = value.total_seconds()
-    elif isinstance(value, bool) or not isinstance(value, int | float | str):
-        return None
-    else:
+    elif isinstance(value, str):
         try:
-            seconds = _until(read_number(value) if isinstance(value, str) else float(value), now)
-        except OverflowError:
-            return None
+            seconds = _until(read_number(value), now)
         except ValueError:
-            seconds = _seconds_of_text(str(value)[:LONGEST].strip(), now)
+            seconds = _seconds_of_text(value[:LONGEST].strip(), now)
+    elif isinstance(value, Real | Decimal) and not isinstance(value, bool):
+        try:
+            seconds = _until(float(value), now)
+        except Exception:  # noqa: BLE001  (too large for a float, a signalling NaN, or a class of a program's that raises)
+            return None
+    else:
+        return None
     return seconds if math.isfinite(seconds) and seconds >= 0 else None
 
 
