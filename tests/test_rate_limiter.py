@@ -524,6 +524,7 @@ def test_the_window_opens_for_others_though_a_waiter_of_a_closed_loop_is_ahead(t
     loop.run_until_complete(limiter.acquire())
     abandoned = loop.create_task(limiter.acquire())
     loop.run_until_complete(asyncio.sleep(0))
+    limiter._timer = None  # as if another thread had asked for an earlier one, which its loop did not come to set
     loop.close()
     assert limiter.waiting == 1
 
@@ -539,6 +540,28 @@ def test_the_window_opens_for_others_though_a_waiter_of_a_closed_loop_is_ahead(t
     run_virtual(main())
     assert (limiter.active, limiter.waiting) == (2, 0)
     abandoned._log_destroy_pending = False  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("ahead", [1, 3])
+def test_the_window_opens_for_a_waiter_whose_head_is_of_a_loop_that_is_closed_meanwhile(ahead: int) -> None:
+    limiter = RateLimiter(5, 1, 60)
+    loop = VirtualTimeLoop()
+    loop.run_until_complete(limiter.acquire())
+    abandoned = [loop.create_task(limiter.acquire()) for _ in range(ahead)]
+    loop.run_until_complete(asyncio.sleep(1))
+
+    async def main() -> None:
+        waiter = asyncio.create_task(limiter.acquire(timeout=100))
+        await asyncio.sleep(1)
+        assert limiter.waiting == ahead + 1
+        loop.close()
+        await waiter
+        assert 50 < asyncio.get_running_loop().time() < 61
+
+    run_virtual(main())
+    assert (limiter.active, limiter.waiting) == (2, 0)
+    for task in abandoned:
+        task._log_destroy_pending = False  # type: ignore[attr-defined]
 
 
 def test_an_abandoned_holder_gives_its_slot_back() -> None:

@@ -2,7 +2,7 @@
 
 Whoever gives room back books it for the head of the queue, and only then wakes it, so nobody is woken in vain and nobody
 overtakes. A request that the API refused has its place by when it first was granted: those that wait came later. One timer, on
-the loop of the waiter at the head, covers what only time can open.
+the loop of the waiter at the head, covers what only time can open; a loop that is closed drops it, which wakes the next.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import math
 from collections import OrderedDict
 from threading import RLock, get_ident
 from typing import TYPE_CHECKING, Protocol
+from weakref import ref
 
 from .granting import Granting
 
@@ -49,7 +50,7 @@ class Waiting(Granting):
         self._queue: OrderedDict[Permit, None] = OrderedDict()
         self._waking = False
         self._wake_again = False
-        self._timer: tuple[asyncio.TimerHandle, asyncio.AbstractEventLoop, float] | None = None
+        self._timer: tuple[ref[asyncio.TimerHandle], asyncio.AbstractEventLoop, float] | None = None
 
     def _begin_anew(self) -> None:
         """Let nobody hold or wait for a slot: in a child process, whoever does so does it in the parent."""
@@ -201,17 +202,27 @@ class Waiting(Granting):
         if when is None:
             return
         if self._timer is not None:
-            handle, its_loop, its_when = self._timer
+            its_handle, its_loop, its_when = self._timer
             if its_loop is loop and its_when <= when:
                 return
-            if its_loop is here:
+            if its_loop is here and (handle := its_handle()) is not None:
                 handle.cancel()
             self._timer = None
         if loop is not here:
             _call_in(loop, self._on_timer, -math.inf)  # a timer is set in the thread of its loop
             return
-        offset = self._offsets.get(loop, 0.0)
-        self._timer = (loop.call_at(when - offset, self._on_timer, when), loop, when)
+        self._call_at(when, loop, when)
+
+    def _call_at(self, time: float, loop: asyncio.AbstractEventLoop, when: float) -> None:
+        handle = loop.call_at(time - self._offsets.get(loop, 0.0), self._on_timer, when)
+        self._timer = (ref(handle, self._on_lost_timer), loop, when)
+
+    def _on_lost_timer(self, handle: ref[asyncio.TimerHandle]) -> None:
+        """Wake who waits behind the head: its loop was closed, and has dropped the timer."""
+        with self._lock:
+            if self._timer is not None and self._timer[0] is handle:
+                self._timer = None
+                self._wake()
 
     def _on_timer(self, when: float) -> None:
         with self._lock:
@@ -223,8 +234,7 @@ class Waiting(Granting):
             now = self._clock()
             if now < when and self._timer is None:
                 late = when + _ROUNDING if when <= now + _ROUNDING else now + max(when - now, _TICK)
-                offset = self._offsets.get(loop, 0.0)
-                self._timer = (loop.call_at(late - offset, self._on_timer, when), loop, when)
+                self._call_at(late, loop, when)
                 return
             self._wake(now)
 
