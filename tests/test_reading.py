@@ -96,6 +96,30 @@ def test_reading_during_a_run_leaves_the_limits_of_the_copy_that_runs(cls: Any, 
     assert (counts.worst_window if setting == "max_per_minute" else counts.peak) <= 3
 
 
+@pytest.mark.parametrize("in_prep", [True, False])
+@pytest.mark.parametrize(("cls", "name"), [(cls, name) for cls, name in READS if cls in (NODES[1], FLOWS[1])])
+def test_reading_before_the_first_run_leaves_where_it_begins(cls: Any, name: str, in_prep: bool) -> None:
+    initial = {named(cls, "initial_concurrent"): 12}
+    runnable = made(cls, Counts(), size=1, **(initial if in_prep else {}))
+    getattr(runnable, name)
+    if not in_prep:
+        setattr(runnable, *initial.popitem())
+    run_virtual(AsyncFlow(runnable).run_async({}))
+    assert (getattr(runnable, named(cls, "current_concurrent")), runnable.history) == (12, [])
+
+
+def test_what_an_adaptive_node_has_found_stays_when_its_settings_change() -> None:
+    counts = Counts()
+    node = made(AdaptiveThrottledNode, counts, size=100)
+    node.limiter.max_concurrent = 3  # by hand, before any run
+    node.initial_concurrent = 12
+    assert node.current_concurrent == 3
+    run_virtual(AsyncFlow(node).run_async({}))
+    found = node.current_concurrent
+    node.initial_concurrent = 2
+    assert node.current_concurrent == found > 3
+
+
 @pytest.mark.parametrize(("cls", "name"), READS)
 def test_reading_between_runs_leaves_what_the_last_has_started(cls: Any, name: str) -> None:
     counts = Counts()

@@ -227,12 +227,13 @@ class Throttled:
         batch = Batch(items, limiter=limiter, calls=Attempts(self, call, check), context=context)
         context.run(be_around_the_calls_of, batch.live, limiter)
         own = self._own_limiter()
-        runs = set[object]() if own is None else own.runs
-        runs.add(batch)
+        if own is not None:
+            own.begin(batch)
         try:
             return await batch.run()
         finally:
-            runs.discard(batch)
+            if own is not None:
+                own.runs.discard(batch)
 
     def _tokens_of(self, index: int, item: Any) -> int:  # noqa: ARG002  (for those that count tokens)
         return 0

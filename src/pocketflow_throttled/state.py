@@ -22,21 +22,30 @@ class Own:
         waiting: names of settings, as the limiter has them, that were set between runs and do not fit with the others yet.
     """
 
-    __slots__ = ("_settings", "limiter", "runs", "waiting")
+    __slots__ = ("_has_run", "_settings", "limiter", "runs", "waiting")
 
     def __init__(self, limiter: RateLimiter, settings: dict[str, Any]) -> None:
         self.limiter = limiter
         self.runs: set[object] = set()  # no count: a thread adds to a set without a lock
         self.waiting: frozenset[str] = frozenset()
         self._settings = settings
+        self._has_run = False
+
+    def begin(self, run: object) -> None:
+        """Let a run be one of those under way."""
+        self._has_run = True
+        self.runs.add(run)
 
     def take(self, settings: dict[str, Any]) -> None:
         """Set on the limiter what has changed; what has not holds there, also if it was set on the limiter itself."""
         changed = {name: value for name, value in settings.items() if value != self._settings[name]}
+        is_new = not self._has_run and not self.limiter.history
         if "max_burst" in changed:
             self.limiter.max_burst = None  # the window cannot go before it
         for name, value in changed.items():
             setattr(self.limiter, name, value)
+        if "adaptive" in changed and is_new:
+            self.limiter.reset_adaptive()  # to the initial limit that is set now: it was only looked at before
         self._settings = {**self._settings, **settings}  # only now: what the limiter refuses, it refuses again
         self.waiting = frozenset()
 
