@@ -233,6 +233,23 @@ def test_refused_calls_from_before_there_was_a_limit_take_nothing_of_its_count()
     assert (budget.served("requests", 2.0), budget.served("tokens", 2.0)) == (1, 30)
 
 
+def test_calls_under_way_that_a_window_counts_still_are_not_counted_again_when_a_limit_is_told() -> None:
+    budget = Budget(requests=50, tokens=1000, burst=None, seconds=60.0)
+    spend = budget.book(0.0, tokens=100)
+    budget.set_requests(None)
+    budget.set_tokens(None)
+    budget.set_requests(50)
+    budget.set_tokens(1000)
+    budget.book_under_way("requests", 3, now=1.0)  # two of which began when there was no limit
+    budget.book_under_way("tokens", 3, now=1.0)
+    assert (budget.served("requests", 1.0), budget.served("tokens", 1.0)) == (3, 100)
+    for stamp, booked in ((0.0, spend), (0.5, None), (0.7, None)):
+        budget.settle(stamp, booked, 40, now=2.0)
+    assert budget.served("tokens", 2.0) == 120
+    budget.book_under_way("requests", 2, now=3.0)
+    assert budget.served("requests", 3.0) == 3
+
+
 Call = tuple[float, Spend | None]
 
 

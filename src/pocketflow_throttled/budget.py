@@ -151,12 +151,17 @@ class Budget(Spaced):
         return self.tokens.add(now, tokens, *_known_of(tokens))
 
     def book_under_way(self, kind: Kind, calls: int, now: float) -> None:
-        """Stamp calls that had started before there was a limit; their tokens are booked at what others of them have cost."""
-        if kind == "requests":
-            for _ in range(calls):
+        """Stamp calls that had started before there was a limit; their tokens are booked at what others of them have cost.
+
+        Not so those that are counted already, as there was a limit earlier.
+        """
+        if kind == "requests" and self.requests is not None:
+            for _ in range(calls - self.requests.own(now)):
                 self.book(now, 0)
         elif self.tokens is not None:
-            self._uncounted = [self.tokens.add(now, 0) for _ in range(calls)]
+            self.tokens.forget(now)
+            counted = sum(spend.is_under_way and not spend.is_refused for spend in self.tokens.spends)
+            self._uncounted = [self.tokens.add(now, 0) for _ in range(calls - counted)]
             self._counted = self._counted_tokens = 0
 
     def was_under_way(self, stamp: float) -> bool:
