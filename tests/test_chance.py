@@ -48,6 +48,20 @@ def test_refused_where_there_may_be_a_reason_it_is_no_chance(slow: int, level: i
     assert not any(chance.refused(110.0 + apart * refusal, level) for refusal in range(9)), why
 
 
+def test_calls_that_are_refused_together_are_many_refusals_by_chance_and_not_one() -> None:
+    evidence, chance = fast_then_slow(200)
+    chance.is_known = True
+    for burst, together in enumerate([1] * 4 + [30] * 4):
+        started = 600.0 + 20 * burst
+        for call in range(10):
+            evidence.started(started + call, 12)
+        for _ in range(together):
+            evidence.ended(started + 10, started + 10.1, 12)
+        evidence.refused_at(started + 10, 12)  # the first of them; the others tell no news
+        if burst >= 3:
+            assert chance.explains(started + 9.9) == (together == 1)
+
+
 def test_of_refusals_by_chance_only_what_is_rare_is_explained() -> None:
     evidence, chance = fast_then_slow(200)
     for refusal in range(8):

@@ -15,6 +15,7 @@ _TOLD_BY, _TOP = 20, 0.15  # starts that can tell a cap, and the part of them, o
 SECOND = 1.0  # many an API counts by it
 _ALONE = 20  # starts admitted since the refusal before, at the level of one that is alone then
 _LAST, _RECENT = 4, 1000  # refusals, and starts, that tell what is counted by the second
+_MORE = 2  # times as many calls as were refused: else that is no chance
 _ROUNDED = 1.0  # seconds, by which a wait may be longer than it must
 _DENIED = 5  # starts, at the level of a refusal or beyond, that were admitted: what refused is no cap
 _LOGGED, _REFUSED = 10_000, 200  # starts, and refused calls
@@ -168,9 +169,12 @@ class Evidence:
         return max(islice(self._levels, bisect_left(self.starts, self._first_refused), None)) >= factor * level
 
     def is_rare(self, started: float, starts: int) -> bool:
-        """Return whether so many calls, or more, started for each of the last refusals."""
-        refused = self._refused_levels
-        return len(refused) == _LAST and self.between(refused[0][0], started) >= starts * (_LAST - 1)
+        """Return whether so many calls, or more, started for each of the last refusals, and more than were refused with these."""
+        if len(self._refused_levels) < _LAST:
+            return False
+        since = self._refused_levels[0][0]
+        calls = sum(call.started >= since for call in self._refused_calls)
+        return self.between(since, started) >= max(starts * (_LAST - 1), _MORE * calls)
 
     def _admitted(self, since: float, level: int, until: float = math.inf) -> int:
         """Return how many calls were admitted, of those that started after `since`, up to `until`, at that level or beyond."""
