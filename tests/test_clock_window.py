@@ -97,6 +97,16 @@ def test_what_was_admitted_by_no_clock_is_explained_by_none() -> None:
     assert fitted(starts, [Shut(0.0, 18.0, 22.0), Shut(22.0, 39.0, 41.0)]) is None
 
 
+@pytest.mark.parametrize(("before", "is_told"), [(12, True), (100, False)])
+def test_a_wait_that_is_always_as_long_makes_no_clock_where_far_more_were_admitted_before(before: int, is_told: bool) -> None:
+    """Thirteen a second, say, and a wait of eight seconds when more come: thirteen in each nine seconds would explain as much."""
+    waits = [109.0 + 9 * wait for wait in range(3)]
+    starts = [100.0 - each / 13 for each in reversed(range(before + 1))]
+    starts += [wait + each / 13 for wait in waits for each in range(13)]
+    shuts = [Shut(since, since + 7.1, since + 8.1) for since in (100.0, *(wait + 12 / 13 for wait in waits))]
+    assert (fitted(starts, shuts) is not None) == is_told
+
+
 def test_what_is_counted_in_a_few_seconds_is_no_matter_of_a_clock() -> None:
     starts = [*(at / 10 for at in range(10)), *(2 + at / 10 for at in range(10))]
     assert fitted(starts, [Shut(0.9, 1.5, 2.0), Shut(2.9, 3.5, 4.0)]) is None

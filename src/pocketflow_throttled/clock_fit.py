@@ -136,12 +136,12 @@ def _is_possible(shut: Shut, length: float, begun: float) -> bool:
 
 
 def _admitted(starts: Sequence[float], shuts: Sequence[Shut], length: float, begun: float) -> tuple[int, int]:
-    """Return the fewest starts in a period in which it refused, and the most in any."""
+    """Return the fewest starts in a period in which it refused, and the most in any from the one before these on."""
 
     def period(at: float) -> int:
         return math.floor((at - begun) / length)
 
-    before = period(shuts[0].since)  # what was admitted long before tells nothing more
+    before = period(shuts[0].since) - 1  # what was admitted long before tells nothing more
     ends = [bisect_left(starts, begun + each * length) for each in range(before, period(starts[-1]) + 2)]
     counts = [after - since for since, after in pairwise(ends)]
     return min(counts[period(shut.since) - before] for shut in shuts), max(counts)
