@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from .caution import Caution
 from .counting import CLEARLY, Counting, Way
+from .denial import Answered, Denials
 from .refill import in_bucket, in_fixed_window
 from .token_window import Spend, TokenWindow
 
@@ -22,6 +23,7 @@ _ARRIVES = 0.1  # seconds until a call arrives, or so: what leaves the server's 
 # Calls that started before anything was told tell of no known moment. Until the next ones do, nothing is tried: for so many times
 # as long as the first call took, or for such a part of the window.
 _AS_LONG, _WAITED = 4.0, 0.25
+_DENIED_FOR = 2.0  # windows for which a way of counting is ruled out by answers: from then on, refusals may tell of it again
 _IN_ANY_ORDER = 0.3  # seconds: of calls that start so close to each other, any arrives first
 _NEARLY = 0.9  # of the limit: a refusal with no more than that in the window, whatever calls under way cost, has another reason
 _ENDED = 2  # calls that may have ended at the server whose answers are not here yet
@@ -59,7 +61,7 @@ class CountedWindow(TokenWindow):
         (150, 150, 150, 700)
     """
 
-    __slots__ = ("_is_told", "_more", "_settled", "_unexplained", "counting")
+    __slots__ = ("_denials", "_is_told", "_more", "_settled", "_unexplained", "counting")
 
     def __init__(self, limit: int, seconds: float) -> None:
         super().__init__(limit, seconds)
@@ -70,6 +72,7 @@ class CountedWindow(TokenWindow):
         self._caution = Caution()
         self._more = [0] * len(Way)  # what is counted beyond the total, by the way in which it is
         self._is_told = False  # by a server, what is left
+        self._denials = Denials(self.seconds)
         self._settled: deque[tuple[float, int]] = deque()  # when calls ended, and what they cost more than was estimated
         self._unexplained: _Unexplained | None = None
 
@@ -188,6 +191,25 @@ class CountedWindow(TokenWindow):
         elif self.spends:
             took = now - self.spends[0].time  # or less
             self.counting.wait_for_more(now + min(_AS_LONG * took, _WAITED * self.seconds))
+
+    def deny(self, now: float, used: int, started: float, *, limit: int, began_at: tuple[float | None, float | None]) -> None:
+        """Learn from what is used by an answer in which ways the server cannot count.
+
+        Args:
+            now: seconds.
+            used: of the limit, others' share included.
+            started: when its call did.
+            limit: as it tells.
+            began_at: when the server's window began, if answers tell of their calls' starts, and if of their ends, and if it is
+                a fixed one; minus infinity: nobody knows; None: it is none.
+        """
+        if not self._more[Way.SETTLED] and not self._more[Way.ESTIMATE]:
+            return
+        if started == -math.inf:
+            return
+        told = Answered(now, started, used, limit, max(limit, self._limit) / self.seconds, began_at)
+        for way in self._denials.learn(told, self.spends, self._settled):
+            self.counting.deny(way, now + _DENIED_FOR * self.seconds)
 
     def correct(self, spend: Spend, cost: int, now: float | None = None) -> None:
         """Set what a booked request, which has ended, really cost; without effect once it has left the window.

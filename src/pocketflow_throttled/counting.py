@@ -49,6 +49,7 @@ class _Doubt:
     __slots__ = (
         "at_once",
         "barred_until",
+        "denied_until",
         "is_known",
         "look_at",
         "next_at",
@@ -60,6 +61,7 @@ class _Doubt:
     )
 
     def __init__(self) -> None:
+        self.denied_until = -math.inf  # by answers
         self.is_known = False  # that it does
         self.served = 0  # tries, until they are refused, less those that refusals outweigh
         self.tries = 0  # since the last refusal
@@ -99,9 +101,16 @@ class _Doubt:
         self.next_at = max(self.next_at, stamp + windows * window)
         self.is_known = True
 
+    def deny(self, until: float) -> None:
+        """Rule it out by answers, and put no refusal down to it until then."""
+        self.denied_until = until
+        self.served, self.is_known = _MOST_SERVED, False
+        self.refusals, self.refused_at = 0, -math.inf
+        self.next_at = self.barred_until = -math.inf
+
     def take_back(self) -> None:
         """Put the last refusal down to something else."""
-        self.refusals -= 1
+        self.refusals = max(0, self.refusals - 1)
         self.is_known = self.refusals > 0
         self.next_at = self.refused_at = -math.inf
 
@@ -162,7 +171,9 @@ class Counting:
 
         Any try of the same moment may be to blame, but for no more refusals than there were tries.
         """
-        tried = [doubt for doubt in self._doubts.values() if abs(stamp - doubt.tried_at) <= _TOGETHER]
+        tried = [
+            doubt for doubt in self._doubts.values() if abs(stamp - doubt.tried_at) <= _TOGETHER and stamp >= doubt.denied_until
+        ]
         if not tried:
             return False
         is_first = abs(stamp - self._refused_at) > _TOGETHER
@@ -218,7 +229,7 @@ class Counting:
         more_than_known = max(by_start[Way.COST] if cost is None else cost, by_end[Way.COST]) + clearly
         for way, doubt in self._doubts.items():
             counted = min(by_start[way], by_end[way]) - unsure
-            if doubt.is_ruled_out or counted <= more_than_known:
+            if doubt.is_ruled_out or counted <= more_than_known or now < doubt.denied_until:
                 continue
             if used < counted - clearly:
                 if doubt.is_known and least is not None:
@@ -229,6 +240,14 @@ class Counting:
                 doubt.is_known, doubt.barred_until = doubt.refusals > 0, -math.inf
             elif used >= more_than_cost < counted:
                 doubt.is_known, doubt.barred_until = True, now + self._seconds
+
+    def is_denied(self, way: Way, now: float) -> bool:
+        """Whether answers deny a way, of late."""
+        return now < self._doubts[way].denied_until
+
+    def deny(self, way: Way, until: float) -> None:
+        """Rule a way out by answers, and put no refusal down to it until then."""
+        self._doubts[way].deny(until)
 
     def wait_for_more(self, until: float) -> None:
         """Try nothing before an answer has told of a moment that is known, or until then."""

@@ -129,7 +129,10 @@ class Others:
             self._find_boundary(quota, answer, used, window.seconds)
         if isinstance(window, CountedWindow) and call is not None and not answer.is_refused:
             is_bucket, began_at = self._spans["tokens"].comes_back_evenly, self._began_at("tokens", now, window.seconds)
+            by_start, by_end = (boundary.began_at(now, window.seconds) for boundary in self._boundaries["tokens"])
             window.compare(now, used, call.time, call.tokens, is_bucket=is_bucket, began_at=began_at)
+            if quota.limit is not None:
+                window.deny(now, used, call.time, limit=quota.limit, began_at=(by_start, by_end))
         age, own = self._held_against(answer, quota.kind, used)
         if quota.is_date:
             age = 0.0
@@ -246,12 +249,13 @@ class Others:
     def _find_boundary(self, quota: Quota, answer: Answer, used: int, seconds: float) -> None:
         """Learn where the server's window ends, if it is a fixed one."""
         now, call, reset = answer.now, answer.call, quota.reset
-        if call is None or call is UNMARKED or reset is None or quota.is_guess:
+        if call is None or call is UNMARKED or not reset or quota.is_guess:  # 0: some tell nothing by it
             return
         end = now + reset
         by_start, by_end = self._boundaries[quota.kind]
-        by_start.learn(call.time, now, end if quota.is_date else call.time + reset, used, seconds=seconds)
-        by_end.learn(call.time, now, end, used, seconds=seconds)
+        is_sure = not quota.is_date  # that is counted from the server's own date, whatever moment that is of
+        by_start.learn(call.time, now, call.time + reset if is_sure else end, used, seconds=seconds, is_sure=is_sure)
+        by_end.learn(call.time, now, end, used, seconds=seconds, is_sure=is_sure)
 
     def _since(self, kind: Kind, now: float) -> float:
         """Return when a fixed window of requests began, if it is known to be one."""

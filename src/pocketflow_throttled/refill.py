@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from .counting import Way
     from .token_window import Spend
 
+Step = tuple[float, int]  # at a time, so many tokens more, or less
+
 
 def in_bucket(spends: Iterable[Spend], way: Way, *, moments: tuple[float, float], rate: float) -> float:
     """Return what is used of a bucket that fills at `rate` a second, at that of two moments at which it is less.
@@ -36,6 +38,16 @@ def _in_bucket(spends: Iterable[Spend], way: Way, moment: float, rate: float) ->
             used = max(0.0, used - (spend.time - at) * rate) + _counted(spend, way)
             at = spend.time
     return max(0.0, used - (moment - at) * rate)
+
+
+def steps_in_bucket(steps: Iterable[Step], sure: float, now: float, rate: float) -> float:
+    """Return what is used at least of a bucket, by what was added until one moment and taken off until a later one."""
+    used, at = 0.0, -math.inf
+    for time, amount in steps:
+        if amount < 0 or time <= sure:
+            used = max(0.0, used - (time - at) * rate + amount) if at > -math.inf else max(0.0, amount)
+            at = time
+    return max(0.0, used - (now - at) * rate)
 
 
 def in_fixed_window(spends: Iterable[Spend], began_at: float, until: float, way: Way) -> float:
