@@ -79,6 +79,7 @@ class Others:
         self._asked = asked
         self._spans = spans
         self._told_at: dict[Kind, float] = {"requests": -math.inf, "tokens": -math.inf}
+        self._told_by = dict(self._told_at)  # the last start of a call whose answer has told
         self._moment, self._level = Moment(), Level()
         # As told, if that is of calls' starts, and if it is of their ends.
         self._boundaries: dict[Kind, tuple[Boundary, Boundary]] = {
@@ -134,6 +135,8 @@ class Others:
             if quota.limit is not None:
                 window.deny(now, used, call.time, limit=quota.limit, began_at=(by_start, by_end))
         age, own = self._held_against(answer, quota.kind, used)
+        if self._is_outdated(quota, answer, window.seconds):
+            return 0.0
         if quota.is_date:
             age = 0.0
         # Told to the minute's end by a clock that may be wrong, a reset is no further away than the window is long.
@@ -245,6 +248,17 @@ class Others:
             return False
         window.take_away(0, now, now)
         return True
+
+    def _is_outdated(self, quota: Quota, answer: Answer, seconds: float) -> bool:
+        """Whether an answer tells no reset, and of a moment before one of which the answer of a later call has told."""
+        call, told_by = answer.call, self._told_by[quota.kind]
+        if call is None or call is UNMARKED or answer.is_refused:
+            return False
+        self._told_by[quota.kind] = max(told_by, call.time)
+        if quota.reset is not None or self._moment.is_end or call.time >= told_by - _OVERTAKING:
+            return False
+        turned_at = self._boundaries[quota.kind][0].turned_at(answer.now, seconds)  # since then it would tell of less
+        return self._moment.is_start or call.time < turned_at <= told_by
 
     def _find_boundary(self, quota: Quota, answer: Answer, used: int, seconds: float) -> None:
         """Learn where the server's window ends, if it is a fixed one."""

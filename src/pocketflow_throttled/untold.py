@@ -207,6 +207,10 @@ class Boundary:
         """When the window ends, in seconds; None: it is not known to be fixed."""
         return self._end if self._is_fixed else None
 
+    def turned_at(self, now: float, seconds: float) -> float:
+        """Return when a window of `seconds` ended last; minus infinity: it is not known to be fixed."""
+        return self._end + math.floor((now - self._end) / seconds) * seconds if self._is_fixed else -math.inf
+
     def learn(self, started: float, answered: float, end: float, used: int, *, seconds: float, is_sure: bool = True) -> None:
         """Learn from an answer.
 
