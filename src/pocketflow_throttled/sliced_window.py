@@ -45,6 +45,7 @@ class SlicedWindow(CountedWindow):
     """
 
     __slots__ = (
+        "_awaited",
         "_by_estimates",
         "_differ",
         "_doubted_after",
@@ -74,7 +75,8 @@ class SlicedWindow(CountedWindow):
         self._estimates_for = _BELIEVED * self.seconds
         self._sliced_since = math.inf
         self._told: tuple[int, float] | None = None  # the slice that headers tell
-        self._found_after = -math.inf  # when the last call started that helps to find the slice, while it is not found
+        self._found_after = -math.inf  # when the last call started that helps to find the slice, while it is not found ...
+        self._awaited: list[Spend] = []  # ... and some of those whose end does
         self._doubted_after = math.inf  # seconds
         self._tried_between = math.inf, -math.inf  # seconds; what started then was refused for what was tried
         self._doubt(math.inf)
@@ -125,7 +127,12 @@ class SlicedWindow(CountedWindow):
         return part is not None and self._explains(part.limit, part.seconds)
 
     def _find(self) -> None:
-        if any(spend.time <= self._found_after and spend.is_under_way and not spend.is_refused for spend in self.spends):
+        awaited, after = self._awaited, self._found_after
+        while awaited and not awaited[-1].is_awaited:
+            awaited.pop()
+        if not awaited:  # of those that are on their way, some may have started since
+            awaited += [spend for spend in self.spends if spend.time <= after and spend.is_awaited]
+        if awaited:
             return
         self._found_after = -math.inf
         self._find_longest()

@@ -44,6 +44,11 @@ class Spend:
         self.of_part: Spend | None = None  # the same in a part of the window
 
     @property
+    def is_awaited(self) -> bool:
+        """Whether it is not known yet what it costs, or that it was refused."""
+        return self.in_window and self.is_under_way and not self.is_refused
+
+    @property
     def at_most(self) -> int:
         """What a server counts of it that counts its estimate for good, or what it cost if that is more."""
         return max(self.cost, self.estimated)
