@@ -192,19 +192,6 @@ def test_one_call_tries_whether_a_window_has_passed_until_it_is_known_when_it_do
     assert starts[-10:] == [34.0, *[34.0 + timing.unrefused_after] * 9]  # as the window has room, and none goes first
 
 
-@pytest.mark.parametrize(("latency", "waits"), [(1.0, 6.0 / 11), (0.5, 0.0)])
-def test_one_more_than_fit_is_tried_apart_from_the_others_where_calls_overlap(latency: float, waits: float) -> None:
-    """What refuses a burst would refuse it, and tell nothing of the window. Where hardly any is under way, it is none."""
-    evidence, timing = Evidence(), Timing()
-    timing.refused(0.01)
-    timing.served(latency)
-    window = LearnedWindow(evidence, timing, Window(seconds=6.0, count=10, too_short=6.0, is_sure=True))
-    for start in range(10):
-        assert window.opens_at(0.1 * start) == 0.1 * start
-        window.started(0.1 * start, 1)
-    assert window.opens_at(0.95) == pytest.approx(max(0.95, 0.9 + waits), abs=0.01)
-
-
 def test_a_window_of_which_every_start_was_refused_at_last_is_no_trouble() -> None:
     rate, closing = closed(0.0, 5.0, hinted_until=37.0)
     rate.explain(closing, now=37.0)

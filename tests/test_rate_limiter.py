@@ -753,3 +753,25 @@ def test_a_burst_without_a_window_is_refused() -> None:
     limiter = RateLimiter(5, 10, max_burst=2)
     with pytest.raises(ValueError, match="max_per_window"):
         limiter.max_per_window = None
+
+
+def test_a_loop_whose_timers_cannot_be_referred_to_weakly_will_do() -> None:
+    """Some loops of other languages have such."""
+
+    class Timer:
+        __slots__ = ("cancel",)
+
+        def __init__(self, handle: asyncio.TimerHandle) -> None:
+            self.cancel = handle.cancel
+
+    async def main() -> float:
+        loop = asyncio.get_running_loop()
+        call_at = loop.call_at
+        loop.call_at = lambda when, call, *args, **more: Timer(call_at(when, call, *args, **more))  # type: ignore[method-assign, assignment]
+        limiter = RateLimiter(max_per_window=1)
+        for _ in range(3):
+            await limiter.acquire()
+            limiter.release()
+        return loop.time()
+
+    assert run_virtual(main()) == pytest.approx(120.0)

@@ -2,6 +2,7 @@
 
 import asyncio
 import copy
+import gc
 from collections.abc import Callable
 from typing import Any
 
@@ -245,3 +246,50 @@ def test_settings_that_only_go_together_may_be_set_one_by_one_whichever_comes_fi
     assert limiter.adaptive.min_concurrent == 1
     bounded.max_concurrent = 40
     assert (limiter.adaptive.min_concurrent, limiter.adaptive.max_concurrent) == (30, 40)
+
+
+def test_a_setting_that_was_set_holds_though_it_was_the_same_before_another_was_set_on_the_limiter() -> None:
+    node = ThrottledParallelBatchNode(max_concurrent=5)
+    node.limiter.max_concurrent = 10
+    node.max_concurrent = 5
+    assert node.limiter.max_concurrent == 5
+
+
+def test_a_setting_is_taken_as_soon_as_the_others_are_sound_again() -> None:
+    node = ThrottledParallelBatchNode()
+    assert node.limiter.max_per_window is None
+    node.wait = -1
+    node.max_per_minute = 9
+    node.wait = 0
+    assert node.limiter.max_per_window == 9
+
+
+@pytest.mark.parametrize("cls", NODES)
+def test_a_run_whose_loop_was_closed_under_it_keeps_no_slot_and_no_setting_back(cls: Any) -> None:
+    class Call(cls):  # type: ignore[misc]
+        max_concurrent, seconds = 2, 100.0
+
+        async def prep_async(self, shared: Any) -> Any:
+            return range(10)
+
+        async def exec_async(self, _: int) -> None:
+            await asyncio.sleep(self.seconds)
+
+    async def begin() -> None:
+        tasks.append(asyncio.create_task(node.run_async({})))
+        await asyncio.sleep(0.01)
+
+    node, tasks = Call(), list[Any]()
+    loop = asyncio.new_event_loop()
+    loop.run_until_complete(begin())
+    assert node.limiter.active > 0
+    tasks[0]._log_destroy_pending = False
+    loop.close()
+    tasks.clear()
+    del loop
+    gc.collect()
+    assert node.limiter.active == 0
+    node.max_concurrent = 3
+    assert node.limiter.max_concurrent == 3 or node.limiter.adaptive.max_concurrent == 3
+    node.seconds = 0.0
+    run_virtual(node.run_async({}))

@@ -80,10 +80,6 @@ class LearnedWindow(Probing):
             at = max(at, self._slow_start.opens_at)
         if self._is_again:
             at = max(at, self._again_at())
-        if self._beyond_since is None and self.is_probing and not self._evidence.allows(*self._good, max(at, now)):
-            apart = self._timing.apart(*self._good)
-            if apart < (self._timing.latency or 0.0):  # else hardly any are under way, and the API may only have been down
-                at = max(at, self._evidence.starts[-1] + apart)
         if self._is_first_step and self._beyond_since is not None and not self._evidence.allows(*self._good, max(at, now)):
             at = max(at, self._known_at)
         if at <= now:

@@ -184,17 +184,19 @@ class Throttled:
 
         def __setattr__(self, name: str, value: Any) -> None:
             super().__setattr__(name, value)
-            theirs = self._limiter_has.get(name)
-            if theirs is not None:
-                self._set_on_limiter(theirs)
+            if name in self._setting_names:
+                self._set_on_limiter(self._limiter_has.get(name))
 
-    def _set_on_limiter(self, name: str) -> None:
+    def _set_on_limiter(self, name: str | None) -> None:
         """Let the limiter take a setting that has just been set, unless a run is under way: then the next one takes it."""
         own = self._own_limiter()
         if own is None or own.runs:
             return
-        own.waiting |= {name}
-        with suppress(TypeError, ValueError):  # told of when it is used, if what it goes with is not set by then
+        if name is not None:
+            own.waiting |= {name}
+        if not own.waiting:
+            return
+        with suppress(Exception):  # told of when it is used, if what it goes with is not set by then
             self._check_settings()
             settings = self._limiter_settings()
             own.take({each: value for each, value in settings.items() if each in own.waiting})

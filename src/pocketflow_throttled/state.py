@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, Self
+from weakref import WeakSet
 
 from .correction import Correction
 from .validation import check_burst
@@ -26,7 +27,7 @@ class Own:
 
     def __init__(self, limiter: RateLimiter, settings: dict[str, Any]) -> None:
         self.limiter = limiter
-        self.runs: set[object] = set()  # no count: a thread adds to a set without a lock
+        self.runs: WeakSet[object] = WeakSet()  # no count: one whose loop was closed never ends, and is no longer there
         self.waiting: frozenset[str] = frozenset()
         self._settings = settings
         self._has_run = False
@@ -37,8 +38,8 @@ class Own:
         self.runs.add(run)
 
     def take(self, settings: dict[str, Any]) -> None:
-        """Set on the limiter what has changed; what has not holds there, also if it was set on the limiter itself."""
-        changed = {name: value for name, value in settings.items() if value != self._settings[name]}
+        """Set on the limiter what has changed or was set; what was not holds there, also if it was set on the limiter itself."""
+        changed = {name: value for name, value in settings.items() if name in self.waiting or value != self._settings[name]}
         is_new = not self._has_run and not self.limiter.history
         if "max_burst" in changed:
             self.limiter.max_burst = None  # the window cannot go before it

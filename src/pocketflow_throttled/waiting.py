@@ -50,7 +50,7 @@ class Waiting(Granting):
         self._queue: OrderedDict[Permit, None] = OrderedDict()
         self._waking = False
         self._wake_again = False
-        self._timer: tuple[ref[asyncio.TimerHandle], asyncio.AbstractEventLoop, float] | None = None
+        self._timer: tuple[Callable[[], asyncio.TimerHandle | None], asyncio.AbstractEventLoop, float] | None = None
 
     def _begin_anew(self) -> None:
         """Let nobody hold or wait for a slot: in a child process, whoever does so does it in the parent."""
@@ -215,7 +215,10 @@ class Waiting(Granting):
 
     def _call_at(self, time: float, loop: asyncio.AbstractEventLoop, when: float) -> None:
         handle = loop.call_at(time - self._offsets.get(loop, 0.0), self._on_timer, when)
-        self._timer = (ref(handle, self._on_lost_timer), loop, when)
+        try:
+            self._timer = (ref(handle, self._on_lost_timer), loop, when)
+        except TypeError:  # some loops' timers cannot be referred to weakly: there, the next who comes wakes the next
+            self._timer = (lambda: handle), loop, when
 
     def _on_lost_timer(self, handle: ref[asyncio.TimerHandle]) -> None:
         """Wake who waits behind the head: its loop was closed, and has dropped the timer."""
