@@ -153,7 +153,7 @@ class AdaptiveRule:
             return
         if level > self._proven:
             self._unproven_at = now + self._timing.spacing / (1 + self._unproven_starts * (self.successes > 0))
-            self.beyond_at = max(self.beyond_at, self._unproven_at)
+            self.beyond_at = self._unproven_at
             self._unproven_starts = min(self._unproven_starts + 1, _MOST_AT_ONCE)
         if self._ceiling.level is not None:
             self._ceiling.started(now, level)
@@ -194,6 +194,8 @@ class AdaptiveRule:
             self._reopen(now, self.trial)
         if self._unproven_at > now and rate.held is None:  # spaced by a guess, before any call had told how long one takes
             self._unproven_at = min(self._unproven_at, now + self._timing.spacing)
+            if self._ceiling.level is None:
+                self.beyond_at = self._unproven_at
         if not clean:
             return
         self.streak += 1
