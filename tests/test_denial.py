@@ -11,7 +11,8 @@ import pytest
 from pocketflow_throttled import run_virtual
 from pocketflow_throttled.counted_window import CountedWindow
 from pocketflow_throttled.counting import Way
-from pocketflow_throttled.denial import Denial, Told
+from pocketflow_throttled.denial import Answered, Denial, Denials, Told
+from pocketflow_throttled.token_window import Spend
 from pocketflow_throttled.untold import Boundary
 
 from .providers.counting import Count, Counting
@@ -156,3 +157,20 @@ def test_a_reset_that_is_always_told_alike_does_not_tell_that_a_window_is_not_fi
         moving.learn(second, second + 1.0, second + 61.0 - 0.3 * second, second, seconds=60.0)
     assert always.began_at(100.0, 60.0) == -math.inf
     assert moving.began_at(100.0, 60.0) is None
+
+
+def test_the_more_is_booked_the_more_rarely_all_of_it_is_looked_at() -> None:
+    """A look takes some microseconds a call, and answers come by hundreds a second."""
+
+    def looks(calls: int) -> int:
+        spends, looked = [Spend(0.0, 100, 0, 300) for _ in range(calls)], 0
+        denials = Denials(60.0)
+        for answer in range(600):
+            now = 10.0 + answer / 10
+            asked = iter(spends)
+            denials.learn(Answered(now, now - 1.0, 500, 1_000_000, 100.0, (-math.inf, -math.inf)), asked, [])
+            looked += next(asked, None) is None
+        return looked
+
+    assert 150 < looks(100) <= 200
+    assert looks(2000) <= 11

@@ -660,6 +660,15 @@ def fill(rule: AdaptiveRule, now: float, size: int) -> None:
         rule.started(now, level)
 
 
+def test_starts_are_spaced_by_a_guess_only_until_the_first_answer_tells_how_long_a_call_takes() -> None:
+    """Else a limiter asks the rule before each start, for as long as a batch of instant calls takes."""
+    rule = AdaptiveRule(Adaptive(initial_concurrent=10, max_concurrent=100))
+    rule.started(0.0, 1)
+    assert rule.beyond_at == rule.opens_for(2) == 0.05
+    rule.succeeded(0.001, 0.0, 1, in_use=False, clean=True)
+    assert rule.beyond_at == rule.opens_for(2) < 0.002
+
+
 def test_a_short_retry_after_says_nothing_of_what_is_limited() -> None:
     rule = AdaptiveRule(Adaptive(initial_concurrent=10, max_concurrent=100))
     fill(rule, 0.0, 10)

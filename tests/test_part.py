@@ -304,11 +304,17 @@ def test_estimates_are_counted_for_good_where_they_are_more_than_what_a_call_cos
     assert part.fits(0.0, 100, 5000, 300)
 
 
-def test_a_window_keeps_a_part_that_is_a_bucket_whatever_a_slice_would_explain_or_a_try_beyond_it_tells() -> None:
+def refused_together() -> SlicedWindow:
+    """Return a window of which the first calls were refused, and so a slice is found."""
     window = SlicedWindow(limit=6000, seconds=60.0)
     for spend in [window.add(0.0, 100) for _ in range(3)]:
         window.refuse(spend)
     window.find_slice(0.0)
+    return window
+
+
+def test_a_window_keeps_a_part_that_is_a_bucket_whatever_a_slice_would_explain_or_a_try_beyond_it_tells() -> None:
+    window = refused_together()
     part = window.part
     assert part is not None
     part.is_bucket = True
@@ -325,10 +331,7 @@ def test_a_window_keeps_a_part_that_is_a_bucket_whatever_a_slice_would_explain_o
 @pytest.mark.parametrize("cost", [10, 100])
 def test_a_window_whose_part_counts_estimates_takes_no_less_for_it_than_the_largest(cost: int) -> None:
     """The longest slice that explains what was refused, or the shortest of all."""
-    window = SlicedWindow(limit=6000, seconds=60.0)
-    for spend in [window.add(0.0, 100) for _ in range(3)]:
-        window.refuse(spend)
-    window.find_slice(0.0)
+    window = refused_together()
     assert window.slice is not None
     assert window.slice.limit == 100
     for number in range(5):
@@ -348,10 +351,7 @@ def test_a_window_whose_part_counts_estimates_takes_no_less_for_it_than_the_larg
 
 def test_what_leaves_the_window_gives_nothing_back_to_a_bucket() -> None:
     """A minute after it started, what a call took of the bucket has long been refilled."""
-    window = SlicedWindow(limit=6000, seconds=60.0)
-    for spend in [window.add(0.0, 100) for _ in range(3)]:
-        window.refuse(spend)
-    window.find_slice(0.0)
+    window = refused_together()
     part = window.part
     assert part is not None
     assert part._bucket is not None

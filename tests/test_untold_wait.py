@@ -9,6 +9,7 @@ import pytest
 from pocketflow_throttled import AdaptiveThrottledNode, RateLimitHit
 from pocketflow_throttled.budget import Budget
 from pocketflow_throttled.untold_wait import UntoldWait
+from pocketflow_throttled.window import SlidingWindow
 
 from .test_nodes import Batch, now, run
 
@@ -53,12 +54,18 @@ def called(budget: Budget, *served: float, refused: float) -> None:
     budget.refused(refused, budget.book(refused, 100))
 
 
-def test_a_wait_is_in_vain_if_a_window_has_passed_and_little_was_served_and_then_doubles_up_to_a_window() -> None:
+def refused_at_first() -> tuple[Budget, SlidingWindow, UntoldWait]:
+    """Return what counts calls, of which the second was refused."""
     budget = Budget(requests=60, tokens=None, burst=None, seconds=60.0)
     window, wait = budget.requests, UntoldWait(budget, "requests")
     assert window is not None
     called(budget, 0.0, refused=0.5)
     assert wait.refused(window, 50, 0.6) is None
+    return budget, window, wait
+
+
+def test_a_wait_is_in_vain_if_a_window_has_passed_and_little_was_served_and_then_doubles_up_to_a_window() -> None:
+    budget, window, wait = refused_at_first()
     called(budget, 20.0, refused=20.5)
     assert wait.refused(window, 50, 20.6) is None  # too soon to tell
     called(budget, 80.0, refused=80.5)
@@ -72,11 +79,7 @@ def test_a_wait_is_in_vain_if_a_window_has_passed_and_little_was_served_and_then
 
 
 def test_what_was_served_last_must_have_started_since_the_refusal_before() -> None:
-    budget = Budget(requests=60, tokens=None, burst=None, seconds=60.0)
-    window, wait = budget.requests, UntoldWait(budget, "requests")
-    assert window is not None
-    called(budget, 0.0, refused=0.5)
-    assert wait.refused(window, 50, 0.6) is None
+    budget, window, wait = refused_at_first()
     called(budget, refused=50.0)
     assert wait.refused(window, 50, 50.1) is None
 
