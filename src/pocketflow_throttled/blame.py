@@ -143,7 +143,7 @@ class Blame:
         is_probe = ceiling.is_probed_by(refusal.level, limit) or ceiling.went_too_far(refusal.level)
         if ceiling.level is None or not is_probe:
             return Verdict(limit, "the rate was corrected") if rate.correct(refusal.started, refusal.hint or 0.0) else None
-        if refusal.level <= ceiling.level or not rate.is_pace:  # else it is what was probed that refused
+        if refusal.level <= ceiling.level:  # else it is what was probed that refused
             rate.may_have_refused(refusal.started)
         ceiling.is_met = ceiling.is_met or refusal.is_apart
         ceiling.probe_refused(refusal.level)

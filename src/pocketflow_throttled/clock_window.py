@@ -48,7 +48,8 @@ class ClockWindow:
 
     def __init__(self, evidence: Evidence, timing: Timing, fit: Fit, opened: float) -> None:
         self._evidence, self._timing = evidence, timing
-        self._found = self._known = self.count = fit.count
+        self._found = self._known = fit.count
+        self.count = fit.count + 1  # at once: if the API was only down now and then, there is no window, and more is admitted
         self._length, self._begun = fit.length, fit.begun
         self._since = math.nextafter(opened, -math.inf)  # the starts after that are those of the present period
         self._index = 0
@@ -75,6 +76,7 @@ class ClockWindow:
         if self._tries_at is not None:
             return max(now, self._tries_at + self._timing.unrefused_after)
         used = self._used(now)
+        more = self._more_at(used)
         if used < self._known or (used < self.count and self._beyond_since is not None):
             return max(now, self._slow_start.opens_at)
         if used < self.count:
@@ -82,18 +84,28 @@ class ClockWindow:
         low, high = max(self._begun[0] + self._length[0], self._not_before), self._begun[1] + self._length[1]
         self._is_early = high - low > _KNOWN * self.seconds
         if not self._is_early:
-            return max(now, high)
+            return max(now, min(high, more))
         step = math.sqrt((high - low) * _WORTH * self.seconds / self.count)
-        return max(now, low + min(step, _LONGEST_STEP * (high - low)))
+        return max(now, min(low + min(step, _LONGEST_STEP * (high - low)), more))
+
+    def _more_at(self, used: int) -> float:
+        """Return when more than were tried may start in this period, if those were not refused: where it is no window, none is."""
+        if self._beyond_since is None or self._is_refused or used < self.count:
+            return math.inf
+        return self._evidence.starts[-1] + self._timing.unrefused_after
 
     def started(self, now: float, level: int) -> None:
         """Stamp a start: one more in this period, or the one that tries whether the next has begun."""
         self._go_on(now)
         used = self._used(now)
+        more = self._more_at(used)
         self._evidence.started(now, level)
         if used >= self.count:
-            self._tries_at = now
-            return
+            if now < more:
+                self._tries_at = now
+                return
+            self._accept()
+            self.count += self._step
         self._slow_start.started(now)
         if used >= self._known and self._beyond_since is None:
             self._beyond_since = now
@@ -130,10 +142,14 @@ class ClockWindow:
         self._slow_start.end()
         self._periods += periods
         if self._beyond_since is not None and not self._is_refused:
-            self._known = self.count
-            self._step, self._rarity = min(2 * self._step, max(1, self._known // _PART)), 1
+            self._accept()
         self._beyond_since, self._is_refused = None, False
         self.count = self._known + (self._step if self._periods >= self._rarity else 0)
+
+    def _accept(self) -> None:
+        """Take what was not refused for good, and try twice as many more."""
+        self._known = self.count
+        self._step, self._rarity = min(2 * self._step, max(1, self._known // _PART)), 1
 
     def _narrow(self) -> None:
         """Learn more of the length from when this period began."""

@@ -92,5 +92,5 @@ class Closing:
         hint = refusal.hint
         if hint is not None and refusal.is_long:
             return hint
-        gap = min(timing.gap(refusal.now, self.opened, self.tries, least), at_most)
+        gap = min(timing.gap(refusal.now, self.opened, self.since, self.tries, least), at_most)
         return gap if hint is None else max(hint, min(gap, hint * (self.tries - 1)))

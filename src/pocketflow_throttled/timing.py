@@ -16,7 +16,7 @@ _FIRST_SPACING, _SPACING_OF_LATENCY = 0.05, 1 / 200
 _FIRST_GAP, _GAP_OF_LATENCY = 0.01, 0.05  # before the first try after a refusal without a hint
 _GAP_GROWTH = 3.0
 _GAP_OF_CYCLE = 0.35  # a closed window is tried again after this share of the time since it opened, so few tries find the end
-_LONGEST_GAP = 60.0
+_LONGEST_GAP, _SOON = 60.0, 2.0
 _BLUR = 0.05  # of a latency: calls that differ by more on their way blur how many are under way at the server
 _SURELY = 1.5  # times as long as a refusal takes: who was not refused by then was admitted
 _JITTER = 0.1
@@ -106,12 +106,13 @@ class Timing:
         """Seconds from a refusal without a hint to the first try: a full one, as many count by it, before anything was served."""
         return SECOND if self.latency is None else max(_FIRST_GAP, _GAP_OF_LATENCY * self.latency)
 
-    def gap(self, now: float, opened: float, tries: int, least: float) -> float:
+    def gap(self, now: float, opened: float, since: float, tries: int, least: float) -> float:
         """Return the seconds from a refusal without a hint to the next try: soon, then growing, and where windows usually end.
 
         Args:
             now: when the refusal came.
             opened: when the first call was admitted after the refusals before.
+            since: when the first call started of those that were refused in a row.
             tries: how many were refused in a row, this one included.
             least: seconds, if the first gap is shorter.
         """
@@ -120,7 +121,8 @@ class Timing:
             return gap
         gap = max(gap, self.surely_refused_in)
         grown = gap * _GAP_GROWTH ** min(tries - 1, 50)
-        gap = min(grown, max(gap, _GAP_OF_CYCLE * (now - opened)), max(gap, _LONGEST_GAP))
+        # As long again as it has refused by now: an API that was down is used again before that time has doubled.
+        gap = min(grown, max(gap, _GAP_OF_CYCLE * (now - opened)), max(gap, _SOON, now - since), max(gap, _LONGEST_GAP))
         gap *= random.uniform(1 - _JITTER, 1 + _JITTER)
         if tries == 2:
             return gap

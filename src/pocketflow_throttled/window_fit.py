@@ -82,7 +82,7 @@ def _closed_for(evidence: Evidence, closing: Closing, now: float) -> Window | No
         return None
     # Closed for longer than it was open, so all of what was open lies in one window. Or the API was down for so long.
     is_sure = was_closed >= was_open and found[0] <= _LONGEST_SURE
-    is_doubted = found[0] > _LONG_ENOUGH or closing.is_asked
+    is_doubted = found[0] not in USUAL_WINDOWS or found[0] > _LONG_ENOUGH or closing.is_asked
     return Window(*found, shut - opened, is_sure, is_doubted)
 
 
