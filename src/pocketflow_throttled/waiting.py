@@ -119,7 +119,7 @@ class Waiting(Granting):
             queue[permit] = None
         else:
             self._put_in_place(permit)
-        if self._active < self._max_concurrent:  # else a release will wake
+        if self._active < self._max_concurrent or self._is_tried:  # else a release will wake
             head = next(iter(queue))
             # A head of this loop has its timer here. Any other may be new, or its loop closed.
             if head is permit or head._loop is not loop:
@@ -153,7 +153,7 @@ class Waiting(Granting):
             self._wake_again = True
             return
         queue = self._queue
-        if not queue or self._active >= self._max_concurrent:
+        if not queue or (self._active >= self._max_concurrent and not self._is_tried):
             return
         self._waking = True
         try:
@@ -162,7 +162,7 @@ class Waiting(Granting):
                 here = self._running_loop()
             if now is None:
                 now = self._clock()
-            while queue and self._active < self._max_concurrent:
+            while queue and (self._active < self._max_concurrent or self._is_tried):
                 head = next(iter(queue))
                 waiter, loop = head._waiter, head._loop
                 assert waiter is not None
