@@ -61,6 +61,17 @@ def held(fit: Fit, opened: float) -> tuple[ClockWindow, Evidence]:
     return ClockWindow(evidence, timing, fit, opened), evidence
 
 
+def use_up(window: ClockWindow, evidence: Evidence, count: int, at: float) -> None:
+    """Start as many as fit, and one beyond, which is refused."""
+    for level in range(count):
+        window.started(at, level)
+    beyond = window.opens_at(at)
+    window.started(beyond, count)
+    evidence.forget(beyond)
+    assert window.explains(beyond)
+    window.correct(beyond)
+
+
 # --- what explains when it refused
 
 
@@ -145,8 +156,7 @@ def test_a_period_may_begin_a_bit_later_than_is_possible() -> None:
 
 def test_a_period_that_does_not_begin_when_it_must_is_none() -> None:
     window, evidence = held(Fit(10, (20.0, 20.2), (0.0, 0.1)), 0.1)
-    for _ in range(10):
-        window.started(1.0, 1)
+    use_up(window, evidence, 10, 1.0)
     answers, at = [], 1.0
     for _ in range(20):
         at = window.opens_at(at)
@@ -159,8 +169,7 @@ def test_a_period_that_does_not_begin_when_it_must_is_none() -> None:
 
 def test_a_try_that_was_never_sent_tells_nothing() -> None:
     window, evidence = held(Fit(2, (20.0, 24.0), (0.0, 1.0)), 1.0)
-    window.started(1.0, 1)
-    window.started(1.0, 2)
+    use_up(window, evidence, 2, 1.0)
     first = window.opens_at(1.0)
     assert first > 20.0
     window.started(first, 1)
@@ -203,13 +212,20 @@ class Capped(Clocked):
 
 
 def test_what_was_taken_for_a_clock_and_is_a_cap_does_not_refuse_one_more_than_fit() -> None:
-    """It is tried as none of the others is under way."""
+    """The first beyond is tried as none of the others is under way."""
     timing, evidence = Timing(), Evidence()
     timing.refused(REFUSAL)
     timing.served(1.0)
     window = ClockWindow(evidence, timing, Fit(5, (8.0, 8.0), (0.0, 0.0)), 0.0)
-    assert use(window, evidence, Capped(5), 0.0, 15.0) == []
-    assert window.count == 6
+    assert use(window, evidence, Capped(5), 0.0, 1.4) == []
+    assert evidence.starts[5] > 1.0
+
+
+def test_where_more_than_fit_are_admitted_again_and_again_no_period_is_waited_for() -> None:
+    """An API that was down twice looked like a window by its clock."""
+    window, evidence = held(Fit(100, (20.0, 22.0), (0.0, 1.0)), 1.0)
+    assert use(window, evidence, Clocked(10_000, 1.0), 1.0, 20.0) == []
+    assert len(evidence.starts) > 500
 
 
 def test_many_less_that_fit_are_another_matter() -> None:
@@ -288,7 +304,7 @@ def test_a_clock_is_told_by_the_times_that_it_was_shut_whatever_was_held(holds: 
             assert rate.explain(shut, now)
         rate.evidence.forget(now)
     assert isinstance(rate.held, ClockWindow)
-    assert rate.count == 28
+    assert rate.count == 29  # one more is tried at once
     assert rate.seconds == pytest.approx(20.0, rel=0.05)
 
 

@@ -519,15 +519,23 @@ def test_starts_are_spaced_by_the_time_a_refusal_takes_and_by_a_guess_before() -
     assert timing.spacing == 0.3
 
 
-@given(st.floats(0.0, 1e6), st.floats(0.0, 1e6), st.integers(1, 1000), st.floats(0.0, 100.0), st.floats(0.0, 100.0))
+@given(
+    st.floats(0.0, 1e6),
+    st.floats(0.0, 1e6),
+    st.floats(0.0, 1.0),
+    st.integers(1, 1000),
+    st.floats(0.0, 100.0),
+    st.floats(0.0, 100.0),
+)
 def test_the_next_try_is_neither_at_once_nor_never(
-    opened: float, after: float, tries: int, latency: float, refusal: float
+    opened: float, after: float, is_open: float, tries: int, latency: float, refusal: float
 ) -> None:
     timing = Timing()
     timing.served(latency)
     timing.refused(refusal)
     now = opened + after
-    gap = timing.gap(now, opened, tries, least=0.0)
+    since = opened + is_open * after
+    gap = timing.gap(now, opened, since, tries, least=0.0)
     assert 0.0 < gap <= 1.1 * 1.5 * max(60.0, 0.05 * latency, 1.5 * refusal) + 1e-6
 
 

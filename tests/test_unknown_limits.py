@@ -7,6 +7,7 @@ import asyncio
 import math
 import random
 from functools import partial
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -639,3 +640,79 @@ def test_a_cap_is_no_rate_since_refused_calls_seem_to_be_under_way_as_another_is
         api, node = uneven(seed, (0.4, 0.56), (0.0, 0.0), refusal_latency=0.73, **limits)
         assert seconds_for(node, 885) < 4 * 46.2 / 0.93
         assert api.refused < 0.03 * 885
+
+
+class _OverloadedError(Exception):
+    """What Anthropic's client raises where the API has too much to do for anybody."""
+
+    status_code = 529
+    response: Any = None
+
+
+@pytest.mark.parametrize(("since", "seconds"), [(12.0, 8.0), (20.0, 15.0), (60.0, 30.0)])
+@pytest.mark.parametrize("cap", [20, math.inf])
+def test_an_api_that_had_too_much_to_do_is_used_again_as_before_at_once(since: float, seconds: float, cap: float) -> None:
+    """It tells by its status that no limit is the reason, so nothing is found out but when it takes calls again."""
+    chance = random.Random(1)
+    active = 0
+
+    async def call(item: int) -> int:
+        nonlocal active
+        await asyncio.sleep(0.02)
+        if active >= cap or since <= now() < since + seconds:
+            raise _OverloadedError
+        active += 1
+        await asyncio.sleep(chance.lognormvariate(0.3, 0.5))
+        active -= 1
+        return item
+
+    served_at: list[float] = []
+
+    async def timed(item: int) -> int:
+        result = await call(item)
+        served_at.append(now())
+        return result
+
+    node = Adapting(timed, initial_concurrent=10, max_concurrent=100)
+    items = range(1500 if cap == 20 else 9000)
+    assert run(node, items) == list(items)
+    again = since + 2 * seconds + 2.5  # at the latest, as it is tried after as long again
+    usual = sum(since - 4.0 <= at < since for at in served_at)
+    assert sum(again <= at < again + 4.0 for at in served_at) >= 0.75 * usual
+
+
+@is_long
+@pytest.mark.parametrize(
+    "limit", [{"max_per_window": 60}, {"max_per_window": 20, "window_seconds": 2.0, "algorithm": "token_bucket"}]
+)
+def test_a_limit_that_is_told_by_the_status_of_an_overload_is_found_out_all_the_same(limit: dict[str, Any]) -> None:
+    api = SimulatedAPI(latency=1.5, **limit)
+
+    async def call(item: int) -> int:
+        try:
+            return await api.call(item)
+        except RateLimitHit as hit:
+            error = _OverloadedError("Service Unavailable")
+            error.status_code = 503
+            error.response = SimpleNamespace(headers={"retry-after": str(hit.retry_after)})
+            raise error from None
+
+    node = Adapting(call, initial_concurrent=10, max_concurrent=100)
+    assert run(node, range(300)) == list(range(300))
+    assert api.refused <= 0.05 * 300
+
+
+@is_long
+@pytest.mark.parametrize("seed", range(4))
+def test_two_short_outages_are_not_taken_for_a_window_of_the_servers_clock(seed: int) -> None:
+    """It refuses all with 429 for five seconds, twice: each tells about when it was open, and no more."""
+    chance = random.Random(seed)
+
+    async def call(item: int) -> int:
+        await asyncio.sleep(0.06)
+        if 20.0 <= now() < 25.0 or 50.0 <= now() < 55.0:
+            raise RateLimitHit(retry_after=2)
+        await asyncio.sleep(chance.lognormvariate(0.3, 0.5))
+        return item
+
+    assert seconds_for(Adapting(call, initial_concurrent=10, max_concurrent=100), 4000) < 100.0

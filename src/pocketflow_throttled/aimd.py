@@ -204,7 +204,16 @@ class AdaptiveRule:
         if in_use and (self.limit < self.settings.max_concurrent or self._ceiling.level is not None):
             self._grow(now)
 
-    def refused(self, now: float, started: float, level: int, hint: float | None = None, at_most: float = math.inf) -> None:
+    def refused(
+        self,
+        now: float,
+        started: float,
+        level: int,
+        hint: float | None = None,
+        at_most: float = math.inf,
+        *,
+        is_of_limits: bool = True,
+    ) -> None:
         """Take note of a call that was refused.
 
         Args:
@@ -213,6 +222,7 @@ class AdaptiveRule:
             level: how many were under way then, itself included.
             hint: seconds for which the API asked to wait; None: it did not say.
             at_most: seconds to wait if it did not.
+            is_of_limits: whether a limit may be the reason; else the API has too much to do, for whoever calls.
         """
         hint = hint or None  # to wait for no time is no word on how long
         self.refusals += 1
@@ -228,7 +238,7 @@ class AdaptiveRule:
         evidence.refused_at(started, level)
         evenly = self._timing.between(level)
         is_apart = 0 < _APART * evenly <= evidence.pause_before(started)
-        refusal = Refusal(now, started, level, hint, is_apart)
+        refusal = Refusal(now, started, level, hint, is_apart, is_of_limits)
         if self._closing is None:
             verdict = self._blame.explain(refusal, self.limit, self._proven)
             if verdict is not None:

@@ -149,13 +149,13 @@ class Trouble:
         attempts.drought = max(attempts.drought, self._refused_for)
         attempts.state.refused += 1
         attempts.state.streak = 0
-        reason = self._hold_back(error, refusal)
+        reason = self._hold_back(error, refusal, is_of_limits=is_of_limits)
         final = attempts.node._as_final(error, self._refusals) if reason is None else explained(error, reason)
         attempts.given_up += final is not None and self._is_too_long(attempts.drought)
         self._asked = max(limiter.paused_for, limiter._held_for(), limiter._told_wait(), _growing_wait(self._refusals))
         return final
 
-    def _hold_back(self, error: Exception, refusal: signals.Refusal | None) -> str | None:
+    def _hold_back(self, error: Exception, refusal: signals.Refusal | None, *, is_of_limits: bool) -> str | None:
         """Let the limiter pause for a refusal, unless it is final, and return why to give the item up; None: do not."""
         attempts, permit = self._attempts, self._permit
         node, limiter = attempts.node, permit.limiter
@@ -174,7 +174,7 @@ class Trouble:
         reason = self._too_long(left) if node._sends_again() else None
         at_most = left if reason is None else node.rate_limit_timeout  # a pause is the others' then
         pause = _pause(hint, max(self._refusals, attempts.given_up), at_most)
-        permit.hold_back(pause, hinted=hint is not None, at_most=at_most)
+        permit.hold_back(pause, hinted=hint is not None, at_most=at_most, is_of_limits=is_of_limits)
         return reason
 
     def _never_fits(self, told: dict[str, str]) -> bool:

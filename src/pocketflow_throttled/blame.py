@@ -161,7 +161,8 @@ class Blame:
         """Take note of a refusal that cuts calls at once to `new`."""
         is_asked = self._asked.tells_window(refusal)
         closing.is_asked = closing.is_asked or is_asked
-        if refusal.level == 1 or is_asked or closing.tries >= _SURELY_A_RATE or self.ceiling.is_disproved:
+        is_rate = is_asked and refusal.is_of_limits
+        if refusal.level == 1 or is_rate or closing.tries >= _SURELY_A_RATE or self.ceiling.is_disproved:
             closing.is_rate = True
         self.rate.refused(refusal.started)
         ceiling = max(refusal.level - 1, new)
@@ -171,6 +172,12 @@ class Blame:
     def reopened(self, closing: Closing, at: float, limit: int) -> Verdict | None:
         """Return what explains the refusals, if no cap does, now that the call was admitted that started at `at`."""
         ceiling, rate, asked = self.ceiling, self.rate, self._asked
+        closing.is_rate = closing.is_rate or closing.is_asked
+        if closing.is_rate and closing.was_down(at):
+            rate.evidence.forgive(closing.since)
+            before = asked.settle(closing)
+            ceiling.go_back_to(before.ceiling, before.target, before.probe_after)
+            return Verdict(before.target, "it was down", before.proven)
         if closing.is_asked and asked.try_fewer(closing, rate.evidence, at):
             rate.drop()
             level = max(self._least, min(ceiling.target, closing.level - 1))

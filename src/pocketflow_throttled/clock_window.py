@@ -89,7 +89,7 @@ class ClockWindow:
         return max(now, min(low + min(step, _LONGEST_STEP * (high - low)), more))
 
     def _more_at(self, used: int) -> float:
-        """Return when more than were tried may start in this period, if those were not refused: where it is no window, none is."""
+        """Return when more than were tried may start in this period, as those were not refused: there may be no window."""
         if self._beyond_since is None or self._is_refused or used < self.count:
             return math.inf
         return self._evidence.starts[-1] + self._timing.unrefused_after

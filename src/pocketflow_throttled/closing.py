@@ -6,6 +6,7 @@ wait is no word on what is limited, and asked for again and again, none on when.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -13,6 +14,7 @@ if TYPE_CHECKING:
     from .timing import Timing
 
 _SHORT = 2.0  # seconds
+_SHARE = 0.5  # of the time that an API was down, at least, it was up before
 
 
 class Refusal(NamedTuple):
@@ -24,6 +26,7 @@ class Refusal(NamedTuple):
         level: how many were under way then, itself included.
         hint: seconds for which the API asked to wait; None: it did not say.
         is_apart: whether it started no sooner after the call before than calls do that start evenly.
+        is_of_limits: whether a limit may be the reason; else the API has too much to do, for whoever calls.
     """
 
     now: float
@@ -31,6 +34,7 @@ class Refusal(NamedTuple):
     level: int
     hint: float | None = None
     is_apart: bool = False
+    is_of_limits: bool = True
 
     @property
     def is_long(self) -> bool:
@@ -67,6 +71,7 @@ class Closing:
         is_rate: whether no limit of calls at once explains it: one was refused with no other under way, or the API named a time.
         is_asked: whether the API asked for a long wait.
         level: how many were under way when the last refused call started, itself included.
+        is_of_limits: whether a limit may be the reason.
         before: what was believed.
     """
 
@@ -78,19 +83,30 @@ class Closing:
     is_rate: bool = False
     level: int = 0
     is_asked: bool = False
+    is_of_limits: bool = False
     before: Before = _NOTHING
 
     def refused(self, refusal: Refusal) -> None:
         """Take note of one more refusal."""
         self.tries += 1
+        self.is_of_limits = self.is_of_limits or refusal.is_of_limits
         self.last, self.level, hint = refusal.started, refusal.level, refusal.hint
         if hint is not None and (hint > _SHORT or self.tries == 1):  # a short one is taken at its word once
             self.hinted_until = self.last + hint
+
+    def was_down(self, until: float) -> bool:
+        """Return whether the API had too much to do up to then, and refused whatever it was asked for.
+
+        Some say so of a limit: that refuses again soon.
+        """
+        was_open = self.since - self.opened
+        return not self.is_of_limits and was_open > _SHORT and was_open >= _SHARE * (until - self.since)
 
     def wait(self, refusal: Refusal, timing: Timing, least: float, at_most: float) -> float:
         """Return the seconds to the next try: not less than `least`, nor more than `at_most` unless the API asks for it."""
         hint = refusal.hint
         if hint is not None and refusal.is_long:
             return hint
-        gap = min(timing.gap(refusal.now, self.opened, self.since, self.tries, least), at_most)
+        opened = self.opened if self.is_of_limits else -math.inf  # else no window ends
+        gap = min(timing.gap(refusal.now, opened, self.since, self.tries, least), at_most)
         return gap if hint is None else max(hint, min(gap, hint * (self.tries - 1)))

@@ -134,6 +134,11 @@ class Evidence:
         """Log a refusal that any window must explain."""
         self.refusals.append(started)
 
+    def forgive(self, since: float) -> None:
+        """Take back the refusals since then that a window must explain: they had another reason."""
+        while self.refusals and self.refusals[-1] >= since:
+            self.refusals.pop()
+
     def refused_at(self, started: float, level: int) -> None:
         """Log how many were under way, itself included, when a call started that was refused."""
         self._first_refused = min(self._first_refused, started)

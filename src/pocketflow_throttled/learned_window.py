@@ -88,7 +88,9 @@ class LearnedWindow(Probing):
             soon = max(now, self._known_at)
             if not self._evidence.allows(self._good[0], self._surely_shorter, soon):
                 return soon  # one beyond was admitted, so the next may be too
-        is_in_doubt = not self._is_again and self._tried_since == math.inf and self.seconds - self._too_short > _DOUBT * self.seconds
+        is_in_doubt = (
+            not self._is_again and self._tried_since == math.inf and self.seconds - self._too_short > _DOUBT * self.seconds
+        )
         if is_in_doubt and at - now > _PAUSE * self.seconds and self._is_used_up():
             self._shorter = (self._too_short + self.seconds) / 2
             at = max(now, at - self.seconds + self._shorter)

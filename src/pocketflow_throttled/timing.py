@@ -111,7 +111,7 @@ class Timing:
 
         Args:
             now: when the refusal came.
-            opened: when the first call was admitted after the refusals before.
+            opened: when the first call was admitted after the refusals before; minus infinity: no window is the reason.
             since: when the first call started of those that were refused in a row.
             tries: how many were refused in a row, this one included.
             least: seconds, if the first gap is shorter.

@@ -74,6 +74,7 @@ class Waiting(Granting):
         *,
         hint: float | None = None,
         at_most: float = math.inf,
+        is_of_limits: bool = True,
     ) -> None:
         """Tell the rule what became of a request; one that was served gives its slot back."""
         rule, stamp = self._rule, permit._stamp
@@ -93,7 +94,7 @@ class Waiting(Granting):
                     self._active -= 1
                     rule.succeeded(now, stamp, permit._level, in_use=in_use, clean=not permit.renewed)
                 else:
-                    rule.refused(now, stamp, permit._level, hint, at_most)
+                    rule.refused(now, stamp, permit._level, hint, at_most, is_of_limits=is_of_limits)
                 new = rule.limit
                 if new != old:
                     self._changes.append((new, old, rule.reason))
