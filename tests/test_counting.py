@@ -3,6 +3,7 @@
 import asyncio
 import random
 from collections import deque
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -10,6 +11,8 @@ import pytest
 from pocketflow_throttled import RateLimitHit, run_virtual
 from pocketflow_throttled.counted_window import CountedWindow
 from pocketflow_throttled.counting import NOTHING, Counting, Way
+from pocketflow_throttled.refill import Buckets, in_bucket
+from pocketflow_throttled.token_window import Spend
 
 from .test_nodes import Batch, now
 
@@ -221,6 +224,73 @@ def test_who_waits_for_what_a_call_cost_more_is_let_go_when_that_leaves() -> Non
     assert not window.fits(61.0, 500, estimated=500)
     assert window.opens_at(61.0) == 69.0
     assert window.fits(69.0, 500, estimated=500)
+
+
+class Looked(deque[Spend]):
+    """Spends that know how many of them were looked at."""
+
+    looks = 0
+
+    def __iter__(self) -> Iterator[Spend]:
+        for spend in super().__iter__():
+            self.looks += 1
+            yield spend
+
+
+def told(limit: int) -> CountedWindow:
+    """Return a window of a server that tells what is left."""
+    window = CountedWindow(limit, seconds=60.0)
+    window.compare(0.0, 0, 0.0, NOTHING)
+    return window
+
+
+def test_a_try_is_no_look_at_every_call_where_answers_tell_what_is_left() -> None:
+    window = told(100_000)
+    window.spends = spends = Looked()
+    for call in range(1000):
+        window.add(call / 100, 50, estimated=200)
+    assert spends.looks <= 2 * 1000
+
+
+@pytest.mark.parametrize(("estimated", "is_ruled_out"), [(1500, True), (900, False)])
+def test_a_try_that_a_bucket_has_no_room_for_tells_even_if_it_was_emptied_for_minutes(estimated: int, is_ruled_out: bool) -> None:
+    """A hundred calls a minute, whose estimates are a half more than a bucket of 100,000 gets back in that time, or less."""
+    window = told(100_000)
+    for call in range(500):
+        window.forget(0.6 * call)
+        spend = window.add(0.6 * call, 600, estimated=estimated)
+        window.correct(spend, 600, 0.6 * call)
+        assert not window.counting.is_ruled_out(Way.SETTLED_BACK)
+    assert window.counting.is_ruled_out(Way.ESTIMATE) is is_ruled_out
+
+
+@pytest.mark.parametrize("way", [Way.ESTIMATE, Way.SETTLED_BACK])
+def test_what_is_used_of_a_bucket_is_known_without_a_look_at_every_call(way: Way) -> None:
+    chance, window, buckets, now = random.Random(3), CountedWindow(1_000_000, seconds=60.0), Buckets(), 0.0
+    under_way: list[Spend] = []
+    for _ in range(200):
+        now += chance.expovariate(5.0)
+        spend = window.add(now, 100, estimated=300)
+        buckets.start(spend, limit=1_000_000, rate=10.0)
+        under_way.append(spend)
+        if chance.random() < 0.9:
+            ended = under_way.pop(chance.randrange(len(under_way)))
+            if chance.random() < 0.1:
+                buckets.take_back(ended)
+                window.refuse(ended)
+            else:
+                cost = chance.randint(50, 400)
+                buckets.end(ended, cost)
+                window.correct(ended, cost, now)
+        assert buckets.used(way, now, 10.0) == pytest.approx(in_bucket(window.spends, way, moments=(now, now), rate=10.0))
+
+
+def test_calls_that_were_refused_or_never_sent_take_nothing_of_a_bucket() -> None:
+    window = told(1000)
+    for call in range(100):
+        for end in (window.take_back, window.refuse, window.drop):
+            end(window.add(60.0 * call, 300, estimated=900))
+    assert not window.counting.is_ruled_out(Way.ESTIMATE)
 
 
 @pytest.mark.parametrize("seconds", [1.0, 60.0])

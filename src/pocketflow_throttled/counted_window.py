@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from .caution import Caution
 from .counting import CLEARLY, Counting, Way
 from .denial import Answered, Denials
-from .refill import in_bucket, in_fixed_window
+from .refill import Buckets, in_bucket, in_fixed_window
 from .token_window import Spend, TokenWindow
 
 if TYPE_CHECKING:
@@ -61,7 +61,7 @@ class CountedWindow(TokenWindow):
         (150, 150, 150, 700)
     """
 
-    __slots__ = ("_denials", "_is_told", "_more", "_settled", "_unexplained", "counting")
+    __slots__ = ("_buckets", "_denials", "_is_told", "_more", "_settled", "_unexplained", "counting")
 
     def __init__(self, limit: int, seconds: float) -> None:
         super().__init__(limit, seconds)
@@ -72,6 +72,7 @@ class CountedWindow(TokenWindow):
         self._caution = Caution()
         self._more = [0] * len(Way)  # what is counted beyond the total, by the way in which it is
         self._is_told = False  # by a server, what is left
+        self._buckets = Buckets()
         self._denials = Denials(self.seconds)
         self._settled: deque[tuple[float, int]] = deque()  # when calls ended, and what they cost more than was estimated
         self._unexplained: _Unexplained | None = None
@@ -119,6 +120,7 @@ class CountedWindow(TokenWindow):
         if estimated:
             self._learn_start(now, spend)
             self._count_more(spend, 1)
+        self._buckets.start(spend, self._limit, self._limit / self.seconds)
         return spend
 
     @property
@@ -142,13 +144,13 @@ class CountedWindow(TokenWindow):
             clearly = self._beyond(room, cost)
             if self._is_told:  # then answers rule out as well, and of a try that any bucket has room for nothing follows
                 known = self.counting.is_ruled_out
-                clearly = [way for way in clearly if known(way) or not self._fits_bucket(now, way)]
+                clearly = [way for way in clearly if known(way) or not self._fits_bucket(now, spend, way)]
             self.counting.started(now, beyond, clearly)
 
-    def _fits_bucket(self, now: float, way: Way) -> bool:
-        """Whether what was booked would fit a bucket that counts in one way."""
-        arrives = now + _ARRIVES
-        return in_bucket(self.spends, way, moments=(arrives, arrives), rate=self._limit / self.seconds) <= self._limit
+    def _fits_bucket(self, now: float, spend: Spend, way: Way) -> bool:
+        """Whether a call that starts would fit a bucket that counts in one way."""
+        used = self._buckets.used(way, now + _ARRIVES, self._limit / self.seconds)
+        return used + spend.estimated <= self._limit
 
     def compare(
         self,
@@ -223,6 +225,8 @@ class CountedWindow(TokenWindow):
             if now is not None and spend.estimated and spend.is_under_way:
                 self._settled.append((now, cost - spend.estimated))
                 self._more[Way.SETTLED] += cost - spend.estimated
+            if spend.is_awaited:
+                self._buckets.end(spend, cost)
             super().correct(spend, cost)
             self._count_more(spend, 1)
         if self._unexplained is not None:
@@ -240,7 +244,9 @@ class CountedWindow(TokenWindow):
         """Take back a request that was never sent, or leaves the window."""
         if spend.in_window:
             self._count_more(spend, -1)
-            spend.estimated = 0
+            if spend.is_awaited:
+                self._buckets.take_back(spend)
+            spend.estimated, spend.is_under_way = 0, False
             super().take_back(spend)
 
     def refuse(self, spend: Spend, *, is_explained: bool = False) -> bool:
@@ -250,6 +256,8 @@ class CountedWindow(TokenWindow):
         if self._is_nearly_full:
             self._caution.refused(spend.time, self.spends[-1].time)
         self._count_more(spend, -1)
+        if spend.is_under_way:
+            self._buckets.take_back(spend)
         super().refuse(spend)
         if is_explained or not spend.estimated or not self.counting.refused(spend.time):
             return False
@@ -264,6 +272,8 @@ class CountedWindow(TokenWindow):
         """Remember that a server did not serve a call, for a reason that tells nothing of what it counts."""
         if spend.in_window and not spend.is_refused:
             self._count_more(spend, -1)
+            if spend.is_under_way:
+                self._buckets.take_back(spend)
             super().drop(spend)
 
     def clear(self) -> None:
