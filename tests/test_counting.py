@@ -14,6 +14,8 @@ from pocketflow_throttled.counting import NOTHING, Counting, Way
 from pocketflow_throttled.refill import Buckets, in_bucket
 from pocketflow_throttled.token_window import Spend
 
+from .providers.counting import Count
+from .providers.model import Model, jitter
 from .test_nodes import Batch, now
 
 LIMIT, INPUT, MOST_OUTPUT = 100_000, 300, 700
@@ -75,6 +77,30 @@ def test_how_a_server_counts_is_found_out_by_few_refusals(way: Way, hints: bool)
     assert seconds <= 60 * 1000 / calls_a_minute / (0.95 if way is Way.COST else 0.9) + lost
 
 
+@pytest.mark.no_cover  # a long simulation
+def test_estimates_too_high_leave_nothing_unused_where_thousands_of_calls_fit_in_a_minute() -> None:
+    """An API that tells truly what is left by what calls cost: it refuses none and keeps none apart."""
+    model = Model(tokens=Count(600_000, 60.0, "sliding"), latency=jitter(random.Random(7), 3.0, 10.0))
+
+    async def call(item: int) -> Any:
+        response = await model.call(300)
+        await node.limiter.observe_response(response)
+        return response
+
+    class Node(Batch):
+        def estimate_tokens(self, item: int) -> int:
+            return 2 * 300
+
+    node = Node(call, max_concurrent=400, max_tokens_per_minute=600_000)
+
+    async def main() -> float:
+        await node.run_async({"items": list(range(3000))})
+        return now()
+
+    assert run_virtual(main()) <= 95  # 2,000 calls a minute: the last ones start in the second minute
+    assert model.refused <= 0.005 * 3000
+
+
 def test_calls_that_may_not_fit_are_tried_one_at_a_time_and_then_faster_and_faster() -> None:
     counting, times, time = Counting(60.0), [], 0.0
     while len(times) < 20:
@@ -87,6 +113,18 @@ def test_calls_that_may_not_fit_are_tried_one_at_a_time_and_then_faster_and_fast
     assert gaps == sorted(gaps, reverse=True)
     assert gaps[0] >= 0.8  # by when a refusal is back, also of a server that is far away
     assert times[-1] == times[-4] <= 2.5  # it is known by then that they fit
+
+
+@pytest.mark.parametrize("limit", [50, 1200, 5000, 20_000])
+def test_the_gaps_between_tries_that_tell_nothing_leave_no_part_of_the_limit_unused(limit: int) -> None:
+    """Answers tell what is left, and a bucket may have room for each of them: so they rule nothing out."""
+    counting, times = Counting(60.0), [0.0]
+    for _ in range(200):
+        counting.started(times[-1], BEYOND, [], 1 / limit)
+        times.append(counting.opens_at(times[-1]))
+    assert not counting.is_ruled_out(Way.ESTIMATE)
+    assert times[5] >= 2.0  # by when a refusal of the first ones is back
+    assert 60.0 / (times[-1] - times[-2]) >= 1.99 * limit  # as they come in bursts
 
 
 def test_calls_that_fit_however_is_counted_wait_for_no_try() -> None:

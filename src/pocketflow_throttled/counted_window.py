@@ -145,7 +145,7 @@ class CountedWindow(TokenWindow):
             if self._is_told:  # then answers rule out as well, and of a try that any bucket has room for nothing follows
                 known = self.counting.is_ruled_out
                 clearly = [way for way in clearly if known(way) or not self._fits_bucket(now, spend, way)]
-            self.counting.started(now, beyond, clearly)
+            self.counting.started(now, beyond, clearly, spend.cost / self._limit)
 
     def _fits_bucket(self, now: float, spend: Spend, way: Way) -> bool:
         """Whether a call that starts would fit a bucket that counts in one way."""

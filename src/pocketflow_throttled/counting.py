@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 # Of the window, from a try to the next, for a refusal to be back by then. Each makes it shorter; once one was refused, it stays.
 _FIRST_GAP, _LEAST_GAP, _GAP_ONCE_REFUSED = 1 / 50, 1 / 1200, 1 / 150
+_LEAST_PART = 1 / 2  # of the time in which what a call takes comes back, if that is less: or gaps would be a limit of their own
 # So many tries that were served rule a way out. A refusal outweighs some of them, and no more than so many are remembered:
 # so a few refusals are enough to doubt it again.
 _RULED_OUT, _PER_REFUSAL, _MOST_SERVED = 16, 8, 32
@@ -81,13 +82,14 @@ class _Doubt:
         """When a call may be tried."""
         return max(self.next_at, self.barred_until)
 
-    def started(self, now: float, window: float, *, is_clear: bool) -> None:
-        """Learn of a try, and whether this way would refuse it whatever arrives when."""
+    def started(self, now: float, window: float, share: float, *, is_clear: bool) -> None:
+        """Learn of a try, which takes a share of the limit, and whether this way would refuse it whatever arrives when."""
         self.at_once = self.at_once + 1 if now <= self.tried_at + _TOGETHER else 1
         self.tried_at = now
         self.tries += 1
         if not self.is_ruled_out:
-            gap = _GAP_ONCE_REFUSED if self.refusals else max(_LEAST_GAP, _FIRST_GAP * 0.5 ** ((self.tries + self.served) / 2))
+            least = min(_LEAST_GAP, _LEAST_PART * share)
+            gap = _GAP_ONCE_REFUSED if self.refusals else max(least, _FIRST_GAP * 0.5 ** ((self.tries + self.served) / 2))
             self.next_at = now + gap * window
         if is_clear:
             self.served = min(_MOST_SERVED, self.served + 1)
@@ -161,10 +163,13 @@ class Counting:
         """Return when the next try may start that may not now."""
         return min((doubt.opens_at for doubt in self._doubts.values() if doubt.opens_at > now), default=math.inf)
 
-    def started(self, now: float, beyond: Iterable[Way], clearly: Container[Way]) -> None:
-        """Learn that a call starts which would not fit in some ways, and in which of them not whatever arrives when."""
+    def started(self, now: float, beyond: Iterable[Way], clearly: Container[Way], share: float = 1.0) -> None:
+        """Learn that a call starts which would not fit in some ways, and in which of them not whatever arrives when.
+
+        It takes a `share` of the limit.
+        """
         for way in beyond:
-            self._doubts[way].started(now, self._seconds, is_clear=way in clearly)
+            self._doubts[way].started(now, self._seconds, share, is_clear=way in clearly)
 
     def refused(self, stamp: float) -> bool:
         """Learn that a call was refused that started at a time, and return whether that tells how is counted.
