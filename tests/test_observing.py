@@ -13,10 +13,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pocketflow_throttled import AdaptiveThrottledNode, RateLimiter, RateLimitHit, SimulatedAPI, run_virtual
+from pocketflow_throttled.answers import UNMARKED
 from pocketflow_throttled.gate import Hold
 from pocketflow_throttled.headers import Quota
 from pocketflow_throttled.observing import sent
-from pocketflow_throttled.others import UNMARKED
 from pocketflow_throttled.simulation import SimulatedRateLimitError
 from pocketflow_throttled.untold import Boundary, Moment, Span
 

@@ -8,13 +8,13 @@ from contextvars import ContextVar, copy_context
 from typing import TYPE_CHECKING, Any, Self
 
 from . import signals
+from .answers import UNMARKED
 from .attempts import Attempts
 from .batch import Batch
 from .callers import be_around_the_calls_of, is_held_by_a_caller
 from .forked import Lock
 from .mistakes import check_bases, check_limits, check_methods, check_names
 from .observing import LONGEST_PAUSE, longest_pause, sent
-from .others import UNMARKED
 from .rate_limiter import RateLimiter
 from .registry import LimiterRegistry
 from .state import Own, State, scope

@@ -8,9 +8,10 @@ from __future__ import annotations
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
 
+from .answers import Answer, Mark
 from .carried import status_of, told_by
 from .headers import lowered, read_quotas, retry_after
-from .others import Answer, Mark, Others
+from .others import Others
 from .told_limits import ToldLimits
 from .waiting import Waiting
 

@@ -8,19 +8,19 @@ what is missing then is others'. Pure: it knows neither clock nor queue.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from .answers import UNMARKED
 from .counted_window import CountedWindow
-from .counting import NOTHING, Way
-from .level import Level
+from .counting import Way
+from .small_bucket import SmallBucket
 from .token_window import TokenWindow
 from .untold import ALIKE, FULL_SECOND, SHORT, Boundary, Moment
 from .untold_wait import UntoldWait
 
 if TYPE_CHECKING:
+    from .answers import Answer
     from .budget import Budget
-    from .counting import Counts
     from .headers import Kind, Quota
     from .untold import Span
     from .window import SlidingWindow
@@ -29,40 +29,7 @@ _ROLLING = 0.9  # of a window: a reset as far away as that does not tell when th
 _ROLLING_IF_GUESSED = 0.65  # ... nor does one that by clocks which differ may be as far away
 _ON_ITS_WAY = 1.0  # seconds until a call arrives, at most: a reset is counted from then
 _OVERTAKING = 0.3  # seconds by which a call that started later may arrive earlier
-_OFTEN_REFUSED = 0.05  # of the calls: then it is others that empty a bucket
-_BLAMED_FOR, _BLAMED = 5, 5  # refusals at least, for which others are blamed; windows for which they are
 _ROUNDED = 0.02  # of a limit: what it says is left may be rounded
-
-
-@dataclass(frozen=True, slots=True)
-class Mark:
-    """What a limiter had counted when a call started."""
-
-    time: float
-    requests: int
-    tokens: Counts
-
-
-UNMARKED = Mark(-math.inf, 0, NOTHING)  # of calls that started before the server had told anything
-
-
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """What is known of an answer beside what its headers tell of limits.
-
-    Attributes:
-        now: when it is here.
-        call: what was counted as its call started; None: nobody knows whose it is.
-        is_refused: whether it refuses its call.
-        hint: seconds that Retry-After asks for; None: nothing.
-        at_most: seconds for which others' share is held.
-    """
-
-    now: float
-    call: Mark | None
-    is_refused: bool
-    hint: float | None
-    at_most: float
 
 
 class Others:
@@ -80,14 +47,13 @@ class Others:
         self._spans = spans
         self._told_at: dict[Kind, float] = {"requests": -math.inf, "tokens": -math.inf}
         self._told_by = dict(self._told_at)  # the last start of a call whose answer has told
-        self._moment, self._level = Moment(), Level()
+        self._moment, self._bucket = Moment(), SmallBucket(budget, spans["requests"])
         # As told, if that is of calls' starts, and if it is of their ends.
         self._boundaries: dict[Kind, tuple[Boundary, Boundary]] = {
             "requests": (Boundary(), Boundary()),
             "tokens": (Boundary(), Boundary()),
         }
         self._untold_waits = {kind: UntoldWait(budget, kind) for kind in self._told_at}
-        self._blamed_until = -math.inf  # for refusals that own calls do not explain
 
     def served(self, quota: Quota, now: float) -> None:
         """Learn how much there ever is left; whoever first gives a small bucket away ends the wait for a whole window."""
@@ -124,7 +90,7 @@ class Others:
             return reset if remaining == 0 else 0.0
         now, call = answer.now, answer.call
         used = max(0, (quota.limit or window.limit) - remaining)  # by the server's count
-        if quota.kind == "requests" and self._follow_level(quota, remaining, answer):
+        if quota.kind == "requests" and self._bucket.follow(quota, remaining, answer):
             return 0.0
         if not answer.is_refused:
             self._find_boundary(quota, answer, used, window.seconds)
@@ -184,16 +150,10 @@ class Others:
             return False
         missing = max(0.0, reset - (FULL_SECOND if quota.is_date else 0.0)) * rate
         now, call = answer.now, answer.call
-        if self._is_refused_often(now):
+        if self._bucket.is_refused_often(now):
             return False
         then = now if call is None or call is UNMARKED else call.time
         return ALIKE * missing <= max(self._budget.starts_between(when - seconds, when) for when in (now, then))
-
-    def _is_refused_often(self, now: float, least: int = 1) -> bool:
-        """Whether so many calls are refused that others must be to blame."""
-        budget = self._budget
-        since = max(now - budget.seconds, budget.spaced_since)  # before, it may have been a burst
-        return budget.refused_since(since) >= max(least, _OFTEN_REFUSED * budget.starts_between(since, now))
 
     def _told_of(self, quota: Quota, answer: Answer) -> float | None:
         """Return the moment that an answer tells of, if that is known, and if others have taken what it says is missing."""
@@ -226,28 +186,6 @@ class Others:
             # Retry-After tells when the first of them is back, `reset` when the last is, if the clocks agree.
             return hint, hint if quota.is_guess else max(hint, min(reset, window.seconds))
         return first, reset
-
-    def _follow_level(self, quota: Quota, left: int, answer: Answer) -> bool:
-        """Hold starts back by the level of a small bucket, and return whether it is known what others take of it."""
-        window, span, level, budget, now = self._budget.requests, self._spans["requests"], self._level, self._budget, answer.now
-        hold = None
-        if window is not None and span.is_small:
-            call = answer.call
-            started = now if call is None else None if call is UNMARKED else call.time
-            if answer.is_refused and started is not None:
-                level.refused(started)
-                if self._is_refused_often(now, _BLAMED_FOR):
-                    self._blamed_until = now + _BLAMED * budget.seconds
-            # It fills as fast as the server's limit says, which may be more than the user's, or told of a shorter time.
-            rate, most = max(quota.limit or 0, window.limit) / window.seconds, max(span.most_left, budget.at_once or 0)
-            level.learn(now, started, left, window, rate=rate, most=most)
-            hold = level.hold(now, window, rate=rate, most=most, is_blamed=now < self._blamed_until)
-        is_spaced = budget.at_once is not None  # then it is not emptied, but by others
-        budget.hold(None if hold is not None and is_spaced and not hold.is_shared else hold, now)
-        if window is None or hold is None:
-            return False
-        window.take_away(0, now, now)
-        return True
 
     def _is_outdated(self, quota: Quota, answer: Answer, seconds: float) -> bool:
         """Whether an answer tells no reset, and of a moment before one of which the answer of a later call has told."""
