@@ -12,7 +12,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pocketflow_throttled import AdaptiveThrottledNode, RateLimiter, RateLimitHit, SimulatedAPI, run_virtual
+from pocketflow_throttled import (
+    AdaptiveThrottledNode,
+    RateLimiter,
+    RateLimitHit,
+    SimulatedAPI,
+    ThrottledParallelBatchNode,
+    run_virtual,
+)
 from pocketflow_throttled.answers import UNMARKED
 from pocketflow_throttled.gate import Hold
 from pocketflow_throttled.headers import Quota
@@ -20,7 +27,7 @@ from pocketflow_throttled.observing import sent
 from pocketflow_throttled.simulation import SimulatedRateLimitError
 from pocketflow_throttled.untold import Boundary, Moment, Span
 
-from .providers.counting import Count
+from .providers.counting import Count, Counting
 from .test_nodes import Batch, echo, now, run
 from .test_signals import NAMES, TEXT, HostileError, Raising, SDKError
 
@@ -753,6 +760,91 @@ def test_a_small_bucket_that_tells_what_is_left_is_not_emptied_where_starts_are_
     node = Adapting(max_concurrent=40)
     assert run_virtual(main()) < 600 / 5 * 1.05
     assert refused == []
+
+
+class OneASecond:
+    """A server that enforces 60 a minute as one a second, and tells in each answer what was left of that as its call arrived."""
+
+    def __init__(self, base: type[Any], counting: Counting, *, late: float = 0.0, calls: int = 240) -> None:
+        class Node(base):  # type: ignore[misc]
+            async def prep_async(self, shared: dict[str, Any]) -> Any:
+                return range(calls)
+
+            async def exec_async(self, item: int) -> None:
+                await server.call()
+
+        server, self._late, self._count = self, late, Count(1, 1.0, counting, phase=0.05)
+        self._chance = random.Random(1)
+        self._tells_when = counting != "fixed"
+        self.refused = 0
+        self.node = Node(max_concurrent=5, max_per_minute=60)
+
+    async def call(self) -> None:
+        count, chance = self._count, self._chance
+        await asyncio.sleep(0.05 + chance.uniform(0, self._late))
+        is_served = count.left(now()) >= 1
+        if is_served:
+            count.add(now(), 1)
+        answer = told(60, 0, f"{math.ceil(1000 * count.reset(now()))}ms" if self._tells_when else None)
+        if not is_served:
+            self.refused += 1
+            raise SDKError("slow down", 429, answer | ({"retry-after": "1"} if self._tells_when else {}))
+        await asyncio.sleep(chance.uniform(0.5, 3.5))
+        self.node.limiter.observe(answer)
+
+    def run(self) -> float:
+        """Return how many seconds 240 calls take."""
+
+        async def main() -> float:
+            await self.node.run_async({})
+            return now()
+
+        return run_virtual(main())
+
+
+@pytest.mark.parametrize("base", [AdaptiveThrottledNode, ThrottledParallelBatchNode])
+@pytest.mark.parametrize("counting", ["bucket", "sliding", "fixed"])
+def test_a_server_of_one_a_second_that_tells_it_has_none_left_gets_one_a_second(base: type[Any], counting: Counting) -> None:
+    """Not one for each answer, in which it says that none is left for a second; nor where it does not say for how long."""
+    server = OneASecond(base, counting)
+    assert server.run() <= 240 / 0.91
+    assert server.refused <= 10
+
+
+def test_an_adaptive_batch_is_spaced_by_as_much_more_as_calls_arrive_unevenly_where_single_ones_are_allowed() -> None:
+    server = OneASecond(AdaptiveThrottledNode, "bucket", late=0.1, calls=480)
+    assert server.run() <= 480 / 0.89
+    assert server.refused <= 8
+
+
+def single(limiter: RateLimiter, *left: int) -> None:
+    """Let a call be refused, and answers tell what is left of 60 a minute."""
+    permit = limiter.reserve()
+    assert permit.take()
+    permit.not_served()
+    permit.release()
+    for remaining in left:
+        observed(limiter, 60, remaining)
+
+
+@pytest.mark.parametrize(("left", "is_spaced"), [((0, 1, 0), True), ((0, 1), False), ((0, 2, 0), False), ((0, 1, 0, 40), False)])
+def test_starts_are_single_only_while_a_few_answers_tell_of_no_more(left: tuple[int, ...], is_spaced: bool) -> None:
+    async def main() -> int | None:
+        limiter = RateLimiter(10, 60)
+        single(limiter, *left)
+        return limiter._budget.at_once
+
+    assert run_virtual(main()) == (1 if is_spaced else None)
+
+
+def test_starts_are_not_single_while_no_call_is_refused() -> None:
+    async def main() -> int | None:
+        limiter = RateLimiter(10, 60)
+        for _ in range(5):
+            observed(limiter, 60, 0)
+        return limiter._budget.at_once
+
+    assert run_virtual(main()) is None
 
 
 @pytest.mark.parametrize("seconds", [[20.0], [15.0, 20.0, 25.0]])

@@ -218,7 +218,7 @@ class Permit:
                 limiter._told_limits.doubt_length(now, self._stamp)
                 if is_down or budget.is_filled_by_others(now):
                     return
-                if limiter._rule is None:
+                if limiter._rule is None or budget.is_single:
                     budget.space(now, self._stamp)
                 else:  # the rule finds the pace of starts
                     budget.slice_tokens(now)

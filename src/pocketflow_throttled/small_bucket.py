@@ -1,6 +1,7 @@
 """Small buckets: how starts are held back for one, as far as a server tells of it.
 
-No more is started than is left, nor than others leave. Pure: it knows neither clock nor queue.
+One that holds a single call, or two, takes them one by one: then starts are spaced. Of a larger one no more is started than is
+left, nor than others leave. Pure: it knows neither clock nor queue.
 """
 
 from __future__ import annotations
@@ -43,13 +44,17 @@ class SmallBucket:
         """Hold starts back by what is left, and return whether it is known what others take of it."""
         budget, span, now = self._budget, self._span, answer.now
         window, hold = budget.requests, None
+        if budget.is_single and not span.is_small:
+            budget.forget_pace()
         if window is not None and span.is_small:
             # It fills as fast as the server's limit says, which may be more than the user's, or told of a shorter time.
             rate = max(quota.limit or 0, window.limit) / window.seconds
+            if self._takes_single_calls(window, now):
+                budget.space_singly(rate, now)
             hold = self._hold(left, answer, window, rate)
         is_spaced = budget.at_once is not None  # then it is not emptied, but by others
         budget.hold(None if hold is not None and is_spaced and not hold.is_shared else hold, now)
-        if window is None or hold is None:
+        if window is None or (hold is None and not budget.is_single):
             return False
         window.take_away(0, now, now)
         return True
@@ -70,3 +75,11 @@ class SmallBucket:
         budget = self._budget
         since = max(now - budget.seconds, budget.spaced_since)  # before, it may have been a burst
         return budget.refused_since(since) >= max(least, _OFTEN_REFUSED * budget.starts_between(since, now))
+
+    def _takes_single_calls(self, window: SlidingWindow, now: float) -> bool:
+        """Whether calls are best started one by one from now on: the server refuses some that are not, though it has room."""
+        budget = self._budget
+        if not self._span.is_single or budget.is_single or (budget.at_once or 1) > 1:
+            return False
+        is_whole = window.seconds >= budget.seconds  # a shorter one may be that of resets which tell of the next single call
+        return is_whole and budget.has_room("requests", now) and budget.refused_since(now - window.seconds) > 0

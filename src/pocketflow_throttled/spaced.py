@@ -32,14 +32,16 @@ class Spaced(Stretched):
         seconds: length of the window in seconds.
 
     Attributes:
+        is_single: whether no calls start together, as a server tells that it never has more than one or two left.
         spaced_since: when starts were spaced anew, as calls were refused, in seconds.
     """
 
-    __slots__ = ("_at_a_time", "_gate", "_pace", "burst", "spaced_since")
+    __slots__ = ("_at_a_time", "_gate", "_pace", "burst", "is_single", "spaced_since")
 
     def __init__(self, burst: int | None, seconds: float) -> None:
         super().__init__(seconds)
         self.burst = burst
+        self.is_single = False
         self.spaced_since = -math.inf
         self._pace: tuple[int, float] | None = None  # starts in so many seconds, where no burst is set
         self._at_a_time: int | None = None  # fewer than the bursts that were set, since calls were refused
@@ -89,6 +91,13 @@ class Spaced(Stretched):
             self._margin = Margin(now)  # no margin makes up for what others take
             self._stretch_all()
 
+    def space_singly(self, rate: float, now: float) -> None:
+        """Let no calls start together, but `rate` a second, as a server that refused some never has more than one or two left."""
+        self.is_single = True
+        if self._bursts is None:
+            each = math.ceil(_CLOSEST * rate)
+            self._space_by(each, each / rate, now)
+
     def _space_more(self, now: float) -> None:
         """Space the starts, or more than before, as a server refused a call that kept to what is known."""
         requests, bursts = self.requests, self._bursts
@@ -128,4 +137,5 @@ class Spaced(Stretched):
     def forget_pace(self) -> None:
         """Forget how starts were spaced without a burst that was set."""
         self._margin, self._pace, self._at_a_time, self._gate = Margin(), None, None, None
+        self.is_single = False
         self.set_burst(self.burst)

@@ -16,6 +16,7 @@ FULL_SECOND = 1.0  # a reset that is told to the second and is now may be almost
 ALIKE = 0.8  # what differs by less than that is the same, as told by a clock or a full second
 _SHORTEST_WINDOW = 1e-3
 _SMALL = 0.25  # of a limit
+_SINGLE, _A_FEW = 1, 3  # left at most, after a call was served, as so many answers told: there never was room for several
 # So many answers, between which so many times as much was used, tell how fast it comes back. A reset may be off by such a part.
 _TOLD, _APART, _OFF = 5, 2, 0.02
 _KEPT = 0.95  # of what is known, after each answer: the last twenty or so count
@@ -49,6 +50,7 @@ class Span:
         "_most",
         "_most_left",
         "_most_used",
+        "_served",
         "_slowest",
         "is_of_one",
     )
@@ -64,6 +66,7 @@ class Span:
         self._least_used, self._most_used = math.inf, 0
         self.is_of_one = False  # whether resets tell of the next single call or token
         self._most_left: int | None = None  # that was told of this limit when a call was served, or was served at once
+        self._served = 0  # answers that told how much is left
 
     def served(self, quota: Quota, at_once: int) -> None:
         """Learn from what is left after a call was served, `at_once` with so many others at least."""
@@ -71,11 +74,17 @@ class Span:
             if quota.limit is not None and quota.limit != self._limit:
                 self._forget(quota.limit)
             self._most_left = max(self._most_left or 0, quota.remaining, at_once)
+            self._served += 1
 
     @property
     def is_small(self) -> bool:
         """Whether there never is much of the limit left: so it is a bucket that holds less, and fills as fast."""
         return self._most_left is not None and self._most_left <= _SMALL * self._limit
+
+    @property
+    def is_single(self) -> bool:
+        """Whether that is so little, by a few answers, that nothing is gained by calls which start together."""
+        return self.is_small and self.most_left <= _SINGLE and self._served >= _A_FEW
 
     @property
     def most_left(self) -> int:
