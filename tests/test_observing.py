@@ -817,6 +817,26 @@ def test_an_adaptive_batch_is_spaced_by_as_much_more_as_calls_arrive_unevenly_wh
     assert server.refused <= 8
 
 
+def test_calls_that_were_refused_before_a_limit_was_told_are_not_taken_for_served_at_once() -> None:
+    """Else a bucket would hold as many as had started by then."""
+
+    async def main() -> int | None:
+        limiter = RateLimiter(10)
+        permits = [limiter.reserve() for _ in range(6)]
+        assert all(permit.take() for permit in permits)
+        await asyncio.sleep(0.1)
+        await limiter.observe_response(httpx2.Response(429, headers=told(60, 0)))
+        for permit in permits[1:]:
+            permit.not_served()
+            permit.release()
+        await asyncio.sleep(2)
+        for _ in range(3):
+            observed(limiter, 60, 0)
+        return limiter._budget.at_once
+
+    assert run_virtual(main()) == 1
+
+
 def single(limiter: RateLimiter, *left: int) -> None:
     """Let a call be refused, and answers tell what is left of 60 a minute."""
     permit = limiter.reserve()

@@ -70,7 +70,9 @@ class Others:
             return 0
         first = window.times[0]
         filled = (_OVERTAKING + _ON_ITS_WAY) * window.limit / window.seconds
-        return window.count_served_between(math.nextafter(first, -math.inf), first + _OVERTAKING) - math.ceil(filled)
+        before = math.nextafter(first, -math.inf)
+        refused = self._budget.refused_since(-math.inf) - self._budget.refused_since(before)  # counted from when a limit was told
+        return window.count_served_between(before, first + _OVERTAKING) - refused - math.ceil(filled)
 
     def take_away(self, quota: Quota, answer: Answer, *, is_pace: bool) -> float:
         """Count what others have used, and return for how long nothing should start: until the reset at 0 left.
