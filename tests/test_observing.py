@@ -765,7 +765,9 @@ def test_a_small_bucket_that_tells_what_is_left_is_not_emptied_where_starts_are_
 class OneASecond:
     """A server that enforces 60 a minute as one a second, and tells in each answer what was left of that as its call arrived."""
 
-    def __init__(self, base: type[Any], counting: Counting, *, late: float = 0.0, calls: int = 240) -> None:
+    def __init__(
+        self, base: type[Any], counting: Counting, *, late: float = 0.0, calls: int = 240, burst: int | None = None
+    ) -> None:
         class Node(base):  # type: ignore[misc]
             async def prep_async(self, shared: dict[str, Any]) -> Any:
                 return range(calls)
@@ -777,7 +779,7 @@ class OneASecond:
         self._chance = random.Random(1)
         self._tells_when = counting != "fixed"
         self.refused = 0
-        self.node = Node(max_concurrent=5, max_per_minute=60)
+        self.node = Node(max_concurrent=5, max_per_minute=60, max_burst=burst)
 
     async def call(self) -> None:
         count, chance = self._count, self._chance
@@ -811,8 +813,11 @@ def test_a_server_of_one_a_second_that_tells_it_has_none_left_gets_one_a_second(
     assert server.refused <= 10
 
 
-def test_an_adaptive_batch_is_spaced_by_as_much_more_as_calls_arrive_unevenly_where_single_ones_are_allowed() -> None:
-    server = OneASecond(AdaptiveThrottledNode, "bucket", late=0.1, calls=480)
+@pytest.mark.parametrize("burst", [None, 1])
+def test_an_adaptive_batch_is_spaced_by_as_much_more_as_calls_arrive_unevenly_where_single_ones_are_allowed(
+    burst: int | None,
+) -> None:
+    server = OneASecond(AdaptiveThrottledNode, "bucket", late=0.1, calls=480, burst=burst)
     assert server.run() <= 480 / 0.89
     assert server.refused <= 8
 
