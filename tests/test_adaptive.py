@@ -159,6 +159,28 @@ def test_a_refused_probe_beyond_a_known_ceiling_only_ends_the_probe() -> None:
     assert (rule.limit, rule.ceiling) == (8, 8)
 
 
+def test_what_waited_for_a_refusal_to_pass_starts_one_by_one_and_then_ever_closer() -> None:
+    rule, refusal = AdaptiveRule(Adaptive(initial_concurrent=32, max_concurrent=32)), 0.1
+    for level in range(1, 33):
+        rule.started(0.0, level)
+    for level in range(1, 33):
+        rule.succeeded(4.0, 0.0, level, in_use=True, clean=True)
+    rule.started(4.0, 32)
+    rule.refused(4.0 + refusal, 4.0, 32, hint=1.0)
+    assert rule.limit == 16
+    now, starts = 4.0, []
+    for level in range(1, 17):
+        while not rule.may_start(now, level):
+            now += 0.001
+        rule.started(now, level)
+        starts.append(now)
+    tries, second, third, *others = (after - start for start, after in pairwise(starts))
+    assert starts[0] == pytest.approx(4.0 + refusal + 1.0, abs=0.01)
+    assert min(tries, second) >= refusal
+    assert refusal / 2 <= third <= 0.6 * refusal
+    assert sum(others) <= 13 * third
+
+
 @settings(max_examples=100, deadline=None)
 @given(st.integers(0, 2**32), st.integers(1, 5), st.integers(0, 20), st.floats(0.05, 0.95), st.floats(1.01, 4))
 def test_the_limit_stays_within_its_bounds_whatever_happens(seed: int, least: int, more: int, cut: float, growth: float) -> None:

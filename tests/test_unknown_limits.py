@@ -18,6 +18,7 @@ from pocketflow_throttled import (
     SimulatedAPI,
     run_virtual,
 )
+from pocketflow_throttled.simulation import SimulatedRateLimitError
 
 from .test_adaptive import Adapting, run, seconds_for
 from .test_nodes import now
@@ -716,3 +717,46 @@ def test_two_short_outages_are_not_taken_for_a_window_of_the_servers_clock(seed:
         return item
 
     assert seconds_for(Adapting(call, initial_concurrent=10, max_concurrent=100), 4000) < 100.0
+
+
+def refused_in_storms(api: SimulatedAPI, items: int) -> int:
+    """Return how many refused calls were sent while another was under way that was refused, too."""
+    refused: list[tuple[float, float]] = []
+
+    async def call(item: int) -> Any:
+        sent = now()
+        try:
+            return await api.call(item)
+        except SimulatedRateLimitError:
+            refused.append((sent, now()))
+            raise
+
+    run(Adapting(call, initial_concurrent=10, max_concurrent=100), range(items))
+    first, *others = sorted(refused)
+    storms = 0
+    for sent, ended in others:
+        if sent < first[1]:
+            storms += 1
+        else:
+            first = sent, ended
+    return storms
+
+
+@pytest.mark.parametrize(("holds", "latency", "items", "most"), [(300, 2.5, 900, 16), (30, 0.4, 150, 5)])
+def test_calls_that_wait_for_a_bucket_to_refill_do_not_come_back_together(
+    holds: int, latency: float, items: int, most: int
+) -> None:
+    storms = []
+    for seed in range(4):
+        chance = random.Random(seed)
+        random.seed(seed)
+        api = SimulatedAPI(
+            max_per_window=holds,
+            algorithm="token_bucket",
+            latency=lambda _, chance=chance: chance.lognormvariate(math.log(latency), 0.4),
+            network_delay=0.02,
+            refusal_latency=0.02,
+            retry_after=1.0,
+        )
+        storms.append(refused_in_storms(api, items))
+    assert sum(storms) <= 4 * most

@@ -11,7 +11,8 @@ outline, as TCP has it, with what an API needs beyond it:
 * Until a probe is refused though it started as far from the last call as even starts are, the ceiling may be a rate's doing.
 * After a refusal one call tries first. Not refused for as long as a refusal takes, it was admitted.
 * A refusal that stands alone among many calls admitted at that level proves no limit lower than believed: it cuts nothing.
-* Starts beyond proven ground are spaced by about the time a refusal takes: the first 429 is back before ten more are sent.
+* Starts beyond proven ground are spaced by about the time a refusal takes: the first 429 is back before ten more are sent. After
+  a refusal only calls that are still under way are such ground: what waited comes one by one, then ever closer.
 """
 
 from __future__ import annotations
@@ -72,8 +73,8 @@ class AdaptiveRule:
         self.history.clear()
         self.successes = self.refusals = self.streak = 0
         self._earned = 0  # successes in use since the last change
-        self._last_cut = self._last_end = self._last_start = -math.inf
-        self._proven = 0  # calls at once that were admitted
+        self._last_cut = self._last_end = self._last_start = self._sure_since = -math.inf
+        self._proven = self._sure = 0  # calls at once that were ever admitted, and since the first start after the last refusal
         self._unproven_starts = 0
         self._cycle: float | None = None  # when the first call was admitted after the last closing
         self._closing: Closing | None = None
@@ -114,7 +115,7 @@ class AdaptiveRule:
 
     def opens_for(self, level: int) -> float:
         """Return before what time a call may not start that would be the `level`-th under way."""
-        opens_at = self.opens_at if level <= self._proven else max(self.opens_at, self._unproven_at)
+        opens_at = self.opens_at if level <= self._sure else max(self.opens_at, self._unproven_at)
         if not self._ceiling.keeps_apart(level):
             return opens_at
         return max(opens_at, self._last_start + self._timing.between(level))
@@ -138,6 +139,8 @@ class AdaptiveRule:
         """Take note of a start, the `level`-th call under way."""
         if self._cycle is None:
             self._cycle = now
+        if self._sure_since == math.inf:
+            self._sure, self._sure_since = min(self._proven, level), now
         self._last_start = now
         rate = self.rate
         held = rate.held
@@ -151,9 +154,8 @@ class AdaptiveRule:
             self.trial, self._trial_level = now, level
             self.opens_at = now + self._timing.unrefused_after
             return
-        if level > self._proven:
-            self._unproven_at = now + self._timing.spacing / (1 + self._unproven_starts * (self.successes > 0))
-            self.beyond_at = self._unproven_at
+        if level > self._sure:
+            self._unproven_at = self.beyond_at = now + self._timing.beyond(self._unproven_starts, self.limit)
             self._unproven_starts = min(self._unproven_starts + 1, _MOST_AT_ONCE)
         if self._ceiling.level is not None:
             self._ceiling.started(now, level)
@@ -199,8 +201,11 @@ class AdaptiveRule:
         if not clean:
             return
         self.streak += 1
-        if level > self._proven:
-            self._proven = max(self._proven, rate.evidence.served_level(started, level))
+        if level > self._sure:
+            admitted = rate.evidence.served_level(started, level)
+            self._proven = max(self._proven, admitted)
+            if started >= self._sure_since:
+                self._sure = max(self._sure, admitted)
         if in_use and (self.limit < self.settings.max_concurrent or self._ceiling.level is not None):
             self._grow(now)
 
@@ -227,6 +232,7 @@ class AdaptiveRule:
         hint = hint or None  # to wait for no time is no word on how long
         self.refusals += 1
         self._last_end = now
+        self._sure_since = math.inf
         self.streak = self._earned = self._unproven_starts = 0
         evidence = self.rate.evidence
         level = evidence.served_level(started, level)
@@ -262,6 +268,7 @@ class AdaptiveRule:
                 self._change(now, max(self.limit + 1, int(self.limit * settings.recovery_factor)), "successes in a row")
         elif ceiling.is_to_be_lifted(self.limit):
             ceiling.lift(self.limit)
+            self._unproven_starts = 0
             self._change(now, self.limit + ceiling.step, "probe went well")
         elif ceiling.is_to_be_probed(self.limit, self._earned):
             ceiling.stands()
@@ -270,7 +277,7 @@ class AdaptiveRule:
     # --- down
 
     def _cut(self, refusal: Refusal, at_most: float) -> None:
-        settings, closing, started, others = self.settings, self._closing, refusal.started, refusal.level - 1
+        settings, closing, started = self.settings, self._closing, refusal.started
         if closing is None:
             known = self._ceiling.level
             target = self._ceiling.target if known is not None else max(self.limit, self._ceiling.target)  # not a probe's limit
@@ -281,7 +288,6 @@ class AdaptiveRule:
         closing.refused(refusal)
         new = max(settings.min_concurrent, int(self._limit_at(started) * settings.backoff_factor))
         self._blame.closed(closing, refusal, new)
-        self._proven = min(self._proven, max(others, 1))
         self.trial = None
         self._last_cut = refusal.now
         self._change(refusal.now, new, "refused")
@@ -306,7 +312,6 @@ class AdaptiveRule:
         verdict = self._blame.reopened(closing, at, self.limit)
         if verdict is not None:
             self._cycle = at
-            self._proven = max(self._proven, verdict.proven)
             self._change(now, verdict.limit, verdict.reason)
         self.opens_at = self.rate.opens_at(now)
 

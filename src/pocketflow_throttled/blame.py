@@ -28,12 +28,10 @@ class Verdict(NamedTuple):
     Attributes:
         limit: calls at once.
         reason: why, in words.
-        proven: calls at once that were admitted, if more than were thought since.
     """
 
     limit: int
     reason: str
-    proven: int = 0
 
 
 class Blame:
@@ -189,7 +187,7 @@ class Blame:
         if rate.explain(closing, at, asked.window):
             before = asked.settle(closing)
             ceiling.go_back_to(before.ceiling, before.target, before.probe_after)
-            return Verdict(before.target, "it was a rate", before.proven)
+            return Verdict(before.target, "it was a rate")
         asked.seconds = max(0.0, closing.hinted_until - closing.last)
         if closing.before.ceiling is not None and rate.is_unexplained:
             ceiling.stay_clear(limit)

@@ -64,6 +64,10 @@ class Timing:
             return max(self.refusal, _TICK)
         return _FIRST_SPACING if self.latency is None else min(_FIRST_SPACING, self.latency * _SPACING_OF_LATENCY)
 
+    def beyond(self, starts: int, limit: int) -> float:
+        """Return the same after so many of them: ever closer, and no slower than calls that start evenly, once that is known."""
+        return self.spacing if self.latency is None else min(self.spacing / (1 + starts), self.between(limit))
+
     @property
     def is_blurred(self) -> bool:
         """Whether calls differ so much on their way that a server has fewer or more at once than a client thinks."""
