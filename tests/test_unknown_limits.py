@@ -144,7 +144,7 @@ def test_what_was_admitted_before_a_cap_fell_is_not_tried_again_and_again() -> N
 def test_a_cap_of_calls_that_all_take_a_second_is_not_taken_for_a_rate_by_the_second(cap: int, wait: float) -> None:
     """It admits as many in any second as at once, and asks for a wait that no limit by the second need ask for."""
     took = []
-    for seed in range(4):
+    for seed in range(8):
         api, node = uneven(seed, (0.98, 1.02), (0.05, 0.075), max_concurrent=cap, retry_after=wait)
         took.append(seconds_for(node, 1500))
         assert api.refused <= 0.015 * 1500

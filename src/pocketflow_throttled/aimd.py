@@ -283,7 +283,7 @@ class AdaptiveRule:
             target = self._ceiling.target if known is not None else max(self.limit, self._ceiling.target)  # not a probe's limit
             opened = started if self._cycle is None else min(started, self._cycle)  # times may be forgotten while it runs
             self._closing = closing = Closing(
-                opened, since=started, before=Before(target, self._proven, known, self._ceiling.probe_after)
+                opened, since=started, before=Before(target, self._sure, known, self._ceiling.probe_after)
             )
         closing.refused(refusal)
         new = max(settings.min_concurrent, int(self._limit_at(started) * settings.backoff_factor))

@@ -47,7 +47,10 @@ class Refusal(NamedTuple):
 
 
 class Before(NamedTuple):
-    """What was believed before a refusal, for the case that the limit of calls at once was not to blame."""
+    """What was believed before a refusal, for the case that the limit of calls at once was not to blame.
+
+    `proven` are the calls at once that were admitted since the refusal before: what was before that may hold no more.
+    """
 
     target: int
     proven: int
