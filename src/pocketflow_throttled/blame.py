@@ -175,7 +175,7 @@ class Blame:
             rate.evidence.forgive(closing.since)
             before = asked.settle(closing)
             ceiling.go_back_to(before.ceiling, before.target, before.probe_after)
-            return Verdict(before.target, "it was down", before.proven)
+            return Verdict(before.target, "it was down")
         if closing.is_asked and asked.try_fewer(closing, rate.evidence, at):
             rate.drop()
             level = max(self._least, min(ceiling.target, closing.level - 1))
