@@ -59,6 +59,17 @@ def test_a_start_that_was_refused_is_taken_back_and_any_other_stays() -> None:
     assert list(evidence.starts) == [1.0, 2.0, 3.0]
 
 
+def test_a_start_that_was_never_sent_is_none_that_an_api_could_have_counted() -> None:
+    evidence = Evidence()
+    for start in (1.0, 2.0, 3.0):
+        evidence.started(start)
+    evidence.forget(1.0)
+    evidence.unsent(2.0)
+    evidence.unsent(2.5)
+    assert list(evidence.sent) == [1.0, 3.0]
+    assert list(evidence.starts) == [3.0]
+
+
 def test_a_time_that_the_clock_cannot_tell_holds_one_start() -> None:
     evidence = Evidence()
     for start in (1e6, 2e6):
@@ -97,6 +108,56 @@ def test_a_minute_is_known_by_its_end() -> None:
     rate, closing = closed(0.0, 5.0, 5.1, 6.0, 20.0, 40.0)
     assert rate.explain(closing, now=60.3)
     assert (rate.count, rate.seconds) == (KNOWN + 1, pytest.approx(60.3))
+
+
+class Minute:
+    """An API that admits ten in any minute, and may count what it refuses."""
+
+    def __init__(self, *, counts_refused: bool) -> None:
+        self.counts_refused = counts_refused
+        self.counted: list[float] = []
+        self.refused = 0
+
+    def admits(self, now: float) -> bool:
+        is_admitted = sum(start > now - 60.0 for start in self.counted) < 10
+        if is_admitted or self.counts_refused:
+            self.counted.append(now)
+        self.refused += not is_admitted
+        return is_admitted
+
+
+@pytest.mark.parametrize("counts_refused", [False, True])
+def test_refused_calls_count_where_a_minute_explains_nothing_without_them(counts_refused: bool) -> None:
+    api, evidence = Minute(counts_refused=counts_refused), Evidence()
+    for start in (*range(10), 10.0, 30.0, 60.5, 61.5, 75.0):
+        evidence.started(start)
+        if not api.admits(start):
+            evidence.forget(start)
+            evidence.ended(start, start + 0.1, level=1)
+            evidence.refused(start)
+    window = window_that_explains(evidence, Closing(opened=0.0, since=61.5, last=61.5), now=75.0)
+    assert window == Window(60.0, 10, 60.0, is_sure=False, counts_refused=counts_refused)
+
+
+@pytest.mark.parametrize("counts_refused", [False, True])
+def test_a_window_that_counts_refused_calls_is_used_up_by_them(counts_refused: bool) -> None:
+    api, evidence, timing = Minute(counts_refused=True), Evidence(), Timing()
+    for start in (*range(10), *range(10, 50, 10)):
+        evidence.started(start)
+        if not api.admits(start):
+            evidence.forget(start)
+    window = LearnedWindow(evidence, timing, Window(60.0, 10, 60.0, is_sure=True, counts_refused=counts_refused))
+    now, api.refused = 50.0, 0
+    for _ in range(100):
+        now = max(now, window.opens_at(now))
+        window.started(now, 1)
+        if api.admits(now):
+            window.succeeded(now)
+        else:
+            evidence.forget(now)
+            assert not counts_refused or window.explains(now)
+            window.correct(now, wait=0.0)
+    assert (api.refused <= 2) == counts_refused  # the first probe, and one more
 
 
 def test_an_odd_window_is_as_long_as_the_api_says() -> None:

@@ -6,6 +6,8 @@ On one of PocketFlow's sources: what is found out of an API does not depend on i
 import asyncio
 import math
 import random
+from collections import deque
+from collections.abc import Callable
 from functools import partial
 from types import SimpleNamespace
 from typing import Any
@@ -101,6 +103,46 @@ def uneven(seed: int, latency: tuple[float, float], delay: tuple[float, float], 
         network_delay=lambda: chance.uniform(*delay),
     )
     return api, Adapting(api.call, initial_concurrent=10, max_concurrent=100)
+
+
+class _Counting:
+    """An API that allows so many calls in any minute, those that it refused included, and may tell how long to wait."""
+
+    def __init__(self, limit: int, wait: Callable[[float], float | None]) -> None:
+        self.limit, self.wait = limit, wait
+        self.counted: deque[float] = deque(maxlen=limit)
+        self.refused = 0
+
+    async def call(self, item: int) -> int:
+        await asyncio.sleep(random.uniform(0.02, 0.05))
+        opens = self.counted[0] + 60.0 if len(self.counted) == self.limit else -math.inf
+        self.counted.append(now())
+        if now() < opens:
+            self.refused += 1
+            await asyncio.sleep(random.uniform(0.02, 0.05))
+            raise RateLimitHit(retry_after=self.wait(self.counted[0] + 60.0 - now()))
+        await asyncio.sleep(random.lognormvariate(1.0, 0.4))
+        return item
+
+
+@is_long
+@pytest.mark.parametrize("limit", [60, 300])
+@pytest.mark.parametrize(
+    ("wait", "windows", "share"),
+    [(lambda seconds: seconds, 5.6, 0.02), (math.ceil, 5.6, 0.02), (lambda _: None, 6.1, 0.05)],
+    ids=["exact", "rounded", "none"],
+)
+def test_an_api_that_counts_the_calls_that_it_refuses_is_not_tried_beyond_its_minute(
+    limit: int, wait: Callable[[float], float | None], windows: float, share: float
+) -> None:
+    """Held by what was admitted alone, it refuses a call for each that it has refused, again and again."""
+    refused = 0
+    for seed in range(3):
+        random.seed(seed)
+        api = _Counting(limit, wait)
+        assert seconds_for(Adapting(api.call, initial_concurrent=10, max_concurrent=100), round(5.5 * limit)) <= 60 * windows
+        refused += api.refused
+    assert refused <= share * 3 * 5.5 * limit
 
 
 @is_long

@@ -165,7 +165,7 @@ class AdaptiveRule:
 
     def unsent(self, stamp: float) -> None:
         """Take back a start whose call was never sent."""
-        self.rate.evidence.forget(stamp)
+        self.rate.evidence.unsent(stamp)
         if self.trial == stamp:
             self.trial = None
             self.opens_at = stamp

@@ -9,7 +9,10 @@ import math
 from bisect import bisect_left, bisect_right
 from collections import deque
 from itertools import islice
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 _TOLD_BY, _TOP = 20, 0.15  # starts that can tell a cap, and the part of them, on average, as high as one that was refused
 SECOND = 1.0  # many an API counts by it
@@ -32,6 +35,11 @@ class _Refused(NamedTuple):
     wait: float
 
 
+def between(log: Sequence[float], since: float, until: float) -> int:
+    """Return how many of the starts in a log there were after `since`, up to `until`."""
+    return max(0, bisect_right(log, until) - bisect_right(log, since))
+
+
 class Evidence:
     """The starts that were admitted, as far as anybody knows, and the last refusals.
 
@@ -45,6 +53,7 @@ class Evidence:
 
     def __init__(self) -> None:
         self.starts: deque[float] = deque(maxlen=_LOGGED)
+        self.sent: deque[float] = deque(maxlen=_LOGGED)
         self._levels: deque[int] = deque(maxlen=_LOGGED)
         self.refusals: deque[float] = deque(maxlen=12)
         self._refused_calls: deque[_Refused] = deque(maxlen=_REFUSED)
@@ -55,10 +64,18 @@ class Evidence:
     def started(self, now: float, level: int = 1) -> None:
         """Log a start, the `level`-th call under way; it counts as admitted unless it is taken back."""
         self.starts.append(now)
+        self.sent.append(now)
         self._levels.append(level)
 
+    def unsent(self, stamp: float) -> None:
+        """Take back the start of a call that was never sent."""
+        self.forget(stamp)
+        at = bisect_left(self.sent, stamp)
+        if at < len(self.sent) and self.sent[at] == stamp:
+            del self.sent[at]
+
     def forget(self, stamp: float) -> None:
-        """Take back the start of a call that was refused or never sent, and what it made of the levels of those after it."""
+        """Take back the start of a call that was refused, and what it made of the levels of those after it."""
         at = bisect_left(self.starts, stamp)
         if at < len(self.starts) and self.starts[at] == stamp:
             del self.starts[at], self._levels[at]
@@ -83,9 +100,14 @@ class Evidence:
         self._told.append(until - _ROUNDED)
 
     @property
+    def refused_starts(self) -> list[float]:
+        """When calls started, of late, that it refused."""
+        return sorted(call.started for call in self._refused_calls)
+
+    @property
     def shut_at(self) -> list[float]:
         """When it refused of late: as calls started that it refused, or as it told."""
-        return [*(call.started for call in self._refused_calls), *self._told]
+        return [*self.refused_starts, *self._told]
 
     def served_level(self, started: float, level: int) -> int:
         """Return how many of those under way as a call started, itself included, the server has not refused by now."""
@@ -209,22 +231,33 @@ class Evidence:
 
     def between(self, since: float, until: float) -> int:
         """Return how many starts there were after `since`, up to `until`."""
-        return max(0, bisect_right(self.starts, until) - bisect_right(self.starts, since))
+        return between(self.starts, since, until)
 
-    def allows(self, count: int, seconds: float, now: float) -> bool:
-        """Return whether `count` in any `seconds` allow a start at `now`, after those before it."""
-        before = bisect_right(self.starts, now)
-        return before < count or self.starts[before - count] + seconds <= now + 1e-9
+    def most(
+        self,
+        seconds: float,
+        since: float = -math.inf,
+        until: float = math.inf,
+        *,
+        enough: float = math.inf,
+        counts_refused: bool = False,
+    ) -> int:
+        """Return the most starts in any `seconds`, of those from `since` on and before `until`; or more than `enough`.
 
-    def most(self, seconds: float, since: float = -math.inf, until: float = math.inf, *, enough: float = math.inf) -> int:
-        """Return the most starts in any `seconds`, of those from `since` on and before `until`; or more than `enough`."""
+        Of refused calls, if these count, too, those do whose refusal had come before the last one of those starts.
+        """
         starts = list(self.starts)[bisect_left(self.starts, since) : bisect_left(self.starts, until)]
+        refused = self.refused_starts if counts_refused else []
+        ended = sorted(call.ended for call in self._refused_calls)
         most = first = 0
         for index, start in enumerate(starts):
             while first < index and starts[first] <= start - seconds:
                 first += 1
-            if index - first >= most:
-                most = index - first + 1
+            count = index - first + 1
+            if refused:
+                count += max(0, bisect_right(ended, start) - bisect_right(refused, start - seconds))
+            if count > most:
+                most = count
                 if most > enough:
                     break
         return most

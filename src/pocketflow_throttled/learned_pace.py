@@ -88,7 +88,7 @@ class LearnedPace(Probing):
     def started(self, now: float, level: int) -> None:
         """Stamp a start, and probe a faster pace when enough of them were held back."""
         is_held_back = self._was_held_back(now)
-        is_beyond = self.is_probing and not self._evidence.allows(*self._good, now)
+        is_beyond = self.is_probing and not self._allows(*self._good, now)
         self._evidence.started(now, level)
         if is_beyond:
             if self._beyond_since is None:

@@ -13,6 +13,7 @@ import math
 from itertools import islice, pairwise
 from typing import TYPE_CHECKING
 
+from .evidence import between
 from .probing import Probing
 from .slow_start import SlowStart
 from .window_fit import USUAL_WINDOWS
@@ -56,7 +57,7 @@ class LearnedWindow(Probing):
         seconds = window.seconds
         if self._is_usual:
             seconds += max((_CLOCK_MARGIN - 1) * seconds, min(evidence.spread, _LARGEST_MARGIN * seconds))
-        super().__init__(evidence, timing, window.count, seconds)
+        super().__init__(evidence, timing, window.count, seconds, counts_refused=window.counts_refused)
         self._base = window.count  # before any probe
         self._is_sure = window.is_sure  # that these were all in one window
         self._too_short = self.seconds if window.too_short == window.seconds else window.too_short
@@ -80,13 +81,13 @@ class LearnedWindow(Probing):
             at = max(at, self._slow_start.opens_at)
         if self._is_again:
             at = max(at, self._again_at())
-        if self._is_first_step and self._beyond_since is not None and not self._evidence.allows(*self._good, max(at, now)):
+        if self._is_first_step and self._beyond_since is not None and not self._allows(*self._good, max(at, now)):
             at = max(at, self._known_at)
         if at <= now:
             return now
         if self._beyond_since is not None and not self._is_again and self._known_at < at:
             soon = max(now, self._known_at)
-            if not self._evidence.allows(self._good[0], self._surely_shorter, soon):
+            if not self._allows(self._good[0], self._surely_shorter, soon):
                 return soon  # one beyond was admitted, so the next may be too
         is_in_doubt = (
             not self._is_again and self._tried_since == math.inf and self.seconds - self._too_short > _DOUBT * self.seconds
@@ -99,14 +100,14 @@ class LearnedWindow(Probing):
 
     def _again_at(self) -> float:
         """Return when the first probe is made again, unless more fits soon."""
-        starts, (count, seconds) = self._evidence.starts, self._good
+        starts, (count, seconds) = self._log, self._good
         opens = starts[-count] + seconds if len(starts) >= count else -math.inf
         pause = opens - starts[-1] if starts else 0.0
         return opens if pause < _AGAIN_IN * seconds else min(opens, starts[-1] + max(_AGAIN_AFTER * pause, _NOT_BEFORE))
 
     def _is_used_up(self) -> bool:
         """Whether the next start is the first of a cycle: the longest pause of late came right before all that fit."""
-        starts = self._evidence.starts
+        starts = self._log
         if len(starts) <= self.count:  # where it is fewer, only a probe is waited for
             return len(starts) == self.count
         recent = list(islice(starts, len(starts) - self.count, None))
@@ -117,13 +118,13 @@ class LearnedWindow(Probing):
     def started(self, now: float, level: int) -> None:
         """Stamp a start, and probe upwards when enough of them were held back."""
         is_held_back = self._was_held_back(now)
-        paused = now - max(self._evidence.starts[-1], self._slow_start.opens_at) if is_held_back else 0.0
+        paused = now - max(self._log[-1], self._slow_start.opens_at) if is_held_back else 0.0
         if not self._has_passed and paused > _PAUSE * self.seconds:
             self._slow_start.begin(now, self.count)
         else:
             self._slow_start.started(now)
         # Calls that follow each other as in the cycle before, only a bit sooner, are no evidence that more fit.
-        is_beyond = self.is_probing and not self._evidence.allows(self._good[0], self._surely_shorter, now)
+        is_beyond = self.is_probing and not self._allows(self._good[0], self._surely_shorter, now)
         self._evidence.started(now, level)
         if self._shorter is not None:
             self._tried_since = min(self._tried_since, now)
@@ -184,7 +185,7 @@ class LearnedWindow(Probing):
 
     def was_used_up(self, since: float, until: float) -> bool:
         """Return whether all that was thought to fit was used between two times."""
-        return self._evidence.between(since, until) >= self._base - 1
+        return between(self._log, since, until) >= self._base - 1
 
     # --- upward probes
 
@@ -198,7 +199,7 @@ class LearnedWindow(Probing):
         """Take what was not refused in the time that a refusal takes for good, and try a step twice as large."""
         self._is_first_step = False
         taken = self._known_at - (self._beyond_since or 0.0)
-        known = self._evidence.between(now - self.seconds, now - taken)
+        known = between(self._log, now - self.seconds, now - taken)
         self.count = min(self.count, max(self._good[0], known))
         self._good = (self.count, self.seconds)
         self._step = min(2 * self._step, max(1, self.count // _PART))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -19,11 +20,15 @@ class Probing:
         timing: how long calls and refusals take.
         count: starts.
         seconds: in which they are allowed.
+        counts_refused: whether the API counts calls that it refuses as well.
     """
 
-    def __init__(self, evidence: Evidence, timing: Timing, count: int = 1, seconds: float = 0.0) -> None:
+    def __init__(
+        self, evidence: Evidence, timing: Timing, count: int = 1, seconds: float = 0.0, *, counts_refused: bool = False
+    ) -> None:
         self._evidence = evidence
         self._timing = timing
+        self._log = evidence.sent if counts_refused else evidence.starts
         self.count = count
         self.seconds = seconds
         self._good = (count, seconds)  # known to be admitted
@@ -40,14 +45,19 @@ class Probing:
         return (self.count, self.seconds) != self._good
 
     def _opens_at(self, now: float) -> float:
-        starts = self._evidence.starts
-        return max(now, starts[-self.count] + self.seconds) if len(starts) >= self.count else now
+        log = self._log
+        return max(now, log[-self.count] + self.seconds) if len(log) >= self.count else now
+
+    def _allows(self, count: int, seconds: float, now: float) -> bool:
+        """Return whether `count` in any `seconds` allow a start at `now`, after those before it."""
+        before = bisect_right(self._log, now)
+        return before < count or self._log[before - count] + seconds <= now + 1e-9
 
     def _was_held_back(self, now: float) -> bool:
         """Whether a start `now` comes as soon as it was allowed."""
         due, self._due = self._due, None
-        starts = self._evidence.starts
-        return due is not None and bool(starts) and now - due <= 0.1 * (now - starts[-1]) + _AT_ONCE
+        log = self._log
+        return due is not None and bool(log) and now - due <= 0.1 * (now - log[-1]) + _AT_ONCE
 
     @property
     def _known_at(self) -> float:
@@ -57,7 +67,9 @@ class Probing:
 
     def is_beyond(self, started: float) -> bool:
         """Whether a refused call is one that only a probe allowed."""
-        return self.is_probing and (self._beyond > 0 or not self._evidence.allows(*self._good, started))
+        count, seconds = self._good
+        itself = self._log is self._evidence.sent
+        return self.is_probing and (self._beyond > 0 or not self._allows(count + itself, seconds, started))
 
     def _end_step(self) -> None:
         self._held_back = self._beyond = 0

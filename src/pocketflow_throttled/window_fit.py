@@ -1,6 +1,7 @@
 """Which window that counts back from each call, and that nobody told, explains when an API refused.
 
 Pure: times are arguments, in seconds. An API was closed until a window had passed, or no usual length is at odds with a refusal.
+Some count the calls that they refuse as well, and each of these takes the place of another for as long as a window.
 """
 
 from __future__ import annotations
@@ -9,6 +10,8 @@ import math
 from bisect import bisect_right
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
+
+from .evidence import between
 
 if TYPE_CHECKING:
     from .closing import Closing
@@ -26,6 +29,10 @@ _MANY = 10  # starts since it opened: fewer may be all that a bucket has
 _FEW, _SHORT = 5, 10.0  # starts and seconds, below which a window is no more than a pace
 _LONG = 0.1  # of the time that it was open: closed for longer, a window has ended, and no single place in it become free
 _WIDEST = 0.1  # of a window, by which calls differ on their way at the most
+# Seconds in which an API may count refused calls as well. Those that tried while it was closed would make other lengths seem to
+# fit, or any time for which it was down, and so would they where they are not far fewer than all.
+_COUNTING, _MORE = (300.0, 60.0), 2
+_ROUNDED = 1  # starts, by which a window misfits whose end was told
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +45,7 @@ class Window:
         too_short: a length that was refused, so that the true one lies between; the same as `seconds` if it is exact.
         is_sure: whether all that was counted lay in one window; else it may allow more.
         is_doubted: whether an API that was down for a while would look the same.
+        counts_refused: whether refused calls are counted as well.
     """
 
     seconds: float
@@ -45,6 +53,7 @@ class Window:
     too_short: float
     is_sure: bool
     is_doubted: bool = False
+    counts_refused: bool = False
 
 
 def window_that_explains(evidence: Evidence, closing: Closing, now: float) -> Window | None:
@@ -54,7 +63,7 @@ def window_that_explains(evidence: Evidence, closing: Closing, now: float) -> Wi
         return window
     usual = [length for length in USUAL_WINDOWS if length <= (now - evidence.starts[0]) * _BARELY]
     found = _best(evidence, usual, list(evidence.refusals), _EXACT)
-    return None if found is None else Window(*found, found[0], is_sure=False, is_doubted=closing.is_asked)
+    return None if found is None else Window(*found[:2], found[0], False, closing.is_asked, found[2])
 
 
 def _closed_for(evidence: Evidence, closing: Closing, now: float) -> Window | None:
@@ -82,26 +91,36 @@ def _closed_for(evidence: Evidence, closing: Closing, now: float) -> Window | No
         return None
     # Closed for longer than it was open, so all of what was open lies in one window. Or the API was down for so long.
     is_sure = was_closed >= was_open and found[0] <= _LONGEST_SURE
-    is_doubted = found[0] not in USUAL_WINDOWS or found[0] > _LONG_ENOUGH or closing.is_asked
-    return Window(*found, shut - opened, is_sure, is_doubted)
+    is_doubted = found[0] not in USUAL_WINDOWS or found[0] > _LONG_ENOUGH or closing.is_asked or found[2]
+    return Window(*found[:2], shut - opened, is_sure, is_doubted, found[2])
 
 
 def _best(
     evidence: Evidence, lengths: list[float], refusals: list[float], blur: float, since: float = -math.inf
-) -> tuple[float, int] | None:
-    """Return the length that fits best, the first of several, and its starts; count none before `since`.
+) -> tuple[float, int, bool] | None:
+    """Return the length that fits best, the first of several, its starts, and whether refused calls are among these.
 
+    Those are counted only where it does not fit without them. No call counts before `since`.
     What started later than a refused call, or in the window before, may have arrived with it, as calls differ on their way.
     """
-    best: tuple[float, float, int] | None = None
+    best: tuple[float, float, int, bool] | None = None
     arrived, spread = [(refusal, evidence.arrived_by(refusal)) for refusal in refusals], evidence.spread
     for seconds in lengths:
-        least = min(evidence.between(max(refusal - seconds, since - 1e-9), by) for refusal, by in arrived)
-        if not least:
-            continue
-        within = seconds - min(spread, _WIDEST * seconds)
-        most = evidence.most(within, since, enough=blur * least)  # a full log takes long to look through, to no end
-        misfit = most / least
-        if misfit <= blur and (best is None or misfit < best[0]):
-            best = (misfit, seconds, max(least, most))
+        spans = [(refusal, max(refusal - seconds, since - 1e-9), by) for refusal, by in arrived]
+        within = seconds - min(spread, _WIDEST * seconds) - 1e-6
+        for counts_refused in (False, True) if seconds in _COUNTING and since == -math.inf else (False,):
+            own = evidence.refused_starts if counts_refused else []
+            least = min(evidence.between(after, by) + between(own, after, by) - (refusal in own) for refusal, after, by in spans)
+            if least <= _MORE * len(own):
+                continue
+            # A full log takes long to look through, to no end.
+            most = evidence.most(within, since, enough=blur * least, counts_refused=counts_refused)
+            misfit = most / least
+            if misfit > blur:
+                continue
+            if best is None or misfit < best[0]:
+                # Who goes on trying while it is closed was refused though many more were counted than fit.
+                best = (misfit, seconds, most if counts_refused else max(least, most), counts_refused)
+            if most <= least + _ROUNDED:
+                break
     return None if best is None else best[1:]
