@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 _HISTORY = 1000
 _IDLE = 1.0  # seconds in which nobody asked to call, though the rule held none back: they tell nothing of what is allowed
 _APART = 0.9  # of the seconds between starts, if they were even: a call that is refused so late after another came not too soon
-_MOST_AT_ONCE = 15  # starts beyond proven ground in the time of one refusal, once as many went well
+_MOST_AT_ONCE = 10  # starts beyond proven ground in the time of one refusal, once as many went well
 
 
 class AdaptiveRule:
