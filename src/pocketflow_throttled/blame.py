@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from .timing import Timing
 
 _LONGEST_FOR_A_SECOND = 2.0  # seconds: one, rounded up
+_FAR_BELOW = 0.5  # of the calls at once that were admitted
 _SURELY_A_RATE = 4  # refusals in a row, each of a call that tried alone
 
 
@@ -171,7 +172,8 @@ class Blame:
         """Return what explains the refusals, if no cap does, now that the call was admitted that started at `at`."""
         ceiling, rate, asked = self.ceiling, self.rate, self._asked
         closing.is_rate = closing.is_rate or closing.is_asked
-        if closing.is_rate and closing.was_down(at):
+        is_far_below = closing.level <= _FAR_BELOW * closing.before.target
+        if (closing.is_rate or is_far_below) and closing.was_down(at):
             rate.evidence.forgive(closing.since)
             before = asked.settle(closing)
             ceiling.go_back_to(before.ceiling, before.target, before.probe_after)
