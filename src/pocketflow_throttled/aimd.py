@@ -18,33 +18,29 @@ outline, as TCP has it, with what an API needs beyond it:
 from __future__ import annotations
 
 import math
-from collections import deque
 from typing import TYPE_CHECKING
 
-from .adaptivity import Change
 from .blame import Blame
 from .closing import Before, Closing, Refusal
+from .moving_limit import MovingLimit
 from .timing import Timing
 
 if TYPE_CHECKING:
     from .adaptivity import Adaptive
 
-_HISTORY = 1000
 _IDLE = 1.0  # seconds in which nobody asked to call, though the rule held none back: they tell nothing of what is allowed
 _APART = 0.9  # of the seconds between starts, if they were even: a call that is refused so late after another came not too soon
 _MOST_AT_ONCE = 10  # starts beyond proven ground in the time of one refusal, once as many went well
 
 
-class AdaptiveRule:
+class AdaptiveRule(MovingLimit):
     """What a limiter asks before a start and tells after a call.
 
     Attributes:
-        limit: calls at once, from `min_concurrent` to `max_concurrent`.
         opens_at: no start before that time, in seconds.
         beyond_at: no start beyond what is known before that time, as `opens_for` tells; who only fills a free slot need not wait.
         trial: when the call started that tries whether the API admits calls again, if one does.
         rate: the rate that was found out, if any.
-        history: the last 1,000 changes of the limit.
         successes, refusals, streak: counts of calls; the last, of successes without a retry in a row.
 
     Example:
@@ -59,18 +55,16 @@ class AdaptiveRule:
     """
 
     def __init__(self, settings: Adaptive) -> None:
-        self.settings = settings
-        self.history: deque[Change] = deque(maxlen=_HISTORY)
+        super().__init__(settings)
         self.reset()
 
     def reset(self) -> None:
         """Begin again as if nothing had been learned."""
-        self.limit = self.settings.initial
+        self._start_again()
         self.opens_at = self.beyond_at = self._unproven_at = -math.inf
         self._timing = Timing()
         self._blame = Blame(self.settings, self._timing)
         self._ceiling, self.rate = self._blame.ceiling, self._blame.rate
-        self.history.clear()
         self.successes = self.refusals = self.streak = 0
         self._earned = 0  # successes in use since the last change
         self._last_cut = self._last_end = self._last_start = self._sure_since = -math.inf
@@ -88,22 +82,10 @@ class AdaptiveRule:
         self.rate = self._blame.rate
         self._cycle = self._closing = self.trial = None
 
-    def set_limit(self, now: float, limit: int) -> None:
-        """Set calls at once by hand. Raises ValueError beyond min..max."""
-        least, most = self.settings.min_concurrent, self.settings.max_concurrent
-        if not least <= limit <= most:
-            raise ValueError(f"max_concurrent must be within {least}..{most}, the bounds of the adaptive rule, got {limit}")
-        self._change(now, limit, "set")
-
     @property
     def ceiling(self) -> int | None:
         """Calls at once that were refused beyond; None: not known."""
         return self._ceiling.level
-
-    @property
-    def reason(self) -> str:
-        """Why the limit is what it is."""
-        return self.history[-1].reason if self.history else "initial"
 
     def set_settings(self, now: float, settings: Adaptive) -> None:
         """Go on with other settings and what was learned."""
@@ -293,15 +275,6 @@ class AdaptiveRule:
         self._change(refusal.now, new, "refused")
         self.opens_at = refusal.now + closing.wait(refusal, self._timing, self.rate.gap, at_most)
 
-    def _limit_at(self, started: float) -> int:
-        """Return the limit that let a call start: what others raised since was no part of what was refused."""
-        limit = self.limit
-        for change in reversed(self.history):
-            if change.time <= started:
-                break
-            limit = change.old
-        return min(limit, self.limit)
-
     def _reopen(self, now: float, at: float) -> None:
         """Go on with what explains the refusals, now that calls are admitted again since the one that started at `at`."""
         assert self._closing is not None
@@ -316,9 +289,6 @@ class AdaptiveRule:
         self.opens_at = self.rate.opens_at(now)
 
     def _change(self, now: float, new: int, reason: str) -> None:
-        new = max(self.settings.min_concurrent, min(self.settings.max_concurrent, new))
         self._earned = 0
         self._ceiling.forget_probe()
-        if new != self.limit:
-            self.history.append(Change(now, self.limit, new, reason))
-            self.limit = new
+        super()._change(now, new, reason)
