@@ -97,6 +97,12 @@ class Closing:
         if hint is not None and (hint > _SHORT or self.tries == 1):  # a short one is taken at its word once
             self.hinted_until = self.last + hint
 
+    @property
+    def shut_until(self) -> float:
+        """Until when it surely was closed: a second or two that it asked for once are no word on that."""
+        is_said = self.hinted_until > self.last + _SHORT
+        return self.hinted_until if is_said else self.last
+
     def was_down(self, until: float) -> bool:
         """Return whether the API had too much to do up to then, and refused whatever it was asked for.
 

@@ -68,7 +68,7 @@ def window_that_explains(evidence: Evidence, closing: Closing, now: float) -> Wi
 
 def _closed_for(evidence: Evidence, closing: Closing, now: float) -> Window | None:
     """Return the window that a time tells for which an API was closed."""
-    opened, shut = closing.opened, max(closing.last, closing.hinted_until)
+    opened, shut = closing.opened, closing.shut_until
     at = bisect_right(evidence.starts, closing.since)
     since = evidence.starts[at - 1] if at else closing.since
     was_closed, was_open = shut - since, since - opened
