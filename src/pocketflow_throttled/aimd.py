@@ -8,6 +8,7 @@ outline, as TCP has it, with what an API needs beyond it:
 * A refusal with f others under way says that the cap is at most f. That ceiling is remembered: back to it fast, beyond it one
   small probe at a time, more and more rarely (CUBIC, RFC 9438, does the same). A refused probe costs that call and cuts nothing.
 * Refused with nothing under way, it is a rate and not a cap. Fewer at once is the wrong answer to that: see LearnedRate.
+* An API that says that it is overloaded teaches no rate: once it was down, all is as before.
 * Until a probe is refused though it started as far from the last call as even starts are, the ceiling may be a rate's doing.
 * After a refusal one call tries first. Not refused for as long as a refusal takes, it was admitted.
 * A refusal that stands alone among many calls admitted at that level proves no limit lower than believed: it cuts nothing.
