@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from pocketflow_throttled import (
+    Adaptive,
     AdaptiveThrottledNode,
     RateLimiter,
     RateLimitHit,
@@ -449,3 +450,38 @@ def test_no_error_of_our_own_makes_a_batch_hang_or_leaks_a_slot(owner: type, nam
         for after in (0, 1, 3, 8):
             for on_error in ("raise", "collect"):
                 run_virtual(main(cls, after, on_error))
+
+
+@pytest.mark.parametrize("pause", [None, 5.0])
+def test_nobody_polls_while_a_call_tries_and_all_slots_are_full(pause: float | None) -> None:
+    """More slots may be free once it was not refused: that is looked at then, or when the pause ends, and not before."""
+    started: list[float] = []
+
+    async def main() -> None:
+        limiter = RateLimiter(adaptive=Adaptive(initial_concurrent=4, max_concurrent=4))
+        loop = asyncio.get_running_loop()
+
+        async def call(seconds: float, *, is_refused: bool = False) -> None:
+            async with limiter.reserve() as permit:
+                started.append(loop.time())
+                await asyncio.sleep(seconds)
+                if is_refused:
+                    permit.refused(0, hinted=False)
+
+        await call(0.05)
+        long = [asyncio.create_task(call(100.0))]
+        await asyncio.sleep(1.0)
+        await call(0.2, is_refused=True)
+        long.append(asyncio.create_task(call(100.0)))
+        await asyncio.sleep(0.1)
+        assert limiter.active == limiter.max_concurrent
+        waits = asyncio.create_task(call(1.0))
+        await asyncio.sleep(0.01)
+        if pause is not None:
+            limiter.pause(pause)
+        await waits
+        for task in long:
+            task.cancel()
+
+    assert run(main()) < 60
+    assert started[-1] - started[-2] < 1.0 + (pause or 0.0)

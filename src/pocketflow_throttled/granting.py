@@ -120,7 +120,7 @@ class Granting(Clock):
     def _opens_at(self, now: float) -> float | None:
         """When time alone may let one more start, or None if it must wait for a slot."""
         if self._active >= self._max_concurrent:
-            return self._rule.opens_at if self._is_tried and self._rule is not None else None
+            return max(self._rule.opens_at, self._paused_until) if self._is_tried and self._rule is not None else None
         if now < self._paused_until:
             return self._paused_until
         if self._rule is not None and now < (opens := self._rule.opens_for(self._active + 1)):
