@@ -862,6 +862,17 @@ def test_starts_are_single_only_while_a_few_answers_tell_of_no_more(left: tuple[
     assert run_virtual(main()) == (1 if is_spaced else None)
 
 
+def test_starts_that_were_single_are_as_fast_as_a_limit_that_has_risen() -> None:
+    async def main() -> int | None:
+        limiter = RateLimiter(10)
+        single(limiter, 0, 1, 0)
+        assert limiter._budget.at_once == 1
+        observed(limiter, 600, 9)
+        return limiter._budget.at_once
+
+    assert run_virtual(main()) is None
+
+
 def test_starts_are_not_single_while_no_call_is_refused() -> None:
     async def main() -> int | None:
         limiter = RateLimiter(10, 60)

@@ -32,12 +32,13 @@ class SmallBucket:
         span: what is known of how much there ever is left of them.
     """
 
-    __slots__ = ("_blamed_until", "_budget", "_level", "_span")
+    __slots__ = ("_blamed_until", "_budget", "_level", "_rate", "_span")
 
     def __init__(self, budget: Budget, span: Span) -> None:
         self._budget = budget
         self._span = span
         self._level = Level()
+        self._rate = 0.0  # at which calls are started one by one, if they are
         self._blamed_until = -math.inf  # others, for refusals that own calls do not explain
 
     def follow(self, quota: Quota, left: int, answer: Answer) -> bool:
@@ -49,7 +50,10 @@ class SmallBucket:
         if window is not None and span.is_small:
             # It fills as fast as the server's limit says, which may be more than the user's, or told of a shorter time.
             rate = max(quota.limit or 0, window.limit) / window.seconds
+            if budget.is_single and rate != self._rate:  # the server's limit has changed, and so may have what it keeps
+                budget.forget_pace()
             if self._takes_single_calls(window, now):
+                self._rate = rate
                 budget.space_singly(rate, now)
             hold = self._hold(left, answer, window, rate)
         is_spaced = budget.at_once is not None  # then it is not emptied, but by others
