@@ -62,6 +62,7 @@ class Blame:
         """Forget the rate, and what was meant by long waits."""
         self.rate = LearnedRate(self._timing)
         self._chance = Chance(self.rate.evidence)
+        self._was_open_shortly = False
         self._asked = Asked(self._timing)
 
     # --- a refusal while the API is open
@@ -172,8 +173,7 @@ class Blame:
         """Return what explains the refusals, if no cap does, now that the call was admitted that started at `at`."""
         ceiling, rate, asked = self.ceiling, self.rate, self._asked
         closing.is_rate = closing.is_rate or closing.is_asked
-        is_far_below = closing.level <= _FAR_BELOW * closing.before.target
-        if (closing.is_rate or is_far_below) and closing.was_down(at):
+        if self._was_down(closing, at):
             rate.evidence.forgive(closing.since)
             before = asked.settle(closing)
             ceiling.go_back_to(before.ceiling, before.target, before.probe_after)
@@ -194,3 +194,13 @@ class Blame:
         if closing.before.ceiling is not None and rate.is_unexplained:
             ceiling.stay_clear(limit)
         return None
+
+    def _was_down(self, closing: Closing, until: float) -> bool:
+        """Return whether it had too much to do, and refused whatever it was asked for. Some say so of a limit, time and again."""
+        if closing.is_of_limits:
+            return False
+        is_short = not closing.was_open_for_long(until)
+        is_again, self._was_open_shortly = is_short and self._was_open_shortly, is_short
+        if is_short:
+            return closing.level == 1 and not is_again
+        return closing.is_rate or closing.level <= _FAR_BELOW * closing.before.target

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from .timing import Timing
 
 _SHORT = 2.0  # seconds
-_SHARE = 0.5  # of the time that an API was down, at least, it was up before
+_SHARE = 0.5  # of the time for which an API is closed, at least, it was open before, unless that is a limit's doing
 
 
 class Refusal(NamedTuple):
@@ -74,7 +74,7 @@ class Closing:
         is_rate: whether no limit of calls at once explains it: one was refused with no other under way, or the API named a time.
         is_asked: whether the API asked for a long wait.
         level: how many were under way when the last refused call started, itself included.
-        is_of_limits: whether a limit may be the reason.
+        is_of_limits: whether a limit may be the reason of the last one.
         before: what was believed.
     """
 
@@ -92,7 +92,7 @@ class Closing:
     def refused(self, refusal: Refusal) -> None:
         """Take note of one more refusal."""
         self.tries += 1
-        self.is_of_limits = self.is_of_limits or refusal.is_of_limits
+        self.is_of_limits = refusal.is_of_limits
         self.last, self.level, hint = refusal.started, refusal.level, refusal.hint
         if hint is not None and (hint > _SHORT or self.tries == 1):  # a short one is taken at its word once
             self.hinted_until = self.last + hint
@@ -103,13 +103,10 @@ class Closing:
         is_said = self.hinted_until > self.last + _SHORT
         return self.hinted_until if is_said else self.last
 
-    def was_down(self, until: float) -> bool:
-        """Return whether the API had too much to do up to then, and refused whatever it was asked for.
-
-        Some say so of a limit: that refuses again soon.
-        """
+    def was_open_for_long(self, until: float) -> bool:
+        """Return whether it was not closed before for so long that it seems to be closed again and again, as by a limit."""
         was_open = self.since - self.opened
-        return not self.is_of_limits and was_open > _SHORT and was_open >= _SHARE * (until - self.since)
+        return was_open > _SHORT and was_open >= _SHARE * (until - self.since)
 
     def wait(self, refusal: Refusal, timing: Timing, least: float, at_most: float) -> float:
         """Return the seconds to the next try: not less than `least`, nor more than `at_most` unless the API asks for it."""

@@ -66,7 +66,10 @@ class Timing:
 
     def beyond(self, starts: int, limit: int) -> float:
         """Return the same after so many of them: ever closer, and no slower than calls that start evenly, once that is known."""
-        return self.spacing if self.latency is None else min(self.spacing / (1 + starts), self.between(limit))
+        if self.latency is None:
+            return self.spacing
+        closer = self.spacing / (1 + starts)
+        return min(closer, self.between(limit)) if self.latency > 0 else closer
 
     @property
     def is_blurred(self) -> bool:
