@@ -692,7 +692,7 @@ class _OverloadedError(Exception):
     response: Any = None
 
 
-@pytest.mark.parametrize(("since", "seconds"), [(12.0, 8.0), (20.0, 15.0), (60.0, 30.0)])
+@pytest.mark.parametrize(("since", "seconds"), [(12.0, 8.0), (20.0, 15.0), (20.0, 60.0), (60.0, 30.0)])
 @pytest.mark.parametrize("cap", [20, math.inf])
 def test_an_api_that_had_too_much_to_do_is_used_again_as_before_at_once(since: float, seconds: float, cap: float) -> None:
     """It tells by its status that no limit is the reason, so nothing is found out but when it takes calls again."""

@@ -68,7 +68,8 @@ class AdaptiveRule(MovingLimit):
         self._ceiling, self.rate = self._blame.ceiling, self._blame.rate
         self.successes = self.refusals = self.streak = 0
         self._earned = 0  # successes in use since the last change
-        self._last_cut = self._last_end = self._last_start = self._sure_since = -math.inf
+        self._last_cut = self._last_end = self._last_start = -math.inf
+        self._sure_since: float | None = -math.inf  # the first start after the last refusal; None: there was none since
         self._proven = self._sure = 0  # calls at once that were ever admitted, and since the first start after the last refusal
         self._unproven_starts = 0
         self._cycle: float | None = None  # when the first call was admitted after the last closing
@@ -122,7 +123,7 @@ class AdaptiveRule(MovingLimit):
         """Take note of a start, the `level`-th call under way."""
         if self._cycle is None:
             self._cycle = now
-        if self._sure_since == math.inf:
+        if self._sure_since is None:
             self._sure, self._sure_since = min(self._proven, level), now
         self._last_start = now
         rate = self.rate
@@ -187,7 +188,7 @@ class AdaptiveRule(MovingLimit):
         if level > self._sure:
             admitted = rate.evidence.served_level(started, level)
             self._proven = max(self._proven, admitted)
-            if started >= self._sure_since:
+            if self._sure_since is not None and started >= self._sure_since:
                 self._sure = max(self._sure, admitted)
         if in_use and (self.limit < self.settings.max_concurrent or self._ceiling.level is not None):
             self._grow(now)
@@ -215,7 +216,7 @@ class AdaptiveRule(MovingLimit):
         hint = hint or None  # to wait for no time is no word on how long
         self.refusals += 1
         self._last_end = now
-        self._sure_since = math.inf
+        self._sure_since = None
         self.streak = self._earned = self._unproven_starts = 0
         evidence = self.rate.evidence
         level = evidence.served_level(started, level)

@@ -153,8 +153,8 @@ class Waiting(Granting):
         if self._waking:  # called by the garbage collector, from within the loop below
             self._wake_again = True
             return
-        queue = self._queue
-        if not queue or (self._active >= self._max_concurrent and not self._is_tried):
+        queue, rule = self._queue, self._rule
+        if not queue or (self._active >= self._max_concurrent and (rule is None or rule.trial is None)):
             return
         self._waking = True
         try:
@@ -163,7 +163,7 @@ class Waiting(Granting):
                 here = self._running_loop()
             if now is None:
                 now = self._clock()
-            while queue and (self._active < self._max_concurrent or self._is_tried):
+            while queue and (self._active < self._max_concurrent or (rule is not None and rule.trial is not None)):
                 head = next(iter(queue))
                 waiter, loop = head._waiter, head._loop
                 assert waiter is not None
