@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from .timing import Timing
 
 _LONGEST_FOR_A_SECOND = 2.0  # seconds: one, rounded up
-_FAR_BELOW = 0.5  # of the calls at once that were admitted
+_FAR_BELOW = 0.5  # of the calls at once before: if it refuses with so few, it is no matter of these
 _SURELY_A_RATE = 4  # refusals in a row, each of a call that tried alone
 
 

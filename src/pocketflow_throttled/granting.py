@@ -78,11 +78,6 @@ class Granting(Clock):
             self._last_full = -math.inf
         return may_start and self._active < self._max_concurrent
 
-    @property
-    def _is_tried(self) -> bool:
-        """Whether a call tries if the API admits calls again: once it was not refused, more slots may be free."""
-        return self._rule is not None and self._rule.trial is not None
-
     def _log_changes(self) -> None:
         """Log what the rule has changed; not under the lock, which another thread may take to show the limiter as it logs."""
         with self._lock:
@@ -119,10 +114,11 @@ class Granting(Clock):
 
     def _opens_at(self, now: float) -> float | None:
         """When time alone may let one more start, or None if it must wait for a slot."""
-        if self._active >= self._max_concurrent:
-            return max(self._rule.opens_at, self._paused_until) if self._is_tried and self._rule is not None else None
+        rule = self._rule
+        if self._active >= self._max_concurrent:  # more may be free once a call that tries was not refused
+            return None if rule is None or rule.trial is None else max(rule.opens_at, self._paused_until)
         if now < self._paused_until:
             return self._paused_until
-        if self._rule is not None and now < (opens := self._rule.opens_for(self._active + 1)):
+        if rule is not None and now < (opens := rule.opens_for(self._active + 1)):
             return opens
         return self._budget.opens_at(now)

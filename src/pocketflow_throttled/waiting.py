@@ -120,7 +120,8 @@ class Waiting(Granting):
             queue[permit] = None
         else:
             self._put_in_place(permit)
-        if self._active < self._max_concurrent or self._is_tried:  # else a release will wake
+        rule = self._rule
+        if self._active < self._max_concurrent or (rule is not None and rule.trial is not None):  # else a release will wake
             head = next(iter(queue))
             # A head of this loop has its timer here. Any other may be new, or its loop closed.
             if head is permit or head._loop is not loop:
