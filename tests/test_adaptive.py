@@ -28,6 +28,7 @@ from pocketflow_throttled import (
 )
 from pocketflow_throttled.aimd import AdaptiveRule
 from pocketflow_throttled.simulation import SimulatedRateLimitError
+from pocketflow_throttled.timing import Timing
 
 from .test_nodes import Batch, now
 
@@ -736,3 +737,66 @@ def test_an_item_that_was_refused_once_is_not_said_to_have_been_refused_for_long
     run_virtual(down.node.run_async(shared))
     assert "times in 600" in shared["results"][0]
     assert "refused once, and no call of the batch was served for " in shared["results"][-1]
+
+
+# --- an API that says that it has too much to do
+
+
+def proven(at_once: int) -> AdaptiveRule:
+    """Return a rule that knows of so many calls at once, each of ten seconds, and of refusals that take a tenth of one."""
+    rule = AdaptiveRule(Adaptive(initial_concurrent=at_once, max_concurrent=at_once))
+    for level in range(1, at_once + 1):
+        rule.started(0.0, level)
+    for level in range(1, at_once + 1):
+        rule.succeeded(10.0, 0.0, level, in_use=True, clean=True)
+    return rule
+
+
+def close(rule: AdaptiveRule, now: float, *refused: tuple[int, bool], admitted: int = 1) -> float:
+    """Let calls be refused, each with so many under way, for a limit or not; return when one is known to be admitted."""
+    for level, is_of_limits in refused:
+        now = max(now, rule.opens_at)
+        rule.may_start(now, level)
+        rule.started(now, level)
+        rule.refused(now + 0.1, now, level, is_of_limits=is_of_limits)
+    now = rule.opens_at
+    rule.may_start(now, admitted)
+    rule.started(now, admitted)
+    now = rule.opens_at
+    rule.may_start(now, admitted + 1)
+    return now
+
+
+@pytest.mark.parametrize(
+    ("refused", "admitted", "was_down"),
+    [
+        (((40, False), (1, False)), 1, True),
+        (((40, False), (12, False)), 3, True),  # with far fewer than before, though others are still under way
+        (((40, False), (30, False)), 29, False),  # that may be a cap
+        (((40, True), (1, False)), 1, True),  # a limit refused as it went down
+        (((40, False), (1, True)), 1, False),
+    ],
+)
+def test_an_api_was_down_if_it_says_so_last_and_refuses_what_was_never_too_much(
+    refused: tuple[tuple[int, bool], ...], admitted: int, was_down: bool
+) -> None:
+    rule = proven(40)
+    close(rule, 10.0, *refused, admitted=admitted)
+    assert (rule.reason == "it was down") == was_down
+    assert (rule.limit == 40) or not was_down
+
+
+def test_an_api_that_says_so_again_after_a_moment_has_a_limit() -> None:
+    rule = proven(40)
+    now = close(rule, 10.0, (40, False), *[(1, False)] * 5)
+    assert rule.reason == "it was down"
+    close(rule, now + 0.5, (20, False), (1, False))
+    assert rule.reason != "it was down"
+
+
+def test_starts_beyond_proven_ground_are_spaced_though_calls_take_no_time() -> None:
+    timing = Timing()
+    timing.served(0.0)
+    timing.refused(0.1)
+    assert timing.beyond(0, limit=10) == pytest.approx(0.1)
+    assert timing.beyond(4, limit=10) == pytest.approx(0.02)
