@@ -10,7 +10,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pocketflow_throttled import Presets, RateLimitHit, SimulatedAPI, ThrottledParallelBatchNode, run_virtual
+from pocketflow_throttled import (
+    AdaptiveThrottledNode,
+    Presets,
+    RateLimiter,
+    RateLimitHit,
+    SimulatedAPI,
+    ThrottledParallelBatchNode,
+    run_virtual,
+)
 from pocketflow_throttled.tokens import estimate, used
 
 from .test_nodes import Batch, now, run
@@ -260,6 +268,53 @@ def test_a_call_that_tells_no_usage_is_counted_as_estimated() -> None:
     run(node, [25] * 8)
     assert starts == pytest.approx([0, 1, 1, 1, 60, 61, 61, 61], abs=1e-3)
     assert (node.stats["tokens_estimated"], node.stats["tokens_used"]) == (200, 200)
+
+
+_HUGE = (10**307, 10**308, int(1.7e308), 10**400)
+
+
+@pytest.mark.parametrize("cost", [*_HUGE, 10**12])
+def test_a_cost_beyond_all_reason_fills_the_window_until_it_leaves_it(cost: int) -> None:
+    async def main() -> float:
+        limiter = RateLimiter(max_tokens_per_window=1000)
+        async with limiter.reserve(tokens=10) as permit:
+            permit.settle(tokens=cost)
+        assert limiter.stats["current_window_tokens"] == 10**12
+        async with limiter.reserve(tokens=cost):
+            return now()
+
+    assert run_virtual(main()) == pytest.approx(60.0)
+
+
+@pytest.mark.parametrize("base", [ThrottledParallelBatchNode, AdaptiveThrottledNode])
+@pytest.mark.parametrize("limit", [None, 1000, 10**308])
+@pytest.mark.parametrize("seed", range(6))
+def test_no_usage_however_large_ends_a_batch_or_makes_reading_headers_raise(base: Any, limit: int | None, seed: int) -> None:
+    chance = random.Random(seed)
+
+    class Node(base):  # type: ignore[misc]
+        max_concurrent, max_tokens_per_minute = 5, limit
+
+        async def prep_async(self, shared: dict[str, Any]) -> range:
+            return range(30)
+
+        def estimate_tokens(self, item: int) -> int:
+            return chance.choice([10, 10, 10, 50, *_HUGE])
+
+        async def exec_async(self, item: int) -> SimpleNamespace:
+            await asyncio.sleep(3 * chance.random())
+            told = chance.choice([(1000, 0), (1000, 500), (10**308, 10**308), (10**5, 500)])
+            names = ("x-ratelimit-limit-tokens", "x-ratelimit-remaining-tokens", "x-ratelimit-reset-tokens")
+            self.limiter.observe(dict(zip(names, (*map(str, told), chance.choice(["6s", "0s", "1ms"])), strict=True)))
+            cost = chance.choice([12, 12, 50, *_HUGE])
+            return SimpleNamespace(item=item, usage=SimpleNamespace(total_tokens=cost))
+
+        async def post_async(self, shared: dict[str, Any], prep_res: Any, exec_res_list: list[Any]) -> None:
+            shared["items"] = [answer.item for answer in exec_res_list]
+
+    shared: dict[str, Any] = {}
+    run_virtual(Node().run_async(shared))
+    assert shared["items"] == list(range(30))
 
 
 def test_bad_estimates_name_the_item() -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from threading import RLock
 
+from .validation import MOST_TOKENS
+
 _DOUBT = 3.0  # an estimate may be wrong by such a factor, which only the first answer tells
 # Of the least estimate of late, if some were answered: of what is less, no answer has told, and it may be estimated otherwise.
 # By that factor again, but hardly so that it costs more than calls do on average.
@@ -15,7 +17,6 @@ _DOUBTED = 0.25
 _FREE = 0.5  # calls beyond the two that a line goes through anyway, at least: so the first few are thought to be further off
 _FLATTEST = 0.3  # of what the factor alone tells: no call costs less by what others cost
 _WIDEST = 1e6  # how far a single call may be off, as the square of so many times what it costs: after many that were free
-_MOST = 10**12  # tokens that a call costs, whatever is said: floats have an end
 _KEPT = 0.97  # of what is known, after each answer: the last thirty or so count
 # One answer off its estimate does not tell how far off others are. Or all that fits by it would start at once, and be refused if
 # that one was cheap: as a part of what it was off, how far they may be, what stays of that after each answer, and what part of
@@ -113,9 +114,9 @@ class Correction:
         if not estimated:
             return
         with self._lock:
-            self._learn(min(estimated, _MOST), min(used, _MOST))
+            self._learn(min(estimated, MOST_TOKENS), min(used, MOST_TOKENS))
             if told is not None and told.by_line and told.restarts == self._restarts:
-                self._look_ahead(told.by_line, min(used, _MOST))
+                self._look_ahead(told.by_line, min(used, MOST_TOKENS))
 
     def _learn(self, estimated: int, used: int) -> None:
         told = self._on_average(estimated) if self._estimated else math.inf
@@ -143,7 +144,7 @@ class Correction:
 
     def apply(self, estimated: int) -> Estimate:
         """Return what a call that is estimated at so much will cost on average, or rather more while few have told."""
-        estimated = min(estimated, _MOST)
+        estimated = min(estimated, MOST_TOKENS)
         with self._lock:
             cost, variance, by_line = self._tell(estimated) if self._estimated else (math.ceil(_DOUBT * estimated), 0, 0)
             told = Estimate(cost)

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import math
 
+from .validation import MOST_TOKENS
+
 _CLEARLY = 0.05  # of a limit, that others take: less may be calls that arrive in another order
 _AT_FIRST = 5.0  # seconds of answers, the largest of which tells what others had taken before
 _LONG_ENOUGH = 10.0  # seconds, to tell how fast they take more
@@ -39,6 +41,7 @@ class Growth:
 
     def learn(self, count: int, told_at: float, *, limit: int, seconds: float) -> None:
         """Learn that others had `count` of a limit at a moment, in a window of `seconds`."""
+        count = min(count, MOST_TOKENS)
         self._since, self._told_at = min(self._since, told_at), told_at
         known_for = told_at - self._since
         if known_for < _AT_FIRST:

@@ -14,7 +14,7 @@ from .coverable import coverable
 from .exceptions import RateLimitHit
 from .mixins import Throttled
 from .notes import noted, shown
-from .validation import check_burst, check_count
+from .validation import check_burst, check_tokens
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterable, Iterable, Mapping
@@ -142,7 +142,7 @@ class ThrottledParallelBatchNode(Throttled, AsyncParallelBatchNode):
 
     def _tokens_of(self, index: int, item: Any) -> int:
         try:
-            estimated = check_count("estimate_tokens", self.estimate_tokens(item), least=0)
+            estimated = check_tokens("estimate_tokens", self.estimate_tokens(item))
         except Exception as error:
             noted(error, f"for item {index}: {shown(item)}")
             raise
@@ -152,7 +152,7 @@ class ThrottledParallelBatchNode(Throttled, AsyncParallelBatchNode):
         told = permit.tokens if isinstance(permit.tokens, Estimate) else None
         estimated = self.estimate_tokens(item) if told is None else told.estimated  # the call may have changed the item
         counted = self.count_tokens(item, result)
-        counted = estimated if counted is None else check_count("count_tokens", counted, least=0)
+        counted = estimated if counted is None else check_tokens("count_tokens", counted)
         self._throttled_state.learn_tokens(estimated, counted, told)
         permit.settle(counted)
 

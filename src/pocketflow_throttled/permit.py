@@ -7,7 +7,7 @@ import math
 from typing import TYPE_CHECKING, Self
 
 from .correction import Estimate
-from .validation import check_count, check_seconds
+from .validation import check_seconds, check_tokens
 
 if TYPE_CHECKING:
     from .rate_limiter import RateLimiter
@@ -167,7 +167,7 @@ class Permit:
         Args:
             tokens: what the request really cost.
         """
-        check_count("tokens", tokens, least=0)
+        tokens = check_tokens("tokens", tokens)
         limiter = self.limiter
         with limiter._lock:
             self.tokens = tokens

@@ -13,7 +13,7 @@ from .aimd import AdaptiveRule
 from .budget import Budget
 from .forked import begin_anew
 from .permit import Permit
-from .validation import check_burst, check_count, check_limit, check_optional_count, check_seconds
+from .validation import check_burst, check_count, check_limit, check_optional_count, check_seconds, check_tokens
 
 
 class RateLimiter(Adjusting):
@@ -188,7 +188,7 @@ class RateLimiter(Adjusting):
             >>> asyncio.run(call())
             120
         """
-        return Permit(self, check_count("tokens", tokens, least=0))
+        return Permit(self, check_tokens("tokens", tokens))
 
     def pause(self, seconds: float) -> None:
         """Grant nothing for `seconds` from now. A pause can be extended, never shortened."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 _MINUTE = 60.0  # seconds
+MOST_TOKENS = 10**12  # that a call may cost, or a server say: whoever says more means no less, and floats have an end
 
 
 def check_count(name: str, value: object, *, least: int = 1) -> int:
@@ -18,6 +19,13 @@ def check_count(name: str, value: object, *, least: int = 1) -> int:
     if not _is_finite(value):
         raise ValueError(f"{name} must be a number that a float can hold, got one of {value.bit_length()} bits")
     return value
+
+
+def check_tokens(name: str, value: object) -> int:
+    """Return what a call costs, at most MOST_TOKENS, if it is an int of at least 0, else raise as `check_count` does."""
+    if isinstance(value, int) and value > MOST_TOKENS:
+        return MOST_TOKENS
+    return check_count(name, value, least=0)
 
 
 def check_optional_count(name: str, value: object) -> int | None:
