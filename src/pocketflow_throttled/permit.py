@@ -165,7 +165,7 @@ class Permit:
         """Correct the tokens: too many are given back at once, too few become debt in the window.
 
         Args:
-            tokens: what the request really cost.
+            tokens: what the request really cost; more than 10^12 counts as so many, as broken answers may tell anything.
         """
         tokens = check_tokens("tokens", tokens)
         limiter = self.limiter
