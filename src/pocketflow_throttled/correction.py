@@ -5,8 +5,6 @@ from __future__ import annotations
 import math
 from threading import RLock
 
-from .validation import MOST_TOKENS
-
 _DOUBT = 3.0  # an estimate may be wrong by such a factor, which only the first answer tells
 # Of the least estimate of late, if some were answered: of what is less, no answer has told, and it may be estimated otherwise.
 # By that factor again, but hardly so that it costs more than calls do on average.
@@ -114,9 +112,9 @@ class Correction:
         if not estimated:
             return
         with self._lock:
-            self._learn(min(estimated, MOST_TOKENS), min(used, MOST_TOKENS))
+            self._learn(estimated, used)
             if told is not None and told.by_line and told.restarts == self._restarts:
-                self._look_ahead(told.by_line, min(used, MOST_TOKENS))
+                self._look_ahead(told.by_line, used)
 
     def _learn(self, estimated: int, used: int) -> None:
         told = self._on_average(estimated) if self._estimated else math.inf
@@ -144,7 +142,6 @@ class Correction:
 
     def apply(self, estimated: int) -> Estimate:
         """Return what a call that is estimated at so much will cost on average, or rather more while few have told."""
-        estimated = min(estimated, MOST_TOKENS)
         with self._lock:
             cost, variance, by_line = self._tell(estimated) if self._estimated else (math.ceil(_DOUBT * estimated), 0, 0)
             told = Estimate(cost)

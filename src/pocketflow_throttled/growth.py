@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 
-from .validation import MOST_TOKENS
+from .validation import MOST
 
 _CLEARLY = 0.05  # of a limit, that others take: less may be calls that arrive in another order
 _AT_FIRST = 5.0  # seconds of answers, the largest of which tells what others had taken before
@@ -41,7 +41,7 @@ class Growth:
 
     def learn(self, count: int, told_at: float, *, limit: int, seconds: float) -> None:
         """Learn that others had `count` of a limit at a moment, in a window of `seconds`."""
-        count = min(count, MOST_TOKENS)
+        count = min(count, MOST)
         self._since, self._told_at = min(self._since, told_at), told_at
         known_for = told_at - self._since
         if known_for < _AT_FIRST:

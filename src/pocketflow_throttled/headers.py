@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from .told_times import LONGEST, parse_date, parse_wait, read_number, tells_date
+from .validation import MOST
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
 Kind = Literal["requests", "tokens"]
 
 _PARAMETER = re.compile(r"\b([a-z]{1,20})\s?=\s?(\d{1,15})(?![\d_])", re.ASCII)
-_MOST = 1e15  # of anything that is counted
 _HOUR, _DAY = 3600.0, 86400.0
 _ABOUT = 1.25  # times as long, or as short: a reset may be told to the full second
 _HARDLY_USED = 0.1  # of a limit: what is left may be rounded
@@ -235,4 +235,4 @@ def _count(value: str | None, *, least: float) -> int | None:
         number = read_number((value or "")[:LONGEST])
     except ValueError:
         return None
-    return int(number) if least <= number < _MOST and number > -_MOST else None
+    return int(number) if least <= number < MOST and number > -MOST else None

@@ -150,7 +150,8 @@ class ThrottledParallelBatchNode(Throttled, AsyncParallelBatchNode):
 
     def _settle_tokens(self, item: Any, result: Any, permit: Permit) -> None:
         told = permit.tokens if isinstance(permit.tokens, Estimate) else None
-        estimated = self.estimate_tokens(item) if told is None else told.estimated  # the call may have changed the item
+        # The call may have changed the item.
+        estimated = check_tokens("estimate_tokens", self.estimate_tokens(item)) if told is None else told.estimated
         counted = self.count_tokens(item, result)
         counted = estimated if counted is None else check_tokens("count_tokens", counted)
         self._throttled_state.learn_tokens(estimated, counted, told)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 _MINUTE = 60.0  # seconds
-MOST_TOKENS = 10**12  # that a call may cost, or a server say: whoever says more means no less, and floats have an end
+MOST = 10**12  # of anything that is counted, as calls or servers tell it, who may tell anything: floats have an end
 
 
 def check_count(name: str, value: object, *, least: int = 1) -> int:
@@ -22,9 +22,9 @@ def check_count(name: str, value: object, *, least: int = 1) -> int:
 
 
 def check_tokens(name: str, value: object) -> int:
-    """Return what a call costs, at most MOST_TOKENS, if it is an int of at least 0, else raise as `check_count` does."""
-    if isinstance(value, int) and value > MOST_TOKENS:
-        return MOST_TOKENS
+    """Return what a call costs, at most MOST, if it is an int of at least 0, else raise as `check_count` does."""
+    if isinstance(value, int) and value > MOST:
+        return MOST
     return check_count(name, value, least=0)
 
 
