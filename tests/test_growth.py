@@ -56,3 +56,10 @@ def test_whatever_is_told_growth_is_a_number_that_is_not_negative(
     told: list[tuple[float, int]], now: float, count: int, back_until: float
 ) -> None:
     assert learned(*told).by(now, told=count, back_until=back_until, seconds=60.0) >= 0
+
+
+def test_others_may_have_no_more_than_can_be_counted() -> None:
+    """A limit that was given as good as endless, of which a server says that next to nothing is left."""
+    growth = Growth()
+    growth.learn(int(1.7e308), 0.0, limit=int(1.7e308), seconds=0.1)
+    assert growth.by(100.0, told=0, back_until=0.0, seconds=60.0) >= 0

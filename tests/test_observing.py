@@ -1767,3 +1767,10 @@ def test_an_overloaded_server_is_no_reason_to_space_the_starts() -> None:
 
     run(Batch(call, max_concurrent=100, max_per_minute=1000), range(2900))
     assert ended <= 190
+
+
+@pytest.mark.parametrize("told", ["1" + "0" * 12, "9" * 30, "1e13", "1e400"])
+def test_a_limit_beyond_all_reason_is_no_limit(told: str) -> None:
+    limiter = RateLimiter()
+    limiter.observe({"x-ratelimit-limit-tokens": told, "x-ratelimit-remaining-tokens": told, "x-ratelimit-reset-tokens": "6s"})
+    assert limiter.max_tokens_per_window is None
