@@ -6,22 +6,18 @@ Pure. Some enforce 300,000 a minute as 50,000 in ten seconds, or as 5,000 in one
 from __future__ import annotations
 
 import math
-from bisect import bisect_right
-from itertools import accumulate, takewhile
+from itertools import takewhile
 from typing import TYPE_CHECKING
 
 from .counted_window import CountedWindow
 from .part import Part
+from .slices import ON_THE_WAY, explains, slices_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from .token_window import Spend, TokenWindow
 
-_PARTS = (2, 3, 4, 5, 6, 10, 12, 15, 20, 30, 60)  # of the window, which a slice may be: of a minute, whole seconds
-# Whether it counts by a sliding window, a fixed one or as a bucket, what a server has served in a slice leaves no room for
-# what it refuses. It must be so for such a share of what was refused; calls are so many seconds on their way, or less.
-_MOST, _ON_THE_WAY = 0.75, 0.3
 # What refused may have been a server that was down, or others: a slice that was found is doubted after such a part of the window,
 # or so many seconds if that is longer, and after so many times as long each time that a try is refused.
 _DOUBTED_AFTER, _AT_LEAST, _LONGER = 0.5, 30.0, 4
@@ -116,7 +112,7 @@ class SlicedWindow(CountedWindow):
         slices, refused = list(self._slices()), [spend.time for spend in self.spends if spend.is_refused and not spend.is_dropped]
         if slices and refused and not self._is_known:
             self._slice(*slices[-1], now)
-            self._found_after = refused[-1] + _ON_THE_WAY
+            self._found_after = refused[-1] + ON_THE_WAY
             self._doubted_after = max(_AT_LEAST, _DOUBTED_AFTER * self.seconds)
             self._doubt(now + self._doubted_after)
             self._find()
@@ -160,20 +156,10 @@ class SlicedWindow(CountedWindow):
         return spend.at_most if self._by_estimates else spend.cost
 
     def _slices(self) -> Iterator[tuple[int, float]]:
-        """Yield the limits and seconds of what may be a slice, the longest first: none holds less than a call costs."""
-        most = max(map(self._counted, self.spends), default=1) or 1
-        return ((self._limit // parts, self.seconds / parts) for parts in _PARTS if self._limit // parts >= most)
+        return slices_of(self._limit, self.seconds, max(map(self._counted, self.spends), default=1) or 1)
 
     def _explains(self, limit: int, seconds: float) -> bool:
-        served = [spend for spend in self.spends if not spend.is_refused]
-        refused = [spend for spend in self.spends if spend.is_refused and not spend.is_dropped]
-        times = [spend.time for spend in served]
-        sums = [0, *accumulate(map(self._counted, served))]
-        explained = 0
-        for spend in refused:
-            since, until = spend.time - seconds - _ON_THE_WAY, spend.time + _ON_THE_WAY
-            explained += sums[bisect_right(times, until)] - sums[bisect_right(times, since)] + self._counted(spend) > limit
-        return explained >= _MOST * len(refused)
+        return explains(limit, seconds, self.spends, self._counted)
 
     def _slice(self, limit: int, seconds: float, now: float) -> None:
         part, is_told = self.part, self._told == (limit, seconds)
@@ -251,7 +237,7 @@ class SlicedWindow(CountedWindow):
         assert self.part is not None
         self._served += self._counted(spend)
         self._served_until = max(self._served_until, spend.time)
-        took = self._served_until - self._tried_since + _ON_THE_WAY
+        took = self._served_until - self._tried_since + ON_THE_WAY
         if self._served > (took / self.part.slice.seconds + 1) * self.part.slice.limit:
             if self._by_estimates:
                 self._count_costs()
