@@ -16,12 +16,14 @@ from .counting import NOTHING
 from .crowding import Crowding
 from .sliced_window import SlicedWindow
 from .spaced import Spaced
-from .token_window import Spend, TokenWindow
+from .token_window import TokenWindow
+from .unbooked import Unbooked
 from .window import SlidingWindow
 
 if TYPE_CHECKING:
     from .counting import Counts
     from .headers import Kind
+    from .token_window import Spend
 
 # So many refusals, if they are an eighth of the calls since the first of them, are no chance: fewer may be, or have another
 # reason. To space starts slows down what follows a pause, so it takes five; to slice a window of tokens costs little: three do.
@@ -49,14 +51,13 @@ class Budget(Spaced):
         (False, 60.0)
     """
 
-    __slots__ = ("_counted", "_counted_tokens", "_crowding", "_kept_requests", "_kept_tokens", "_refused", "_uncounted")
+    __slots__ = ("_crowding", "_kept_requests", "_kept_tokens", "_refused", "_unbooked")
 
     def __init__(self, requests: int | None, tokens: int | None, burst: int | None, seconds: float) -> None:
         super().__init__(burst, seconds)
         self._refused: deque[float] = deque()  # the stamps of calls that a server's limits refused, of late
         self._crowding = Crowding()
-        self._uncounted: list[Spend] = []  # of calls that had started before there was a limit of tokens ...
-        self._counted = self._counted_tokens = 0  # ... and those of them that have told what they cost, and that
+        self._unbooked: Unbooked | None = None
         self._kept_requests: SlidingWindow | None = None  # the windows, kept while there is no limit: what they count is ...
         self._kept_tokens: SlicedWindow | None = None  # ... no less spent when there is one again
         self.set_requests(requests)
@@ -161,12 +162,11 @@ class Budget(Spaced):
         elif self.tokens is not None:
             self.tokens.forget(now)
             counted = sum(spend.is_under_way and not spend.is_refused for spend in self.tokens.spends)
-            self._uncounted = [self.tokens.add(now, 0) for _ in range(calls - counted)]
-            self._counted = self._counted_tokens = 0
+            self._unbooked = Unbooked(self.tokens, calls - counted, now)
 
     def was_under_way(self, stamp: float) -> bool:
         """Whether a request surely is one of those that had started before there was a limit of tokens, and is booked as such."""
-        return bool(self._uncounted) and stamp < self._uncounted[-1].time
+        return self._unbooked is not None and self._unbooked.includes(stamp)
 
     def take_back(self, stamp: float, spend: Spend | None) -> None:
         """Take back what a request booked that was never sent."""
@@ -185,16 +185,8 @@ class Budget(Spaced):
         return spend
 
     def _count(self, stamp: float, tokens: int | None) -> Spend | None:
-        """Count a call that had started before there was a limit of tokens, and return its entry; None: it was refused."""
-        if self.tokens is None or not self._uncounted or stamp > self._uncounted[-1].time:
-            return None
-        counted = self._uncounted.pop()
-        self.tokens.correct(counted, tokens or 0)
-        if tokens is not None:
-            self._counted, self._counted_tokens = self._counted + 1, self._counted_tokens + tokens
-            for spend in self._uncounted:
-                self.tokens.correct(spend, self._counted_tokens // self._counted)
-        return counted
+        """Count a call that may have started before there was a limit of tokens, and return its entry, if it had."""
+        return None if self.tokens is None or self._unbooked is None else self._unbooked.ended(stamp, tokens)
 
     def correct(self, spend: Spend, tokens: int) -> None:
         """Correct what a request booked."""
