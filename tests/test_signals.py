@@ -226,6 +226,14 @@ NOT_REFUSED: list[BaseException] = [
         "You exceeded your current quota",
         "server is busy, retry after 3s",
         "Error code: 529 - {'type': 'error', 'error': {'type': 'overloaded_error', 'message': 'Overloaded'}}",
+        "expected status 200, got 429",
+        "Expected 200 but received 429",
+        "Unexpected status code 429",
+        "expected an answer, got 429",
+        "429: slow down",
+        "failed with code 429",
+        "code 429",
+        "HTTP status code: 429",
     ],
 )
 def test_a_message_that_says_so_is_a_refusal(text: str) -> None:
@@ -253,6 +261,15 @@ def test_a_message_that_says_so_is_a_refusal(text: str) -> None:
         "the quota of quotas",
         "server busy",  # as a 503 without a hint
         "the server is busy-waiting, retry",
+        "expected 512 features, got 429",
+        "Expected 10 rows but received 429",
+        "shapes differ: expected exactly 128, got 429",
+        "429.5",
+        "invalid zip code: 429",
+        "bad country code 429",
+        "429 out of range",
+        "429 is not a valid color",
+        "429 not in index",
     ],
 )
 def test_a_message_that_only_sounds_like_it_is_none(text: str) -> None:
@@ -289,6 +306,62 @@ FINAL: list[Exception] = [
 ]
 
 
+def answered(body: bytes, status: int = 429) -> Exception:
+    """Return the error that httpx raises for an answer."""
+    response = httpx.Response(status, content=body, request=httpx.Request("POST", "https://api.example"))
+    try:
+        response.raise_for_status()
+    except httpx.HTTPStatusError as error:
+        return error
+    raise AssertionError
+
+
+def refused(message: str, *, headers: dict[str, str] | None = None, **more: Any) -> Exception:
+    return sdk_error(openai, "RateLimitError", 429, {"error": {"message": message, **more}}, headers)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        refused("Your plan allows 10 requests per minute and 1000 requests per day. Try again in 4 seconds."),
+        refused("60 requests per minute. See https://x.example/limits#requests-per-day"),
+        refused("Limit 30000, Used 30000, Requested 100. Try again in 1s. To raise your daily limit visit https://x.example"),
+        refused(
+            "slow down", headers={"retry-after": "4"}, limits={"per_minute": {"remaining": 0}, "per_day": {"remaining": 700}}
+        ),
+        refused("a monthly limit of 9000 calls, 20 a minute", headers={"retry-after": "60"}),
+    ],
+    ids=lambda value: f"{value!r:.60}",
+)
+def test_who_asks_for_a_short_wait_or_only_names_a_quota_of_a_day_has_not_used_it_up(error: Exception) -> None:
+    refusal = read_error(error)
+    assert refusal is not None
+    assert not refusal.final
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        refused("requests per day (RPD): Limit 200, Used 200. Try again in 8s"),
+        refused("Rate limit of 150 per 86400s exceeded for UserByModelByDay. Please wait 60 seconds before retrying."),
+        refused("1000 requests per day exceeded", headers={"retry-after": "3600"}),
+    ],
+    ids=lambda value: f"{value!r:.60}",
+)
+def test_a_quota_of_a_day_that_is_told_by_its_name_or_asks_for_long_is_final(error: Exception) -> None:
+    refusal = read_error(error)
+    assert refusal is not None
+    assert (refusal.final, refusal.reason) == (True, "a quota per day is used up")
+
+
+def test_a_final_refusal_is_known_in_a_body_that_is_a_list() -> None:
+    """As Gemini answers where it speaks as OpenAI does."""
+    told = gemini("GenerateRequestsPerDayPerProjectPerModel-FreeTier")
+    refusal = read_error(answered(json.dumps([told.details]).encode()))
+    assert refusal is not None
+    assert refusal.final
+
+
 @pytest.mark.parametrize("error", FINAL, ids=lambda value: f"{value!r:.60}")
 def test_a_final_refusal_is_known_and_says_why(error: Exception) -> None:
     for exc in (error, wrapped(error)):
@@ -296,6 +369,83 @@ def test_a_final_refusal_is_known_and_says_why(error: Exception) -> None:
         assert refusal is not None
         assert refusal.final
         assert refusal.reason
+
+
+def quoting(error: Exception) -> Exception:
+    """Return an error of a program's own that repeats what is behind it."""
+    outer = RuntimeError(f"call failed: {error}, given up")
+    outer.__cause__ = error
+    return outer
+
+
+@pytest.mark.parametrize("error", NOT_REFUSED, ids=lambda value: f"{value!r:.60}")
+def test_who_quotes_what_is_no_refusal_is_none_either(error: Exception) -> None:
+    assert read_error(quoting(error)) is None
+    assert read_error(quoting(quoting(error))) is None
+
+
+def test_who_says_in_its_own_words_that_it_was_refused_is_believed_whatever_is_behind_it() -> None:
+    outer = RuntimeError("429 Too Many Requests")
+    outer.__cause__ = KeyError("rate_limit")
+    assert is_rate_limit_error(outer)
+    assert is_rate_limit_error(quoting(Exception("too many requests")))
+
+
+@pytest.mark.parametrize(
+    ("body", "wait", "is_final"),
+    [
+        (b"Please retry after 7 seconds", 7.0, False),
+        (b"<html>Error 1015. Retry in 30 seconds</html>", 30.0, False),
+        (b'\n {"error": {"message": "Please retry in 7s"}}', 7.0, False),
+        (b'\xef\xbb\xbf{"error": {"message": "no", "code": "insufficient_quota"}}', None, True),
+        (b'[{"error": {"message": "Please retry in 7s", "code": 429}}]', 7.0, False),
+        (b"\xff\xfe", None, False),
+    ],
+)
+def test_a_body_is_read_whatever_it_begins_with(body: bytes, wait: float | None, is_final: bool) -> None:
+    refusal = read_error(answered(body))
+    assert refusal is not None
+    assert (refusal.retry_after, refusal.final) == (wait, is_final)
+
+
+class ToldError(Exception):
+    """An error that tells what it is given."""
+
+    def __init__(self, **told: Any) -> None:
+        super().__init__("Provider returned error")
+        self.__dict__.update(told)
+
+
+@pytest.mark.parametrize(
+    "told",
+    [
+        {"body": {"error": {"code": 429, "message": "no"}}},  # OpenRouter's, in mid-stream
+        {"body": {"code": 429}},
+        {"body": {"errors": [], "status": "429"}},
+        {"code": "429"},
+        {"status_code": "429"},
+        {"code": lambda: SimpleNamespace(name="RESOURCE_EXHAUSTED")},  # gRPC's
+    ],
+)
+def test_a_status_is_read_wherever_it_is_told(told: dict[str, Any]) -> None:
+    assert is_rate_limit_error(ToldError(**told))
+
+
+@pytest.mark.parametrize(
+    "told",
+    [
+        {"code": "4290"},
+        {"code": "४२९"},
+        {"code": lambda: SimpleNamespace(name="INVALID_ARGUMENT"), "args": ("rate limit exceeded",)},
+        {"body": {"code": 400}, "args": ("rate limit exceeded",)},
+        {"body": {"code": 42}},
+        {"code": lambda needs: needs},
+    ],
+)
+def test_what_tells_another_status_or_none_is_no_refusal(told: dict[str, Any]) -> None:
+    error = ToldError(**{name: value for name, value in told.items() if name != "args"})
+    error.args = told.get("args", error.args)
+    assert not is_rate_limit_error(error)
 
 
 def given_up_after(error: Exception) -> Exception:
@@ -511,6 +661,11 @@ def test_a_refusal_for_output_tokens_is_waited_out_by_their_reset() -> None:
 )
 def test_every_providers_quotas_are_read(fields: dict[str, str], quotas: tuple[Quota, ...]) -> None:
     assert read_quotas(fields) == quotas
+
+
+def test_headers_are_read_of_clients_that_keep_a_list_for_each() -> None:
+    assert lowered({"Retry-After": ["3"], "X": ("a", b"b"), "Y": []}) == {"retry-after": "3", "x": "a, b", "y": ""}
+    assert header_wait(lowered({"Retry-After": ["3", "5"]})) == 5.0
 
 
 def test_a_reset_by_a_clock_that_may_be_wrong_tells_no_length() -> None:

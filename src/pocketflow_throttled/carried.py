@@ -18,7 +18,26 @@ if TYPE_CHECKING:
 _CAUSES = 10  # as deep as anyone wraps; a cycle ends here too
 _TEXT = 2000  # of a message, in characters
 _DEPTH, _PARTS, _LONGEST_BODY = 6, 1000, 100_000  # of a body: levels, parts, characters of its text
-_STATUSES = range(100, 600)
+_STATUSES, _ERRORS = range(100, 600), range(400, 600)
+# google.rpc.code tells which status of HTTP is which of gRPC's, whose errors have them for a code.
+_GRPC = {
+    "CANCELLED": 499,
+    "INVALID_ARGUMENT": 400,
+    "FAILED_PRECONDITION": 400,
+    "OUT_OF_RANGE": 400,
+    "UNAUTHENTICATED": 401,
+    "PERMISSION_DENIED": 403,
+    "NOT_FOUND": 404,
+    "ALREADY_EXISTS": 409,
+    "ABORTED": 409,
+    "RESOURCE_EXHAUSTED": 429,
+    "UNKNOWN": 500,
+    "INTERNAL": 500,
+    "DATA_LOSS": 500,
+    "UNIMPLEMENTED": 501,
+    "UNAVAILABLE": 503,
+    "DEADLINE_EXCEEDED": 504,
+}
 BUGS = (ArithmeticError, AssertionError, AttributeError, LookupError, NameError, TypeError)
 
 Body = dict[str, Any] | list[Any] | None
@@ -68,9 +87,24 @@ def status_of(told: object) -> int | None:
         told_by(told, "status"),
         told_by(told, "http_status"),  # voyageai's
     ):
-        if isinstance(value, int) and not isinstance(value, bool) and value in _STATUSES:
-            return value
-    return None
+        status = _status(value)
+        if status is not None:
+            return status
+    return _GRPC.get(str(told_by(_called(told, "code"), "name")))
+
+
+def status_in(body: Body) -> int | None:
+    """Return the status of an error that a body tells: in mid-stream, OpenRouter says so of an answer that began with another."""
+    inner = told_by(body, "error") or body
+    values = (told_by(inner, "status"), told_by(inner, "code"))
+    return next((status for value in values if (status := _status(value)) is not None and status in _ERRORS), None)
+
+
+def _status(value: object) -> int | None:
+    """Return a status, which some tell as a text."""
+    if isinstance(value, str) and len(value) == 3 and value.isdecimal() and value.isascii():
+        value = int(value)
+    return value if isinstance(value, int) and not isinstance(value, bool) and value in _STATUSES else None
 
 
 def headers_in(error: BaseException) -> dict[str, str]:
@@ -91,9 +125,17 @@ def headers_in(error: BaseException) -> dict[str, str]:
 
 
 def _metadata(error: object) -> list[Any] | None:
-    read = told_by(error, "trailing_metadata")
     try:
-        return list(islice(read(), _PARTS)) if callable(read) and not iscoroutinefunction(read) else None
+        return list(islice(_called(error, "trailing_metadata"), _PARTS))
+    except Exception:  # noqa: BLE001  (what cannot be read says nothing)
+        return None
+
+
+def _called(error: object, name: str) -> Any:
+    """Return what a method without arguments returns, as gRPC's errors have them; or None."""
+    read = told_by(error, name)
+    try:
+        return read() if callable(read) and not iscoroutinefunction(read) else None
     except Exception:  # noqa: BLE001  (what cannot be read says nothing)
         return None
 
@@ -115,6 +157,13 @@ def body_of(error: BaseException) -> Body:
         if isinstance(body, dict | list):
             return body
     return None
+
+
+def plain_text_of(error: BaseException) -> Iterator[str]:
+    """Yield the body of an error's response if it is a text, as a proxy on the way answers, as far as it is worth reading."""
+    text = told_by(told_by(error, "response"), "text")
+    if isinstance(text, str):
+        yield text[:_TEXT]
 
 
 def codes_of(error: BaseException, body: Body) -> Iterator[str]:
@@ -148,8 +197,12 @@ def told_by(thing: object, name: str) -> Any:
 def _plain(value: object) -> Any:
     """Return data as a server may have sent it, cut to a size that takes no time to read; what is none of it is None."""
     try:
-        if isinstance(value, str | bytes) and len(value) <= _LONGEST_BODY and value[:1] in ("{", "[", b"{", b"["):
+        if isinstance(value, bytes) and len(value) <= _LONGEST_BODY:
+            value = value.decode("utf-8-sig")
+        if isinstance(value, str) and len(value) <= _LONGEST_BODY and value.lstrip()[:1] in ("{", "["):
             value = json.loads(value)
+        if isinstance(value, list) and len(value) == 1:  # Gemini's, where it speaks as OpenAI does
+            value = value[0]
         return _cut(value, _DEPTH, count(1))
     except Exception:  # noqa: BLE001  (what cannot be read says nothing)
         return None

@@ -22,6 +22,7 @@ Kind = Literal["requests", "tokens"]
 _PARAMETER = re.compile(r"\b([a-z]{1,20})\s?=\s?(\d{1,15})(?![\d_])", re.ASCII)
 _HOUR, _DAY = 3600.0, 86400.0
 _ABOUT = 1.25  # times as long, or as short: a reset may be told to the full second
+_REPEATED = 8  # times that one header is told, at most
 _HARDLY_USED = 0.1  # of a limit: what is left may be rounded
 
 # Kind, pattern of the names, and the window that they tell.
@@ -100,6 +101,8 @@ def lowered(headers: object) -> dict[str, str]:
 
 
 def _text(value: object) -> str:
+    if isinstance(value, list | tuple):  # a header that may be told more than once
+        return ", ".join(map(_text, value[:_REPEATED]))
     return value.decode("latin-1") if isinstance(value, bytes) else str(value)
 
 

@@ -10,13 +10,14 @@ import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from .carried import BUGS, body_of, causes, codes_of, headers_in, inside, status_of, text_of
+from .carried import BUGS, body_of, causes, codes_of, headers_in, inside, plain_text_of, status_in, status_of, text_of
 from .exceptions import RateLimitHit
+from .finals import FINAL_CODES, NEVER_FITS, compares_with_limit, final_reason
 from .hints import asked_for, longest_reset
 from .told_times import parse_wait
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
 _GROUPS = 5  # that are nested
 
@@ -31,10 +32,16 @@ _REFUSED_TEXT = re.compile(
     r"|(?<!\bdisk )\bquota (?:has been |was |is )?exceeded\b|\bexceeded (?:your |the )?(?:current |request )?quota\b"
     r"|(?:^|\b(?:is|are|was|were|been|being|got|requests?|calls?) )throttled\b|(?:^|[:.)] ?)rate exceeded\b(?! \w)"
     r"|\bresource[ _]exhausted\b|\bthrottlingexception\b|\btoo many 429 error responses\b"
-    r"|(?:\bstatus(?:[ _]?code)?|\b(?:error[ _]?)?code|\berror|\bhttp(?:/[\d.]+)?)['\" :=]{1,5}429\b"
-    r"|(?:\b(?:returned|(?:failed|responded) with|got|received)(?: an?)? |^[(\[]?)429\b(?![)\]]?\s+(?!status\b)\w+s\b)"
+    r"|(?:\bstatus(?:[ _]?code)?|(?:(?:^|[^\w\s])\s*|\b(?:status|error|response|http|got|with|an?|the)[ _-]?)code|\berror"
+    r"|\bhttp(?:/[\d.]+)?)['\" :=]{1,5}429\b"
+    r"|(?:\b(?:returned|(?:failed|responded) with|got|received)(?: an?)? |^[(\[]?)429\b(?!\.\d)"
+    r"(?![)\]]?\s+(?:(?!status\b)\w+s|is|was|are|were|in|of|out|not|and|or|to|than)\b)"
     r"|\b(?:error|failed|response) [(\[]429[)\]]",
     re.IGNORECASE,
+)
+# As `expected 512 features, got 429`: what was counted is no status, unless one was expected.
+_COUNTED_TEXT = re.compile(
+    r"\bexpect(?:ed|s|ing)?(?: [a-z]+){0,3} (?!2\d\d\b)\d+\b[^\n]{0,40}\b(?:got|received) 429\b", re.IGNORECASE
 )
 _BUSY_TEXT = re.compile(r"\bserver (?:is )?(?:currently |too )?busy\b", re.IGNORECASE)
 _OVERLOADED_TYPE = "overloaded_error"  # Anthropic's: in mid-stream, with status 200; litellm passes it on as a 500
@@ -54,51 +61,6 @@ _THROTTLED_CODES = frozenset(
         "slowdown",
     }
 )
-
-# platform.openai.com/docs/guides/rate-limits and docs.anthropic.com/en/api/rate-limits, November 2026.
-_FINAL_CODES = frozenset(
-    {
-        "insufficient_quota",
-        "credit_balance_exhausted",
-        "organization_spend_limit_exceeded",
-        "project_spend_limit_exceeded",
-        "organization_usage_limit_exceeded",
-        "enforced_spend_limit_reached",
-        "billing_not_active",
-        "billing_hard_limit_reached",
-        "exceeded_current_quota_error",  # Moonshot's
-    }
-)
-_FINAL_CODE = re.compile(rf"\b(?:{'|'.join(sorted(_FINAL_CODES))})\b")
-# ai.google.dev/gemini-api/docs/rate-limits and console.groq.com/docs/rate-limits, November 2026.
-_FINAL_TEXTS = (
-    (
-        re.compile(
-            r"PerDay|(?<![A-Za-z])per[ _-]day(?![A-Za-z])|\((?:RPD|TPD)\)|\b[Dd]aily (?:\w+ )?(?:limit|quota|allocation)\b"
-        ),
-        "a quota per day is used up",
-    ),
-    (re.compile(r"\blimit: ?0\b(?!\.\d)"), "the limit is 0"),
-    (re.compile(r"\brequest too large\b|\blarger than max\b", re.IGNORECASE), "the request can never fit the limit"),
-    (
-        re.compile(
-            r"\bcredits? (?:balance )?(?:(?:is|are|has been|have been) )?(?:depleted|exhausted|used up)\b"
-            r"|\bused (?:up )?all (?:of )?(?:your |its |the )?(?:available |included )?credits?\b"
-            r"|\binsufficient (?:credits?|balance|funds)\b",
-            re.IGNORECASE,
-        ),
-        "no credit is left",
-    ),
-    (
-        re.compile(r"\b(?:reached|exceeded|hit)\b[^.]{0,40}\bspend(?:ing)? (?:limit|cap)\b", re.IGNORECASE),
-        "the spending limit is reached",
-    ),
-    (
-        re.compile(r"\blimited to [^.]{0,40}(?:per[ -]|/ ?)month\b|\bmonthly (?:usage )?(?:quota|limit)\b", re.IGNORECASE),
-        "a quota per month is used up",
-    ),
-)
-_ASKED_FOR = re.compile(r"\blimit:? (\d{1,12})\b[^\n]{0,60}\brequested:? (\d{1,12})\b", re.IGNORECASE)  # OpenAI's and Groq's
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,8 +101,10 @@ def read_error(exc: BaseException) -> Refusal | None:
 def _read_along(exc: BaseException, groups: int) -> Refusal | None:
     """Return the first refusal that is final, else the first that tells a wait: what wraps another may only repeat its name."""
     known: Refusal | None = None
-    for error in causes(exc):
-        refusal = _read_group(error, groups) if isinstance(error, BaseExceptionGroup) else _read(error)
+    chain = list(causes(exc))
+    for place, error in enumerate(chain):
+        behind = chain[place + 1 :]
+        refusal = _read_group(error, groups) if isinstance(error, BaseExceptionGroup) else _read(error, behind)
         if refusal is None:
             continue
         if refusal.final:
@@ -177,45 +141,36 @@ def retry_after(exc: BaseException) -> float | None:
     return None if refusal is None else refusal.retry_after
 
 
-def _read(error: BaseException) -> Refusal | None:
+def _read(error: BaseException, behind: Iterable[BaseException]) -> Refusal | None:
     if isinstance(error, RateLimitHit):
         return Refusal(parse_wait(error.retry_after), final=False, reason=text_of(error) or type(error).__name__)
-    status = status_of(error)
     body = body_of(error)
-    texts = [text_of(error), *_strings(body)]
+    status = status_of(error) or status_in(body)
+    texts = [text_of(error), *(plain_text_of(error) if body is None else _strings(body))]
     codes = set(codes_of(error, body))
     fields = headers_in(error)
-    hint = asked_for(error, body, texts, fields)
-    by_reset = hint is None
-    if by_reset:
-        hint = longest_reset(fields)
-    if status == _TOO_LARGE and ("rate_limit_exceeded" in codes or any(map(_ASKED_FOR.search, texts))):  # Groq's
-        return Refusal(None, final=True, reason="the request can never fit the limit")
-    if not _is_refusal(error, status, codes, texts, hint):
-        return None
-    final = _final_reason(texts, codes, fields)
-    overloaded = status in (_OVERLOADED, _UNAVAILABLE, _NO_ROOM) or _OVERLOADED_TYPE in codes or _OVERLOADED_TYPE in texts[0]
-    return Refusal(hint, final is not None, final or texts[0] or type(error).__name__, by_reset, overloaded)
-
-
-def _is_refusal(error: BaseException, status: int | None, codes: set[str], texts: list[str], hint: float | None) -> bool:
-    if any(code.lower() in _THROTTLED_CODES for code in codes):
-        return True
-    if status is None:
-        if _is_named(error, _REFUSED_NAME):
-            return True
-        if hint is not None and _BUSY_TEXT.search(texts[0]):  # as with status 503: without a hint it may be broken
-            return True
-        if _OVERLOADED_TYPE in codes or codes & (_REFUSED_CODES | _FINAL_CODES):
-            return True
-        if isinstance(error, BUGS) or _is_named(error, _QUOTING_NAME):  # bugs may quote a key or a name
-            return False
-        return _OVERLOADED_TYPE in texts[0] or _REFUSED_TEXT.search(texts[0]) is not None
-    if status in (_REFUSED, _OVERLOADED):
-        return True
+    asked = asked_for(error, body, texts, fields)
+    wait = longest_reset(fields) if asked is None else asked
+    if status == _TOO_LARGE and ("rate_limit_exceeded" in codes or compares_with_limit(texts)):  # Groq's
+        return Refusal(None, final=True, reason=NEVER_FITS)
     is_overloaded = _OVERLOADED_TYPE in codes or _OVERLOADED_TYPE in texts[0]
+    if status is None:
+        is_refusal = _is_refused_by_name(error, codes) or _is_refused_by_text(error, texts[0], behind, wait)
+    else:
+        is_refusal = _is_refused_by_status(status, codes, texts, wait, is_overloaded=is_overloaded)
+    if not is_refusal:
+        return None
+    final = final_reason(texts, codes, fields, asked)
+    reason = final or texts[0] or type(error).__name__
+    overloaded = is_overloaded or status in (_OVERLOADED, _UNAVAILABLE, _NO_ROOM)
+    return Refusal(wait, final is not None, reason, asked is None, overloaded)
+
+
+def _is_refused_by_status(status: int, codes: set[str], texts: list[str], wait: float | None, *, is_overloaded: bool) -> bool:
+    if status in (_REFUSED, _OVERLOADED) or _tells_throttled(codes):
+        return True
     if status == _UNAVAILABLE:
-        return hint is not None or is_overloaded or "slow_down" in codes
+        return wait is not None or is_overloaded or "slow_down" in codes
     if status == _NO_ROOM:  # Groq's, of its flex tier
         return "capacity_exceeded" in codes
     if status == _PAYMENT:  # OpenRouter's, of calls under way
@@ -225,21 +180,28 @@ def _is_refusal(error: BaseException, status: int | None, codes: set[str], texts
     return is_overloaded and status >= 500
 
 
+def _is_refused_by_name(error: BaseException, codes: set[str]) -> bool:
+    is_told = _OVERLOADED_TYPE in codes or bool(codes & (_REFUSED_CODES | FINAL_CODES)) or _tells_throttled(codes)
+    return is_told or _is_named(error, _REFUSED_NAME)
+
+
+def _is_refused_by_text(error: BaseException, text: str, behind: Iterable[BaseException], wait: float | None) -> bool:
+    """Return whether the message of an error says so, and does not quote it from an error behind it, which has said so itself."""
+    if any(quoted in text for quoted in filter(_REFUSED_TEXT.search, map(text_of, behind))):
+        return False
+    if wait is not None and _BUSY_TEXT.search(text):  # as with status 503: without a hint it may be broken
+        return True
+    if isinstance(error, BUGS) or _is_named(error, _QUOTING_NAME):  # bugs may quote a key or a name
+        return False
+    return _OVERLOADED_TYPE in text or _REFUSED_TEXT.search(_COUNTED_TEXT.sub("", text)) is not None
+
+
+def _tells_throttled(codes: set[str]) -> bool:
+    return any(code.lower() in _THROTTLED_CODES for code in codes)
+
+
 def _is_named(error: BaseException, pattern: re.Pattern[str]) -> bool:
     return any(pattern.search(cls.__name__) for cls in type(error).__mro__)
-
-
-def _final_reason(texts: list[str], codes: set[str], fields: dict[str, str]) -> str | None:
-    for code in sorted(codes & _FINAL_CODES):
-        return code
-    if fields.get("x-ratelimit-limit-req-minute", "").strip() == "0":  # Mistral's
-        return "the limit is 0"
-    for pattern, reason in _FINAL_TEXTS:
-        if any(pattern.search(text) for text in texts):
-            return reason
-    if any(int(said[2]) > int(said[1]) for text in texts if (said := _ASKED_FOR.search(text))):
-        return "the request can never fit the limit"
-    return next((found[0] for text in texts if (found := _FINAL_CODE.search(text))), None)  # litellm passes the text on
 
 
 def _strings(body: object) -> Iterator[str]:
