@@ -23,6 +23,7 @@ _PARAMETER = re.compile(r"\b([a-z]{1,20})\s?=\s?(\d{1,15})(?![\d_])", re.ASCII)
 _HOUR, _DAY = 3600.0, 86400.0
 _ABOUT = 1.25  # times as long, or as short: a reset may be told to the full second
 _REPEATED = 8  # times that one header is told, at most
+_LONGEST_GUESS = 60.0  # seconds until a date by a server's clock that did not tell its own time
 _HARDLY_USED = 0.1  # of a limit: what is left may be rounded
 
 # Kind, pattern of the names, and the window that they tell.
@@ -64,6 +65,11 @@ class Quota:
     window: float | None = None
     is_date: bool = False
     is_guess: bool = False
+
+    @property
+    def until_reset(self) -> float:
+        """Seconds until the limit is whole again; by a clock that may be an hour off, not beyond a minute; 0: it did not say."""
+        return min(self.reset or 0.0, _LONGEST_GUESS if self.is_guess else math.inf)
 
     def is_longer_than(self, seconds: float) -> bool:
         """Return whether its window is known to be longer.
@@ -154,8 +160,22 @@ def read_quotas(headers: Mapping[str, str]) -> tuple[Quota, ...]:
 
 
 def read_output_quota(headers: Mapping[str, str]) -> Quota | None:
-    """Return what lower-case headers say of output tokens: no request is admitted by them, but one may be refused for them."""
+    """Return what lower-case headers say of output tokens: what a request will take of them is not known before it ends."""
     return _quota(headers, "tokens", _OUTPUT_NAMES, None)
+
+
+def output_pause(headers: Mapping[str, str]) -> float:
+    """Return for how many seconds lower-case headers say that no output token is left: until then any request is refused.
+
+    Example:
+        >>> names = "anthropic-ratelimit-output-tokens-remaining", "anthropic-ratelimit-output-tokens-reset"
+        >>> output_pause(dict(zip(names, ("0", "12s")))), output_pause(dict(zip(names, ("1000", "12s"))))
+        (12.0, 0.0)
+    """
+    quota = read_output_quota(headers)
+    if quota is None or quota.remaining != 0 or quota.reset is None:
+        return 0.0
+    return quota.until_reset
 
 
 def never_fits(headers: Mapping[str, str], tokens: int) -> bool:

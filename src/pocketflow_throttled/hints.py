@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 from typing import TYPE_CHECKING, Any
 
@@ -12,8 +11,6 @@ from .told_times import DURATION, parse_wait
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
-
-_LONGEST_GUESS = 60.0  # seconds until a date by a server's clock that did not tell its own time
 
 _HINT = re.compile(
     r"(?:\b(?:try again|retry(?:ing)?|wait|resets?|available)(?: (?:in|after|for))?:? ?~?|\bretryDelay['\"]: ?['\"])"
@@ -53,10 +50,8 @@ def asked_for(error: BaseException, body: object, texts: Iterable[str], fields: 
 def longest_reset(fields: dict[str, str]) -> float | None:
     """Return the seconds until the last limit is whole again that is used up by headers, or None if they do not say."""
     quotas = (*headers.read_quotas(fields), headers.read_output_quota(fields))
-    used_up = [quota for quota in quotas if quota is not None and quota.remaining == 0 and quota.reset is not None]
-    # By a clock that may be an hour off, it is asked again after a minute.
-    resets = [min(quota.reset or 0.0, _LONGEST_GUESS if quota.is_guess else math.inf) for quota in used_up]
-    return max(resets, default=None)
+    used_up = (quota for quota in quotas if quota is not None and quota.remaining == 0 and quota.reset is not None)
+    return max((quota.until_reset for quota in used_up), default=None)
 
 
 def _in_text(said: re.Match[str]) -> float | None:
