@@ -189,14 +189,25 @@ def ended(correction: Correction, calls: list[tuple[int, int]], under_way: int) 
     return told
 
 
-@pytest.mark.parametrize("faster", [1.005, 1 / 1.005])
-def test_calls_that_cost_more_and_more_or_less_and_less_are_told_ahead_of_what_was_learned(faster: float) -> None:
-    calls = [(1000, round(1000 * faster**number)) for number in range(300)]
+def test_calls_that_cost_more_and_more_are_told_ahead_of_what_was_learned() -> None:
+    calls = [(1000, round(1000 * 1.005**number)) for number in range(300)]
     told = ended(Correction(), calls, under_way=20)
     for (_, cost), cost_told in zip(calls[100:], told[100:], strict=True):
         assert cost_told == pytest.approx(cost, rel=0.15)  # the mean of the last thirty, of twenty calls ago, is off by a quarter
     unheard = ended(Correction(), [*calls, (1, 1)], under_way=20)[-1]
     assert unheard.by_line == 0
+
+
+def test_calls_that_cost_less_and_less_are_told_as_they_were_learned() -> None:
+    calls = [(1000, round(1000 / 1.005**number)) for number in range(300)]
+    for each in ended(Correction(), calls, under_way=20):
+        assert each == each.by_line or not each.by_line
+
+
+@pytest.mark.parametrize("before", [1 / 3, 1])
+def test_calls_of_which_estimates_become_too_high_are_never_told_to_cost_less_than_they_do(before: float) -> None:
+    calls = [(round(800 * before), 800)] * 100 + [(2400, 800)] * 200
+    assert min(ended(Correction(), calls, under_way=40)[10:]) >= 800
 
 
 def test_calls_that_cost_more_or_less_at_random_are_told_no_further_ahead_than_chance_asks_for() -> None:

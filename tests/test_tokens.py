@@ -202,6 +202,30 @@ def test_estimates_that_are_wrong_by_a_factor_cost_neither_refusals_nor_throughp
     assert seconds <= (4 * 60 + 24) / 0.95  # 600 a minute, the last of them in the fifth, at 25 a second
 
 
+@pytest.mark.no_cover  # a long simulation
+@pytest.mark.parametrize("before", [1 / 3, 1])
+def test_estimates_that_become_three_times_too_high_cost_neither_refusals_nor_throughput(before: float) -> None:
+    """Long calls that started before still end when what others cost has long been learned."""
+    api = SimulatedAPI(max_tokens_per_window=400_000, latency=lambda item: 5 + item % 7 / 7)
+
+    class Node(Batch):
+        def estimate_tokens(self, item: int) -> int:
+            return round(800 * before) if item < 1000 else 2400
+
+    async def call(item: int) -> dict[str, Any]:
+        await api.call(item, tokens=800)
+        return {"usage": {"total_tokens": 800}}
+
+    async def main() -> float:
+        await Node(call, max_concurrent=1000, max_tokens_per_minute=400_000).run_async({"items": range(2000)})
+        return now()
+
+    seconds = run_virtual(main())
+    assert api.served == 2000
+    assert api.refused <= 2
+    assert seconds <= (3 * 60 + 15) / 0.95  # 500 a minute, at once if there is room; the last of them in the fourth
+
+
 def test_the_first_wave_is_small_enough_for_estimates_three_times_too_low() -> None:
     """The server counts what calls cost; only the first answer tells the node."""
     api = SimulatedAPI(max_tokens_per_window=3_000, latency=5.0)

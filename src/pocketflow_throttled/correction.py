@@ -20,9 +20,10 @@ _KEPT = 0.97  # of what is known, after each answer: the last thirty or so count
 # that one was cheap: as a part of what it was off, how far they may be, what stays of that after each answer, and what part of
 # all that was used is too little to matter.
 _UNSURE, _STILL_UNSURE, _SURE = 2.0, 0.6, 0.01
-# What estimates are wrong by may change all the time: then the line is behind, by as much as calls cost more, or less, than they
-# were told to by it as they started. That counts of the last twenty or so, from so many on, as far as it is beyond what does not
-# matter and so many standard errors, and within a factor.
+# Calls may cost more and more: then the line is behind, by as much as they cost more than it told as they started.
+# That counts of the last twenty or so, from so many on, as far as it is beyond what does not matter and so many standard errors,
+# and up to a factor. Not so where they cost less and less: what is kept for them is given back as they end, and where they became
+# cheaper once, the line has followed while calls that started before still end. To tell less than it would send far too many.
 _BEHIND_KEPT, _A_FEW, _NO_MATTER, _ERRORS, _BEHIND = 0.95, 14, 0.02, 2.0, 2.0
 
 
@@ -53,7 +54,7 @@ class Correction:
 
     Until the first answer, an estimate may be too small by a factor: so less is sent until then, not three times too much. So may
     one that is far less than all before it. When two calls in a row cost more by that factor than was known, all is learned anew.
-    When they cost more and more, or less and less, what is told is ahead of the line by as much as it was behind.
+    When they cost more and more, what is told is ahead of the line by as much as it was behind.
 
     Example:
         >>> correction = Correction()
@@ -163,9 +164,8 @@ class Correction:
         self._told = self._told * _BEHIND_KEPT + told
         self._told_used = self._told_used * _BEHIND_KEPT + used
         if self._ended > _A_FEW:
-            behind, error = self._told_used / self._told - 1, _NO_MATTER + _ERRORS * math.sqrt(self._spread / self._ended)
-            ahead = 1 + math.copysign(max(0.0, abs(behind) - error), behind)
-            self._ahead = min(_BEHIND, max(1 / _BEHIND, ahead))
+            error = _NO_MATTER + _ERRORS * math.sqrt(self._spread / self._ended)
+            self._ahead = min(_BEHIND, max(1.0, self._told_used / self._told - error))
 
     def _draw(self) -> None:
         """Draw the line, and find out how far off it calls are.
