@@ -7,6 +7,7 @@ import gc
 import sys
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from functools import partial
 from typing import Any
 
 import pytest
@@ -600,7 +601,7 @@ def test_whatever_fails_or_is_cancelled_nothing_leaks_and_nothing_is_lost(data: 
         limiter = RateLimiter(limits[0], limits[1], 5.0)
         inside = 0
 
-        async def call(item: int) -> int:
+        async def call(item: int, *, of: int = 0) -> int:
             nonlocal inside
             inside += 1
             try:
@@ -608,7 +609,7 @@ def test_whatever_fails_or_is_cancelled_nothing_leaks_and_nothing_is_lost(data: 
                 hold = holds[item % 5]
                 if hold is not None:
                     await asyncio.sleep(hold)
-                if item == failing or (item in flaky and nodes[0].cur_retry == 0):
+                if item == failing or (item in flaky and nodes[of].cur_retry == 0):
                     raise ValueError("no")
                 return item
             finally:
@@ -619,7 +620,9 @@ def test_whatever_fails_or_is_cancelled_nothing_leaks_and_nothing_is_lost(data: 
                 async with limiter:
                     await call(-1)
 
-        nodes: list[ThrottledParallelBatchNode] = [Batch(call, 2, rest, shared_limiter=limiter) for _ in kinds]
+        nodes: list[ThrottledParallelBatchNode] = [
+            Batch(partial(call, of=number), 2, rest, shared_limiter=limiter) for number in range(len(kinds))
+        ]
         tasks = [asyncio.create_task(node._exec(source_of(kind, range(12)))) for node, kind in zip(nodes, kinds, strict=True)]
         tasks.append(asyncio.create_task(user()))
         for wait, victim in cancels:
@@ -656,3 +659,67 @@ def test_an_error_that_takes_no_note_ends_the_batch_as_it_was() -> None:
             run_virtual(asyncio.wait_for(node.run_async({"items": range(5)}), 10))
         assert caught.value is error
         assert idle(node.limiter)
+
+
+def test_what_one_node_sets_as_its_attempt_is_none_of_anothers() -> None:
+    node, other = (ThrottledParallelBatchNode() for _ in range(2))
+    node.cur_retry = 3
+    assert (node.cur_retry, other.cur_retry) == (3, 0)
+    seen: list[int] = []
+
+    class Inner(Batch):
+        async def prep_async(self, shared: Any) -> Any:
+            seen.append(self.cur_retry)
+            return [1]
+
+        async def post_async(self, shared: Any, prep_res: Any, exec_res_list: list[Any]) -> None:
+            seen.append(self.cur_retry)
+
+    async def call(_item: int) -> int:
+        await Inner(echo).run_async({})
+        if outer.cur_retry < 2:
+            raise ValueError
+        return outer.cur_retry
+
+    outer, shared = Batch(call, max_retries=3), {"items": [0]}
+    run_virtual(outer.run_async(shared))
+    assert (seen, shared["results"]) == ([0] * 6, [2])
+
+
+@pytest.mark.parametrize("first", [ValueError, asyncio.CancelledError])
+@pytest.mark.parametrize("exit_", [SystemExit, KeyboardInterrupt])
+def test_a_call_that_ends_the_program_as_it_is_cancelled_does_so_whatever_failed_first(
+    first: type[BaseException], exit_: type[BaseException]
+) -> None:
+    async def call(item: int) -> None:
+        if item == 0:
+            await asyncio.sleep(1)
+            raise first
+        try:
+            await asyncio.sleep(9)
+        except asyncio.CancelledError:
+            raise (exit_ if item == 1 else ValueError)(f"of {item}") from None
+
+    node = Batch(call, max_concurrent=3)
+    with pytest.raises(exit_) as raised:
+        run_virtual(node.run_async({"items": range(3)}))
+    assert str(raised.value) == "of 1"
+    assert idle(node.limiter)
+
+
+def test_a_call_that_ends_the_program_as_the_run_is_cancelled_does_so() -> None:
+    async def call(_item: int) -> None:
+        try:
+            await asyncio.sleep(9)
+        except asyncio.CancelledError:
+            raise SystemExit(3) from None
+
+    async def main() -> None:
+        running = asyncio.ensure_future(Batch(call, max_concurrent=3).run_async({"items": range(3)}))
+        await asyncio.sleep(1)
+        running.cancel()
+        with pytest.raises(SystemExit):
+            await running
+
+    with pytest.raises(SystemExit):  # asyncio raises it out of the loop, too
+        run_virtual(main())

@@ -140,6 +140,28 @@ def test_five_flows_of_three_calls_are_fifteen_calls_and_stats_add_up() -> None:
     assert node.stats["completed"] == 30
 
 
+def test_what_is_live_in_stats_adds_up_over_the_instances_that_are_under_way() -> None:
+    seen: list[list[int]] = []
+    own: list[int] = []
+
+    async def call(_user: Any, item: int) -> None:
+        await asyncio.sleep(1)
+        own.append(node.stats["active"])  # within an instance, of that
+
+    node = Calls(call, range(6), max_concurrent=3, max_per_minute=30)
+
+    async def main() -> None:
+        running = asyncio.ensure_future(Users(node, range(5), max_concurrent_flows=5).run_async({}))
+        for wait in (0.5, 1, 9):
+            await asyncio.sleep(wait)
+            seen.append([node.stats[name] for name in ("active", "current_window_count", "completed")])
+        await running
+
+    run_virtual(main())
+    assert seen == [[15, 15, 0], [15, 30, 15], [0, 0, 30]]
+    assert max(own) <= 3
+
+
 def test_within_an_instance_limiter_is_the_one_that_holds_it() -> None:
     seen = []
     node: Calls

@@ -26,7 +26,8 @@ if TYPE_CHECKING:
 
     from .permit import Permit
 
-_retry: ContextVar[int] = ContextVar("cur_retry", default=0)
+_LIVE = ("active", "waiting", "current_window_count", "current_window_tokens")  # of a limiter's stats
+_retry: ContextVar[tuple[State | None, int]] = ContextVar("cur_retry", default=(None, 0))  # and of which node
 _choosing = Lock()  # re-entrant, as garbage collection can run anything within it
 
 
@@ -178,7 +179,17 @@ class Throttled:
             self._throttled_state.own = own
         else:
             limiters[self._throttled_state] = own
+            self._throttled_state.of_instances.add(own)
         return own
+
+    def _limiter_stats(self) -> dict[str, Any]:
+        """Return the stats of the limiter; outside of flows' instances, what is live adds up over those that are under way."""
+        stats = self._throttled_limiter().stats
+        with _choosing:
+            owns = list(self._throttled_state.of_instances) if scope.get() is None and self.shared_limiter is None else []
+        for others in (own.limiter.stats for own in owns if own.runs):
+            stats |= {name: stats[name] + others[name] for name in _LIVE}
+        return stats
 
     if not TYPE_CHECKING:  # else any attribute could be set, for all that a type checker knows
 
@@ -223,7 +234,7 @@ class Throttled:
             )
         limiter._expect_times()
         context = copy_context()
-        context.run(_retry.set, 0)  # an item whose call runs this batch has its own
+        context.run(_retry.set, (None, 0))  # an item whose call runs this batch has its own
         context.run(sent.set, UNMARKED)
         context.run(longest_pause.set, min(LONGEST_PAUSE, self.rate_limit_timeout))
         batch = Batch(items, limiter=limiter, calls=Attempts(self, call, check), context=context)
@@ -252,8 +263,9 @@ class Throttled:
     @property
     def cur_retry(self) -> int:
         """Which attempt of the current item this is, from 0; each item has its own, refusals do not count."""
-        return _retry.get()
+        owner, attempt = _retry.get()
+        return attempt if owner is self._throttled_state else 0
 
     @cur_retry.setter
     def cur_retry(self, value: int) -> None:
-        _retry.set(value)
+        _retry.set((self._throttled_state, value))

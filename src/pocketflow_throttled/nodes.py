@@ -115,11 +115,14 @@ class ThrottledParallelBatchNode(Throttled, AsyncParallelBatchNode):
 
     @property
     def stats(self) -> dict[str, Any]:
-        """The counts over all copies and runs of this node, and the live numbers of its limiter."""
+        """The counts over all copies and runs of this node, and the live numbers of its limiter.
+
+        On the node that a throttled batch flow copies for its instances, the live numbers are those of all that are under way.
+        """
         state = self._throttled_state
         counts = {"completed": state.completed, "failed": state.failed, "refused": state.refused}
         spent = {"tokens_estimated": state.tokens_estimated, "tokens_used": state.tokens_used}
-        return {**self._throttled_limiter().stats, "max_per_minute": self.max_per_minute, **counts, **spent}
+        return {**self._limiter_stats(), "max_per_minute": self.max_per_minute, **counts, **spent}
 
     def _check_settings(self) -> None:
         super()._check_settings()

@@ -23,7 +23,7 @@ class Own:
         waiting: names of settings, as the limiter has them, that were set between runs and do not fit with the others yet.
     """
 
-    __slots__ = ("_has_run", "_settings", "limiter", "runs", "waiting")
+    __slots__ = ("__weakref__", "_has_run", "_settings", "limiter", "runs", "waiting")
 
     def __init__(self, limiter: RateLimiter, settings: dict[str, Any]) -> None:
         self.limiter = limiter
@@ -66,6 +66,7 @@ class State:
         "failed",
         "gave_up",
         "latest",
+        "of_instances",
         "own",
         "refused",
         "streak",
@@ -76,6 +77,7 @@ class State:
     def __init__(self) -> None:
         self.own: Own | None = None
         self.latest: RateLimiter | None = None  # in use in the last run, perhaps that of a flow's instance
+        self.of_instances: WeakSet[Own] = WeakSet()  # the limiters that flows' instances have of their own
         self.gave_up = False
         self.correction = Correction()  # of token estimates
         self.reset_counts()

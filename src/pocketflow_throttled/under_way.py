@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
     from .permit import Permit
 
+_EXITS = (SystemExit, KeyboardInterrupt)  # as asyncio has it: they end the program, whatever else is raised
+
 
 class UnderWay:
     """What of a batch is under way.
@@ -38,10 +40,12 @@ class UnderWay:
         self._is_closing = False
 
     def _fail(self, error: BaseException, note: str) -> None:
-        """End with the first error; those that follow it, as calls are cancelled, tell nothing new."""
+        """End with the first error. Those that follow, as calls are cancelled, tell nothing new, unless they end the program."""
+        if self._is_closing and (isinstance(self._error, _EXITS) or not isinstance(error, _EXITS)):
+            return
+        noted(error, note)
+        self._error = error
         if not self._is_closing:
-            noted(error, note)
-            self._error = error
             try:
                 self._cancel()
             finally:
@@ -60,6 +64,8 @@ class UnderWay:
         except BaseException as error:
             if not isinstance(error, GeneratorExit) or error is self._error:
                 await self._close()
+                if self._error is not error and isinstance(self._error, _EXITS):
+                    raise self._error from None
             elif self._loop.is_closed():  # nobody runs this coroutine any more, so it cannot wait
                 self._give_back_unsent()
             else:
