@@ -7,7 +7,6 @@ import math
 from collections import deque
 from typing import TYPE_CHECKING, Any, Literal
 
-from .token_window import TokenWindow
 from .validation import check_count, check_optional_count, check_seconds
 
 if TYPE_CHECKING:
@@ -87,25 +86,23 @@ class _Sliding:
     """`limit` in any `seconds`."""
 
     def __init__(self, limit: int, seconds: float) -> None:
-        self._window = TokenWindow(limit, seconds)
-
-    @property
-    def limit(self) -> int:
-        return self._window.limit
+        self.limit, self.seconds = limit, seconds
+        self._log: deque[tuple[float, int]] = deque()
+        self._used = 0
 
     def wait(self, now: float, cost: int) -> float:
-        window = self._window
-        if window.fits(now + _ROUNDING, cost):
-            return 0.0
-        missing = window.used(now + _ROUNDING) + min(cost, window.limit) - window.limit
-        for spend in window.spends:  # the oldest leave first
-            missing -= spend.cost
+        while self._log and self._log[0][0] + self.seconds <= now + _ROUNDING:
+            self._used -= self._log.popleft()[1]
+        missing = self._used + min(cost, self.limit) - self.limit
+        for time, spent in self._log if missing > 0 else ():  # the oldest leave first
+            missing -= spent
             if missing <= 0:
-                return spend.time + window.seconds - now
-        raise AssertionError("a request of at most the limit fits an empty window")
+                return time + self.seconds - now
+        return 0.0
 
     def take(self, now: float, cost: int) -> None:
-        self._window.add(now, cost)
+        self._log.append((now, cost))
+        self._used += cost
 
 
 _ALGORITHMS: dict[str, type[_Sliding | _Bucket | _Fixed]] = {
