@@ -117,8 +117,6 @@ class Throttled:
         for name in self._setting_names:
             _check_setting(name, getattr(self, name))
 
-    # --- to be said by the subclass
-
     def _most_attempts(self) -> int:
         """Return how often an item is tried whose call fails; refusals do not count."""
         raise NotImplementedError
@@ -135,8 +133,6 @@ class Throttled:
         """Return a result for an item that is not called again, or raise."""
         raise NotImplementedError
 
-    # --- refusals: hooks that a program may override
-
     @staticmethod
     def is_rate_limit_error(exc: BaseException) -> bool:
         """Return whether an exception says "slow down" (429 and its kin). Override it for an API with a dialect of its own."""
@@ -146,8 +142,6 @@ class Throttled:
     def retry_after(exc: BaseException) -> float | None:
         """Return the seconds that an exception asks to wait, or None if it does not say."""
         return signals.retry_after(exc)
-
-    # --- the limiter
 
     def _throttled_limiter(self, *, for_a_run: bool = False) -> RateLimiter:
         """Return the limiter to look at, which changes nothing; or that for a run, with the settings of the copy that runs."""
@@ -211,8 +205,6 @@ class Throttled:
             self._check_settings()
             settings = self._limiter_settings()
             own.take({each: value for each, value in settings.items() if each in own.waiting})
-
-    # --- a batch
 
     async def _run_batch(
         self,

@@ -74,8 +74,6 @@ class RateLimiter(Adjusting):
         )
         begin_anew.add(self)
 
-    # --- taking and giving back
-
     async def __aenter__(self) -> Self:
         lock = self._lock
         lock.acquire()  # measured: half the cost of `with`, on the path that every request takes
@@ -205,8 +203,6 @@ class RateLimiter(Adjusting):
                 self._rule.forget_times()
             self._paused_until = self._surely_paused_until = -math.inf
             self._wake()
-
-    # --- what it is doing
 
     @property
     def active(self) -> int:
