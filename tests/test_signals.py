@@ -424,7 +424,7 @@ class ToldError(Exception):
         {"body": {"errors": [], "status": "429"}},
         {"code": "429"},
         {"status_code": "429"},
-        {"code": lambda: SimpleNamespace(name="RESOURCE_EXHAUSTED")},  # gRPC's
+        {"code": lambda: SimpleNamespace(name="RESOURCE_EXHAUSTED"), "trailing_metadata": tuple},  # gRPC's
     ],
 )
 def test_a_status_is_read_wherever_it_is_told(told: dict[str, Any]) -> None:
@@ -436,10 +436,16 @@ def test_a_status_is_read_wherever_it_is_told(told: dict[str, Any]) -> None:
     [
         {"code": "4290"},
         {"code": "४२९"},
-        {"code": lambda: SimpleNamespace(name="INVALID_ARGUMENT"), "args": ("rate limit exceeded",)},
+        {
+            "code": lambda: SimpleNamespace(name="INVALID_ARGUMENT"),
+            "trailing_metadata": tuple,
+            "args": ("rate limit exceeded",),
+        },
+        {"code": lambda: SimpleNamespace(name="RESOURCE_EXHAUSTED")},  # some method of a program's own
+        {"code": lambda: 1 / 0, "trailing_metadata": tuple},
         {"body": {"code": 400}, "args": ("rate limit exceeded",)},
         {"body": {"code": 42}},
-        {"code": lambda needs: needs},
+        {"code": lambda needs: needs, "trailing_metadata": tuple},
     ],
 )
 def test_what_tells_another_status_or_none_is_no_refusal(told: dict[str, Any]) -> None:

@@ -90,7 +90,8 @@ def status_of(told: object) -> int | None:
         status = _status(value)
         if status is not None:
             return status
-    return _GRPC.get(str(told_by(_called(told, "code"), "name")))
+    is_grpcs = told_by(told, "trailing_metadata") is not None  # of others nothing is called
+    return _GRPC.get(str(told_by(_called(told, "code"), "name"))) if is_grpcs else None
 
 
 def status_in(body: Body) -> int | None:
