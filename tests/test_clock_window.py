@@ -50,7 +50,7 @@ def use(window: ClockWindow, evidence: Evidence, api: Clocked, since: float, unt
             evidence.forget(at)
             if not window.correct_length(at):
                 assert window.explains(at)
-                window.correct(at, 0.0)
+                window.correct(at)
             at += REFUSAL
     return refused
 

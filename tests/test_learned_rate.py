@@ -156,7 +156,7 @@ def test_a_window_that_counts_refused_calls_is_used_up_by_them(counts_refused: b
         else:
             evidence.forget(now)
             assert not counts_refused or window.explains(now)
-            window.correct(now, wait=0.0)
+            window.correct(now)
     assert (api.refused <= 2) == counts_refused  # the first probe, and one more
 
 
@@ -214,7 +214,7 @@ def test_a_usual_window_is_doubted_once(seconds: float) -> None:
     rate, closing = closed(0.0, 3.0, 0.7 * seconds)
     rate.explain(closing, now=seconds)
     assert isinstance(rate.held, LearnedWindow)
-    rate.held.correct(0.0, 0.0)
+    rate.held.correct(0.0)
     opened, shorter = seconds, 0
     for _ in range(5):
         for tenth in range(30):
@@ -243,7 +243,7 @@ def test_one_call_tries_whether_a_window_has_passed_until_it_is_known_when_it_do
     for _ in range(11):  # ten are known to fit, and one more is tried
         start()
     evidence.forget(starts[-1])
-    window.correct(starts[-1], wait=0.0)
+    window.correct(starts[-1])
     for _ in range(10):
         start()
     assert starts[-10:] == [17.0, *[17.0 + timing.unrefused_after] * 9]

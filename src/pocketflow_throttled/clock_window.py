@@ -11,6 +11,7 @@ import math
 from collections import deque
 from typing import TYPE_CHECKING
 
+from .probing import Held
 from .slow_start import SlowStart
 
 if TYPE_CHECKING:
@@ -31,7 +32,7 @@ _USED_UP = 0.97  # of the starts known: refused after so many, it allows no more
 _MOST_ADMITTED = 2  # times as many as were thought to fit
 
 
-class ClockWindow:
+class ClockWindow(Held):
     """A window by the clock that explained why calls were refused, and that is held from then on.
 
     Args:
@@ -42,15 +43,17 @@ class ClockWindow:
 
     Attributes:
         count: starts allowed in a period.
+        seconds: length of a period, as far as it is known.
     """
 
-    gap = 0.0  # seconds in which no call can be admitted again: none
+    is_well_known = True
 
     def __init__(self, evidence: Evidence, timing: Timing, fit: Fit, opened: float) -> None:
         self._evidence, self._timing = evidence, timing
         self._found = self._known = fit.count
         self.count = fit.count + 1  # at once: if the API was only down now and then, there is no window, and more is admitted
-        self._length, self._begun = fit.length, fit.begun
+        self._set_length(*fit.length)
+        self._begun = fit.begun
         self._since = math.nextafter(opened, -math.inf)  # the starts after that are those of the present period
         self._index = 0
         self._beginnings: deque[tuple[int, float, float]] = deque([(0, *fit.begun)], maxlen=_BEGINNINGS)
@@ -63,10 +66,8 @@ class ClockWindow:
         self._beyond_since: float | None = None
         self._is_refused = False
 
-    @property
-    def seconds(self) -> float:
-        """Length of a period, as far as it is known."""
-        return sum(self._length) / 2
+    def _set_length(self, least: float, most: float) -> None:
+        self._length, self.seconds = (least, most), (least + most) / 2
 
     # --- what it allows
 
@@ -158,8 +159,9 @@ class ClockWindow:
         for index, since, until in self._beginnings:
             low = max(low, (after - until) / (self._index - index))
             high = min(high, (by - since) / (self._index - index))
-        # Calls are not all as long on their way, so what is known may be blurred by a bit.
-        self._length = (low, high) if low <= high else (self.seconds, self.seconds)
+        if low > high:  # calls are not all as long on their way, so what is known may be blurred by a bit
+            low = high = self.seconds
+        self._set_length(low, high)
         self._beginnings.append((self._index, after, by))
 
     def correct_length(self, started: float) -> bool:
@@ -169,7 +171,7 @@ class ClockWindow:
         self._tries_at, self._not_before = None, started
         if started >= self._begun[1] + self._length[1]:
             self._in_vain += 1
-            self._length = (self._length[0], (started - self._begun[1]) * (1 + _KNOWN))
+            self._set_length(self._length[0], (started - self._begun[1]) * (1 + _KNOWN))
             self._beginnings.clear()
             self._beginnings.append((self._index, *self._begun))
         return self._in_vain <= _IN_VAIN
@@ -182,13 +184,15 @@ class ClockWindow:
         """Return whether a call tries if the next period has begun."""
         return started == self._tries_at
 
-    is_probed_by = is_beyond
+    def is_probed_by(self, started: float) -> bool:
+        """Return whether a call only started because more may fit into a period than is known."""
+        return self.is_beyond(started)
 
     def explains(self, started: float) -> bool:
         """Return whether a refusal only tells that no more fit than is known, or a few less."""
         return self.is_beyond(started) or self._used(self._evidence.arrived_by(started)) >= _USED_UP * self._known
 
-    def correct(self, started: float, wait: float = 0.0) -> None:  # noqa: ARG002  (how long to wait is no matter here)
+    def correct(self, started: float, _wait: float = 0.0) -> None:
         """Go back to as many as fit."""
         self._known = max(1, min(self._known, self._used(self._evidence.arrived_by(started))))
         self.count, self._step = self._known, 1

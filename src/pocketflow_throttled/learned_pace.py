@@ -17,8 +17,8 @@ from .evidence import SECOND, SUSTAINED
 from .probing import Probing
 
 if TYPE_CHECKING:
-    from .clock_window import ClockWindow
     from .evidence import Evidence
+    from .probing import Held
     from .timing import Timing
 
 _FIRST_STEP, _LARGEST_STEP = 0.1, 0.15
@@ -55,6 +55,8 @@ class LearnedPace(Probing):
         ends: when the stretches ended in which all that was allowed was used.
     """
 
+    is_window = False
+
     def __init__(self, evidence: Evidence, timing: Timing) -> None:
         super().__init__(evidence, timing)
         self.ends: deque[float] = deque(maxlen=8)
@@ -75,6 +77,11 @@ class LearnedPace(Probing):
     def gap(self) -> float:
         """Seconds in which no more than half a start is allowed: to try sooner after a refusal is in vain."""
         return 0.5 * self.seconds
+
+    @property
+    def is_well_known(self) -> bool:
+        """Whether it is what a bucket refills, as refusals tell."""
+        return self.is_refilled
 
     def opens_at(self, now: float) -> float:
         """Return when the next start is allowed, given those there were."""
@@ -225,9 +232,7 @@ class LearnedPace(Probing):
             self._step = _FIRST_STEP
         return True
 
-    def find(
-        self, until: float, *, before: Probing | ClockWindow | None, reopened: float | None = None, cycle: float = 0.0
-    ) -> bool:
+    def find(self, until: float, *, before: Held | None, reopened: float | None = None, cycle: float = 0.0) -> bool:
         """Hold what was admitted since a refusal before; return whether it can be told.
 
         Args:
@@ -266,7 +271,7 @@ class LearnedPace(Probing):
         self.hold((reopened - since) / (self._evidence.between(since, until) + 1))
         self._is_guess, self._step, self._after = True, 1.0, _FEW
 
-    def _measure(self, since: float, until: float, before: Probing | ClockWindow | None) -> None:
+    def _measure(self, since: float, until: float, before: Held | None) -> None:
         """Hold what was admitted between two times in which all that was allowed was used."""
         starts, between = self._evidence.starts, self._evidence.between
         overall = (between(since, until) + 1) / (until - since)

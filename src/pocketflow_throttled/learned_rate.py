@@ -20,6 +20,7 @@ from .window_fit import window_that_explains
 
 if TYPE_CHECKING:
     from .closing import Closing
+    from .probing import Held
     from .timing import Timing
     from .window_fit import Window
 
@@ -27,8 +28,6 @@ _MOST_ABSORBED = 2  # refusals in a row that only correct a rate; after more of 
 _OFTEN = 3  # tries, that tell that no call would have been admitted any earlier
 _SHUTS = 4  # times in which it refused, that are remembered
 _UNEXPLAINED = 2  # refusals that nothing explained, as of which a pace is measured all the same, or let go
-
-_WINDOWS = (LearnedWindow, ClockWindow)
 
 
 class LearnedRate:
@@ -59,7 +58,7 @@ class LearnedRate:
         self._timing = timing
         self.evidence = Evidence()
         self._pace = LearnedPace(self.evidence, timing)
-        self.held: LearnedWindow | ClockWindow | LearnedPace | None = None
+        self.held: Held | None = None
         self.is_unexplained = False
         self._unexplained = 0
         self._absorbed = 0
@@ -95,22 +94,20 @@ class LearnedRate:
         """Take note that a call was served."""
         if self._absorbed and started > self._absorbed_at:
             self._absorbed = 0
-        if isinstance(self.held, LearnedWindow):
-            self.held.succeeded(started)
-            if self.held.is_refuted:
-                self.held = None
+        held = self.held
+        if held is not None and held.is_window and held.succeeded(started):
+            self.held = None
 
     def correct(self, started: float, wait: float = 0.0) -> bool:
         """Correct this rate by a refusal, with a wait that was asked for, if it tells no more; return whether it does not."""
         held = self.held
         if held is None:
             return False
-        if isinstance(held, _WINDOWS):
-            if held.is_disproved:
-                self.held = None
-                return False
-            if held.correct_length(started):
-                return True
+        if held.is_disproved:
+            self.held = None
+            return False
+        if held.correct_length(started):
+            return True
         if self._absorbed >= _MOST_ABSORBED or not held.explains(started):
             return False
         self._absorbed += 1
@@ -121,19 +118,17 @@ class LearnedRate:
     def may_have_refused(self, started: float) -> None:
         """Take note of a refusal that was put down to another limit: a probe of one that is well known ends, too."""
         held = self.held
-        if isinstance(held, LearnedWindow) or held is None or not held.is_beyond(started):
-            return
-        if isinstance(held, ClockWindow) or held.is_refilled:
+        if held is not None and held.is_well_known and held.is_beyond(started):
             held.correct(started)
 
     def is_probe(self, started: float) -> bool:
         """Return whether a call only started because more may be allowed than is known, or sooner."""
         held = self.held
-        return held is not None and (held.is_beyond(started) or (isinstance(held, _WINDOWS) and held.is_tried_by(started)))
+        return held is not None and (held.is_beyond(started) or held.is_tried_by(started))
 
     def probes_window(self, started: float) -> bool:
         """Return whether a call only started because more may fit into a window than is known."""
-        return isinstance(self.held, _WINDOWS) and self.held.is_probed_by(started)
+        return self.held is not None and self.held.is_probed_by(started)
 
     def was_idle(self, until: float) -> None:
         """Take note that nobody called for a while, though nothing held a call back."""
@@ -146,7 +141,7 @@ class LearnedRate:
 
     def find_by_refusals(self, refused: float) -> bool:
         """Hold the rate by the second, or the bucket, that explains the last refusals, if one does; return whether it does."""
-        if isinstance(self.held, _WINDOWS) or (self.is_pace and self._pace.is_by_the_second):
+        if self.is_window or (self.is_pace and self._pace.is_by_the_second):
             return False
         count = self.evidence.a_second()
         if count is not None:
@@ -166,11 +161,11 @@ class LearnedRate:
         """Return whether a rate, learned here, explains a time of refusals that ended `now`; `doubted` explains that before."""
         pace, held, since = self._pace, self.held, closing.since
         self.is_unexplained = False
-        if isinstance(held, _WINDOWS) and held.was_used_up(closing.opened, since):
+        if held is not None and held.was_used_up(closing.opened, since):
             closing.is_rate = True
         if closing.is_rate and closing.hinted_until > closing.last:
             self.evidence.told(closing.hinted_until)
-        is_bucket = not isinstance(held, _WINDOWS) and pace.find_bucket(since)
+        is_bucket = not self.is_window and pace.find_bucket(since)
         window = None if is_bucket else self._window(closing, now, doubted)
         if is_bucket:
             self.held = pace
@@ -191,10 +186,10 @@ class LearnedRate:
             self._unexplained += 1
             self.is_unexplained = True
         is_rate = window is not None or closing.is_rate
-        pace.ended(now if isinstance(self.held, _WINDOWS) and is_rate else since)
+        pace.ended(now if self.is_window and is_rate else since)
         return is_rate
 
-    def _window(self, closing: Closing, now: float, doubted: Window | None) -> LearnedWindow | ClockWindow | None:
+    def _window(self, closing: Closing, now: float, doubted: Window | None) -> Held | None:
         """Return the window that explains best why calls were refused, if one does; by a clock, if none held prevented it."""
         if closing.is_rate:
             starts = list(self.evidence.starts)
@@ -207,6 +202,11 @@ class LearnedRate:
         return None if window is None else LearnedWindow(self.evidence, self._timing, window)
 
     # --- where it is not the rate that is to blame
+
+    @property
+    def is_window(self) -> bool:
+        """Whether a window is held."""
+        return self.held is not None and self.held.is_window
 
     @property
     def is_pace(self) -> bool:

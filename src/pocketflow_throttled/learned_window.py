@@ -45,12 +45,7 @@ class LearnedWindow(Probing):
         evidence: the starts there were.
         timing: how long calls and refusals take.
         window: what explained the refusals.
-
-    Attributes:
-        is_refuted: whether a call was served that no such window admits.
     """
-
-    gap = 0.0  # seconds in which no call can be admitted again: none
 
     def __init__(self, evidence: Evidence, timing: Timing, window: Window) -> None:
         self._is_usual = window.seconds in USUAL_WINDOWS
@@ -65,7 +60,6 @@ class LearnedWindow(Probing):
         self._tried_since = math.inf  # ... since a call started that only it allows
         self._step, self._after = 1, 1
         self._is_first_step = True  # since it was refused beyond what is known: one call goes there first
-        self.is_refuted = False
         self._is_doubted = window.is_doubted
         self._is_again: bool | None = None  # whether a first probe that was refused is made again; None: none was
         self._has_passed = False  # whether calls were served that started as soon as it was thought to have passed
@@ -143,10 +137,8 @@ class LearnedWindow(Probing):
     def _surely_shorter(self) -> float:
         return min(_FIRMLY * self.seconds, self._too_short)
 
-    def succeeded(self, started: float) -> None:
+    def succeeded(self, started: float) -> bool:
         """Take note that a call was served: a shorter length that it tried is the right one, or there is no such window."""
-        if self._is_again and started == self._beyond_since:
-            self.is_refuted = True
         if started == self._slow_start.since:
             self._has_passed = self._slow_start.is_over
         if self._shorter is not None and started >= self._tried_since:
@@ -155,6 +147,7 @@ class LearnedWindow(Probing):
             self._good = (self._good[0], self.seconds)
             self._shorter, self._tried_since = None, math.inf
             self._has_passed = False  # one call more may have fit: the next one tells if all do
+        return bool(self._is_again) and started == self._beyond_since
 
     def correct_length(self, started: float) -> bool:
         """Correct the length if a refusal only tells that the window is longer; return whether it does."""
@@ -206,7 +199,7 @@ class LearnedWindow(Probing):
         self._probe()
         self._beyond, self._beyond_since = 1, now  # the call that starts now is beyond that
 
-    def correct(self, started: float, wait: float) -> None:  # noqa: ARG002  (which call it was is no matter here)
+    def correct(self, _started: float, _wait: float = 0.0) -> None:
         """Go back to what explained everything.
 
         What was admitted beyond it may belong to the next window: one that is counted by the clock admits twice as much

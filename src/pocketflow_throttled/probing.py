@@ -1,7 +1,11 @@
-"""Probing: a limit of starts in a time that is believed, and what is tried beyond it. Pure: times are arguments, in seconds."""
+"""Held: a limit of starts in a time that is believed. Probing: one beyond which more is tried, by its log of starts.
+
+Pure: times are arguments, in seconds.
+"""
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from bisect import bisect_right
 from typing import TYPE_CHECKING
 
@@ -12,7 +16,76 @@ if TYPE_CHECKING:
 _AT_ONCE = 1e-4  # seconds: a start that comes so soon after it was due was held back
 
 
-class Probing:
+class Held(ABC):
+    """What LearnedRate holds: a window or a pace, that says when calls may start and what it makes of refusals.
+
+    Attributes:
+        count: starts allowed ...
+        seconds: ... in that time.
+        is_window: whether it is a window, and no pace.
+    """
+
+    count: int
+    seconds: float
+    is_window = True
+
+    @abstractmethod
+    def opens_at(self, now: float) -> float:
+        """Return when the next start is allowed, given those there were."""
+
+    @abstractmethod
+    def started(self, now: float, level: int) -> None:
+        """Take note of a start, the `level`-th call under way."""
+
+    @abstractmethod
+    def is_beyond(self, started: float) -> bool:
+        """Return whether a call only started because more may be allowed than is known."""
+
+    @abstractmethod
+    def explains(self, started: float) -> bool:
+        """Return whether the refusal of a call only tells by how much this is wrong."""
+
+    @abstractmethod
+    def correct(self, started: float, wait: float = 0.0) -> None:
+        """Correct it by the refusal of a call, for which the API asked to wait so many seconds."""
+
+    @property
+    def gap(self) -> float:
+        """Seconds after a refusal in which no call can be admitted."""
+        return 0.0
+
+    @property
+    def is_disproved(self) -> bool:
+        """Whether more was admitted than it can explain, so that what refuses is another limit."""
+        return False
+
+    @property
+    def is_well_known(self) -> bool:
+        """Whether a probe beyond it is taken back also if another limit may have refused it."""
+        return False
+
+    def succeeded(self, _started: float) -> bool:
+        """Take note that a call was served; return whether that proves that there is no such limit."""
+        return False
+
+    def correct_length(self, _started: float) -> bool:
+        """Correct the length if a refusal tells no more than that; return whether it does."""
+        return False
+
+    def is_tried_by(self, _started: float) -> bool:
+        """Return whether a call tries if a window has passed."""
+        return False
+
+    def is_probed_by(self, _started: float) -> bool:
+        """Return whether a call only started because more may fit into a window."""
+        return False
+
+    def was_used_up(self, _since: float, _until: float) -> bool:
+        """Return whether all that fits into a window was used between two times."""
+        return False
+
+
+class Probing(Held):
     """At most `count` starts in any `seconds`, some of them perhaps a probe beyond what is known to be admitted.
 
     Args:
