@@ -107,7 +107,6 @@ def test_only_a_limit_that_is_in_use_grows() -> None:
     rule = AdaptiveRule(Adaptive(initial_concurrent=10))
     serve(rule, 100, in_use=False)
     assert rule.limit == 10
-    assert rule.streak == 100
 
 
 def test_every_call_that_ran_while_the_limit_was_full_counts_before_the_first_refusal() -> None:
@@ -147,7 +146,7 @@ def test_a_refused_probe_beyond_a_known_ceiling_only_ends_the_probe() -> None:
     rule = AdaptiveRule(Adaptive(initial_concurrent=9, max_concurrent=50))
     rule.started(0.0, 9)
     rule.refused(0.1, 0.0, 9)  # eight others were under way: the ceiling
-    assert (rule.limit, rule.ceiling) == (4, 8)
+    assert (rule.limit, rule._ceiling.level) == (4, 8)
     time = 1.0
     while rule.limit < 9:
         time += 0.1
@@ -157,7 +156,7 @@ def test_a_refused_probe_beyond_a_known_ceiling_only_ends_the_probe() -> None:
         assert time < 100
     rule.started(time + 1, 9)
     rule.refused(time + 1.1, time + 1, 9)
-    assert (rule.limit, rule.ceiling) == (8, 8)
+    assert (rule.limit, rule._ceiling.level) == (8, 8)
 
 
 def test_what_waited_for_a_refusal_to_pass_starts_one_by_one_and_then_ever_closer() -> None:
@@ -463,7 +462,7 @@ def test_an_adaptive_limiter_learns_from_the_permits_of_a_program_of_its_own() -
     assert (limiter.active, api.served) == (0, 400)
     assert api.refused < 20
     assert limiter._rule is not None
-    assert (limiter._rule.successes, limiter._rule.refusals) == (400, api.refused)
+    assert limiter._rule.refusals == api.refused
 
 
 def test_a_limit_is_in_use_when_calls_without_a_permit_fill_it() -> None:

@@ -62,11 +62,11 @@ def probing(rate: LearnedRate) -> tuple[float, float]:
     assert rate.find_by_refusals(starts[-1])
     assert rate.is_bucket
     assert rate.held is not None
-    known, now = rate.seconds, starts[-1]
+    known, now = rate.held.seconds, starts[-1]
     while not rate.is_probe(now):
         now = rate.opens_at(now + 0.01)
         rate.held.started(now, 1)
-    assert rate.seconds < known
+    assert rate.held.seconds < known
     return known, now
 
 
@@ -175,7 +175,7 @@ def test_a_pace_that_is_tried_goes_on_where_a_probe_beyond_the_ceiling_is_refuse
     verdict = blame.explain(Refusal(now + 0.1, now, level, 1.0), limit=6, proven=5)
     assert verdict is not None
     assert verdict.reason == "probe refused"
-    assert (blame.rate.seconds < known) == goes_on
+    assert (blame.rate.held.seconds < known) == goes_on
 
 
 def test_a_faster_pace_than_a_bucket_refills_ends_with_a_refusal_that_another_limit_may_explain() -> None:
@@ -184,7 +184,7 @@ def test_a_faster_pace_than_a_bucket_refills_ends_with_a_refusal_that_another_li
     rate = LearnedRate(timing)
     known, now = probing(rate)
     rate.may_have_refused(now)
-    assert rate.seconds == known
+    assert rate.held.seconds == known
 
 
 def test_a_bucket_that_more_is_admitted_than_it_holds_is_none() -> None:

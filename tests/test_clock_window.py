@@ -304,8 +304,8 @@ def test_a_clock_is_told_by_the_times_that_it_was_shut_whatever_was_held(holds: 
             assert rate.explain(shut, now)
         rate.evidence.forget(now)
     assert isinstance(rate.held, ClockWindow)
-    assert rate.count == 29  # one more is tried at once
-    assert rate.seconds == pytest.approx(20.0, rel=0.05)
+    assert rate.held.count == 29  # one more is tried at once
+    assert rate.held.seconds == pytest.approx(20.0, rel=0.05)
 
 
 def test_a_call_that_others_overtook_is_refused_as_all_were_used() -> None:

@@ -107,7 +107,7 @@ def closed(opened: float, since: float, *tries: float, hinted_until: float = 0.0
 def test_a_minute_is_known_by_its_end() -> None:
     rate, closing = closed(0.0, 5.0, 5.1, 6.0, 20.0, 40.0)
     assert rate.explain(closing, now=60.3)
-    assert (rate.count, rate.seconds) == (KNOWN + 1, pytest.approx(60.3))
+    assert (rate.held.count, rate.held.seconds) == (KNOWN + 1, pytest.approx(60.3))
 
 
 class Minute:
@@ -163,14 +163,14 @@ def test_a_window_that_counts_refused_calls_is_used_up_by_them(counts_refused: b
 def test_an_odd_window_is_as_long_as_the_api_says() -> None:
     rate, closing = closed(0.0, 5.0, hinted_until=37.0)
     assert rate.explain(closing, now=37.0)
-    assert (rate.count, rate.seconds) == (KNOWN + 1, 37.0)
+    assert (rate.held.count, rate.held.seconds) == (KNOWN + 1, 37.0)
 
 
 def test_an_odd_window_is_known_better_each_time_and_no_shorter_than_it_is() -> None:
     rate, closing = closed(0.0, 5.0, 10.0, 20.0, 30.0)
     now = 41.0  # the first try that was admitted; the window is 37 s long
     rate.explain(closing, now)
-    assert (rate.count, rate.seconds) == (KNOWN + 1, 41.0)
+    assert (rate.held.count, rate.held.seconds) == (KNOWN + 1, 41.0)
     starts = [tenth / 10 for tenth in range(50)]
     for _ in range(200):
         now = max(now, rate.opens_at(now))
@@ -183,7 +183,7 @@ def test_an_odd_window_is_known_better_each_time_and_no_shorter_than_it_is() -> 
             rate.evidence.forget(now)
             rate.correct(now)
         now += 0.001
-    assert 37.0 <= rate.seconds <= 37.0 * 1.05
+    assert 37.0 <= rate.held.seconds <= 37.0 * 1.05
 
 
 @pytest.mark.parametrize("is_window", [True, False])
@@ -225,9 +225,9 @@ def test_a_usual_window_is_doubted_once(seconds: float) -> None:
             begin(rate, again)
             rate.evidence.forget(again)
             assert rate.correct(again)
-        opened += rate.seconds
+        opened += rate.held.seconds
     assert shorter == 1
-    assert (rate.count, rate.seconds) == (30, pytest.approx(1.005 * seconds))
+    assert (rate.held.count, rate.held.seconds) == (30, pytest.approx(1.005 * seconds))
 
 
 def test_one_call_tries_whether_a_window_has_passed_until_it_is_known_when_it_does() -> None:
@@ -266,22 +266,22 @@ def test_a_window_of_which_every_start_was_refused_at_last_is_no_trouble() -> No
 def test_what_closes_for_a_moment_is_a_pace() -> None:
     rate, closing = closed(0.0, 5.0, hinted_until=5.1)
     assert rate.explain(closing, now=5.1)
-    assert rate.count == 1
-    assert 0.1 <= rate.seconds <= 0.15
+    assert rate.held.count == 1
+    assert 0.1 <= rate.held.seconds <= 0.15
 
 
 def test_a_pace_that_holds_is_probed_by_steps_that_grow_and_a_refused_one_is_taken_back() -> None:
     rate, closing = closed(0.0, 5.0, hinted_until=5.1)
     rate.explain(closing, now=5.1)
-    now, first = 5.1, rate.seconds
+    now, first = 5.1, rate.held.seconds
     for _ in range(200):
         now = max(now, rate.opens_at(now))
         begin(rate, now)
-    assert rate.seconds < 0.7 * first
-    probed = rate.seconds
+    assert rate.held.seconds < 0.7 * first
+    probed = rate.held.seconds
     rate.evidence.forget(now)
     assert rate.correct(now)
-    assert probed < rate.seconds < first
+    assert probed < rate.held.seconds < first
 
 
 def starts_between_refused_probes(wait: float) -> int:
@@ -333,19 +333,19 @@ def test_refusals_in_a_row_are_no_mere_correction_of_a_pace() -> None:
 def test_of_two_windows_that_explain_as_much_the_longer_is_held() -> None:
     rate, closing = closed(0.0, 5.0, 6.0, 9.0, 14.5)
     assert rate.explain(closing, now=20.1)  # fifteen seconds would do as well
-    assert (rate.count, rate.seconds) == (KNOWN + 1, pytest.approx(20.1))
+    assert (rate.held.count, rate.held.seconds) == (KNOWN + 1, pytest.approx(20.1))
 
 
 def test_a_window_by_the_clock_is_known_by_what_was_admitted_since_it_opened() -> None:
     rate, first = closed(20.0, 25.0, 30.0, 54.95)  # the minute began before the first call, and ends at 55
     rate.explain(first, now=55.0)
-    assert (rate.count, rate.seconds) == (KNOWN + 1, 35.0)
+    assert (rate.held.count, rate.held.seconds) == (KNOWN + 1, 35.0)
     for tenth in range(50):
         begin(rate, 55.0 + tenth / 10)
     for started in (60.0, 70.0, 90.0):
         rate.refused(started)
     assert rate.explain(Closing(55.0, 60.0, 90.0, 3, is_rate=True), now=115.0)
-    assert (rate.count, rate.seconds) == (KNOWN + 1, pytest.approx(60.3))
+    assert (rate.held.count, rate.held.seconds) == (KNOWN + 1, pytest.approx(60.3))
 
 
 def test_a_time_of_no_service_at_all_is_no_window_by_the_clock() -> None:
@@ -356,7 +356,7 @@ def test_a_time_of_no_service_at_all_is_no_window_by_the_clock() -> None:
         rate.refused(started)
     closing = Closing(110.0, 120.0, 129.0, 4, is_rate=True)  # ten seconds of calls, and ten without: but there were more before
     rate.explain(closing, now=130.0)
-    assert rate.count != 100
+    assert rate.held.count != 100
 
 
 def test_calls_a_bit_sooner_than_in_the_window_before_do_not_make_it_larger() -> None:
@@ -369,12 +369,12 @@ def test_calls_a_bit_sooner_than_in_the_window_before_do_not_make_it_larger() ->
         if rate.evidence.between(now - 60.0, now) > 50:
             rate.evidence.forget(now)
             rate.correct(now)
-            assert rate.count == 50
+            assert rate.held.count == 50
         else:
             rate.succeeded(now)
         now += 0.001
-    assert rate.count is not None
-    assert rate.count <= 51
+    assert rate.held is not None
+    assert rate.held.count <= 51
 
 
 @pytest.mark.parametrize("saves", [False, True], ids=["a second", "a bucket"])
@@ -396,8 +396,8 @@ def test_a_refused_probe_leads_back_to_what_was_admitted_and_for_a_bucket_beyond
                 rate.refused(now)
                 rate.explain(Closing(now - 1, now, now, 1, is_rate=True), now=now + 0.1)
             now += 0.1
-            paces.append(rate.seconds)
-    assert 0.095 <= rate.seconds <= 0.125
+            paces.append(rate.held.seconds)
+    assert 0.095 <= rate.held.seconds <= 0.125
     assert len(paces) < 60  # of 4,000
 
 
@@ -663,7 +663,7 @@ def test_whatever_happens_in_whatever_order_limits_and_times_are_sound(seed: int
                 rule.succeeded(time, started, level, in_use=chance.random() < 0.7, clean=chance.random() < 0.8)
         assert rule.settings.min_concurrent <= rule.limit <= 30
         assert rule.opens_at < math.inf
-        assert rule.rate.held is None or 0.0 < rule.rate.seconds < math.inf
+        assert rule.rate.held is None or 0.0 < rule.rate.held.seconds < math.inf
 
 
 def test_a_call_that_ended_before_it_started_took_no_time() -> None:
@@ -706,7 +706,7 @@ def test_calls_that_take_no_time_that_the_clock_can_tell_are_no_trouble() -> Non
     rule.started(now, 1)
     rule.succeeded(now, now, 1, in_use=False, clean=True)
     assert rule.rate.held is not None
-    assert math.isfinite(rule.rate.seconds)
+    assert math.isfinite(rule.rate.held.seconds)
     assert rule.rate.opens_at(now) <= now + 60.0
 
 
@@ -747,8 +747,8 @@ def test_a_short_retry_after_says_nothing_of_what_is_limited() -> None:
     assert rule.may_start(1.1, 1)
     rule.started(1.1, 5)
     rule.succeeded(2.1, 1.1, 5, in_use=True, clean=True)
-    assert rule.ceiling == 8
-    assert rule.rate.count is None
+    assert rule._ceiling.level == 8
+    assert rule.rate.held is None
 
 
 def test_a_rate_is_no_reason_for_fewer_calls_at_once() -> None:
@@ -780,8 +780,8 @@ def test_a_long_wait_where_more_than_ever_are_under_way_leaves_open_what_is_limi
     fill(rule, 0.0, 9)
     refuse_with_a_wait(rule, 0.05, 10, 30.0)
     assert rule.limit == 5
-    assert rule.ceiling == 8  # and one less, as the network blurs it
-    assert rule.rate.count is None
+    assert rule._ceiling.level == 8  # and one less, as the network blurs it
+    assert rule.rate.held is None
 
 
 def test_as_many_calls_until_the_next_wait_tell_a_window() -> None:
@@ -792,8 +792,8 @@ def test_as_many_calls_until_the_next_wait_tell_a_window() -> None:
         rule.started(reopened + 0.01 * call, min(2 + call, 8))
     refuse_with_a_wait(rule, reopened + 0.2, 8, 29.85)
     assert rule.limit == 10
-    assert rule.rate.count == 9 + 1  # one more is tried at once
-    assert rule.rate.seconds == pytest.approx(30.15, abs=0.2)
+    assert rule.rate.held.count == 9 + 1  # one more is tried at once
+    assert rule.rate.held.seconds == pytest.approx(30.15, abs=0.2)
 
 
 def test_many_more_calls_until_the_next_wait_tell_a_cap() -> None:
@@ -804,9 +804,9 @@ def test_many_more_calls_until_the_next_wait_tell_a_cap() -> None:
         rule.started(reopened + 1 + call, 8)
         rule.succeeded(reopened + 2 + call, reopened + 1 + call, 8, in_use=False, clean=True)
     refuse_with_a_wait(rule, reopened + 41, 8, 30.0)
-    assert rule.rate.count is None
-    assert rule.ceiling is not None
-    assert rule.ceiling < 8
+    assert rule.rate.held is None
+    assert rule._ceiling.level is not None
+    assert rule._ceiling.level < 8
 
 
 def test_a_second_that_is_asked_for_again_and_again_is_no_word_on_when() -> None:
@@ -895,7 +895,7 @@ def test_a_call_admitted_with_as_many_under_way_shows_that_it_is_no_cap() -> Non
     rule.refused(0.1, 0.0, 3, 0.9)
     rule.started(1.0, 3)
     rule.may_start(rule.opens_at, 1)
-    assert (rule.limit, rule.ceiling) == (10, None)
+    assert (rule.limit, rule._ceiling.level) == (10, None)
 
 
 def test_a_ceiling_that_holds_is_tried_after_fewer_calls_where_they_are_slow() -> None:
@@ -974,12 +974,12 @@ def test_a_rate_is_guessed_by_a_few_starts_and_then_doubled_until_it_is_refused(
         begin(rate, start)
     rate.evidence.refused(started=0.15)
     assert rate.explain(Closing(opened=0.0, since=0.15, last=0.15, tries=1, is_rate=True), now=1.2)
-    assert rate.seconds == pytest.approx(0.4), "three in 1.2 s"
+    assert rate.held.seconds == pytest.approx(0.4), "three in 1.2 s"
     now = 1.2
-    while rate.seconds > 0.3:
+    while rate.held.seconds > 0.3:
         now = rate.opens_at(now)
         begin(rate, now)
-    assert rate.seconds == pytest.approx(0.2)
+    assert rate.held.seconds == pytest.approx(0.2)
     assert now <= 1.2 + 6 * 0.4
 
 

@@ -42,7 +42,7 @@ class AdaptiveRule(MovingLimit):
         beyond_at: no start beyond what is known before that time, as `opens_for` tells; who only fills a free slot need not wait.
         trial: when the call started that tries whether the API admits calls again, if one does.
         rate: the rate that was found out, if any.
-        successes, refusals, streak: counts of calls; the last, of successes without a retry in a row.
+        refusals: calls that were refused.
 
     Example:
         >>> from pocketflow_throttled import Adaptive
@@ -66,7 +66,7 @@ class AdaptiveRule(MovingLimit):
         self._timing = Timing()
         self._blame = Blame(self.settings, self._timing)
         self._ceiling, self.rate = self._blame.ceiling, self._blame.rate
-        self.successes = self.refusals = self.streak = 0
+        self.refusals = 0
         self._earned = 0  # successes in use since the last change
         self._last_cut = self._last_end = self._last_start = -math.inf
         self._sure_since: float | None = -math.inf  # the first start after the last refusal; None: there was none since
@@ -83,11 +83,6 @@ class AdaptiveRule(MovingLimit):
         self._blame.forget_times()
         self.rate = self._blame.rate
         self._cycle = self._closing = self.trial = None
-
-    @property
-    def ceiling(self) -> int | None:
-        """Calls at once that were refused beyond; None: not known."""
-        return self._ceiling.level
 
     def set_settings(self, now: float, settings: Adaptive) -> None:
         """Go on with other settings and what was learned."""
@@ -164,7 +159,6 @@ class AdaptiveRule(MovingLimit):
             in_use: whether the limit was reached at some moment while it ran.
             clean: whether it was served at the first attempt; else it is no evidence of room.
         """
-        self.successes += 1
         self._last_end = now
         rate = self.rate
         self._timing.served(now - started)
@@ -184,7 +178,6 @@ class AdaptiveRule(MovingLimit):
                 self.beyond_at = self._unproven_at
         if not clean:
             return
-        self.streak += 1
         if level > self._sure:
             admitted = rate.evidence.served_level(started, level)
             self._proven = max(self._proven, admitted)
@@ -217,7 +210,7 @@ class AdaptiveRule(MovingLimit):
         self.refusals += 1
         self._last_end = now
         self._sure_since = None
-        self.streak = self._earned = self._unproven_starts = 0
+        self._earned = self._unproven_starts = 0
         evidence = self.rate.evidence
         level = evidence.served_level(started, level)
         evidence.forget(started)

@@ -34,7 +34,6 @@ _SLIGHTLY = 1.01  # times: what a bucket refills, as calls are late
 _SLOWER = 1.03  # times: a pace that was refused after many starts, or what is counted by the second, as calls are late ...
 _SLOWER_BY_FEW, _MOST_BY_FEW = 1.1, 1.5  # ... and a pace that was refused after few
 _ALMOST = 16  # a part of what is allowed in a second, without which it is full as well
-_MANY = 30  # times that a pace was found again, as of which it does not matter how often
 # A pace so many times slower than what was admitted for some seconds, not long ago, is probed by doubling it, after few starts.
 # An API that was down for a while is used again soon.
 _FAR, _FEW, _FEWEST = 2.0, 5, 2  # the last, where it is a guess
@@ -156,7 +155,7 @@ class LearnedPace(Probing):
             self._after = after
             return
         if self.is_probing:
-            self._times_found = min(self._times_found + 1, _MANY)
+            self._times_found += 1
             self.hold(self._good[1], 2 ** min(self._times_found, _MOST_CERTAIN))
             self._after = self._rarer(_STARTS * 2 ** min(self._times_found, _RAREST), wait)
             return
@@ -286,7 +285,7 @@ class LearnedPace(Probing):
     def _hold_found(self, seconds: float, *, is_news: bool = True) -> None:
         """Hold a pace, the more certain the more often it was found, if that is news."""
         was_found = _SAME * self._found_before < seconds < self._found_before / _SAME
-        self._times_found = min(self._times_found + is_news, _MANY) if was_found else 0
+        self._times_found = self._times_found + is_news if was_found else 0
         self._found_before = seconds
         self.hold(seconds, 2 ** min(self._times_found, _MOST_CERTAIN))
 

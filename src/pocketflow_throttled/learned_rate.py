@@ -31,14 +31,14 @@ _UNEXPLAINED = 2  # refusals that nothing explained, as of which a pace is measu
 
 
 class LearnedRate:
-    """At most `count` starts in any `seconds`, once that is known; until then `count` is None.
+    """The window or the pace that is believed to limit starts, once one is.
 
     Args:
         timing: how long calls and refusals take, kept up to date by the rule.
 
     Attributes:
         evidence: the starts there were, and the refusals.
-        held: the window or the pace that is believed; None: no limit is known.
+        held: the window or the pace; None: no limit is known.
         is_unexplained: whether no rate was found that explains the last refusals.
 
     Example:
@@ -50,7 +50,7 @@ class LearnedRate:
         >>> rate.evidence.refused(started=9.5)
         >>> rate.explain(Closing(opened=0.0, since=9.5, last=50.0, tries=9, is_rate=True), now=60.0)
         True
-        >>> rate.count, round(rate.seconds, 1)  # ten are known to fit, and one more is tried at once
+        >>> rate.held.count, round(rate.held.seconds, 1)  # ten are known to fit, and one more is tried at once
         (11, 60.3)
     """
 
@@ -63,16 +63,6 @@ class LearnedRate:
         self._unexplained = 0
         self._absorbed = 0
         self._absorbed_at = 0.0
-
-    @property
-    def count(self) -> int | None:
-        """Starts allowed in any one window; 1 for a pace; None: no limit is known."""
-        return None if self.held is None else self.held.count
-
-    @property
-    def seconds(self) -> float:
-        """Length of the window, or between two starts."""
-        return 0.0 if self.held is None else self.held.seconds
 
     @property
     def per_second(self) -> float | None:
