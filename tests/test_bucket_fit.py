@@ -15,6 +15,7 @@ from pocketflow_throttled.closing import Refusal
 from pocketflow_throttled.evidence import Evidence
 from pocketflow_throttled.learned_pace import LearnedPace
 from pocketflow_throttled.learned_rate import LearnedRate
+from pocketflow_throttled.stretches import Stretches
 from pocketflow_throttled.timing import Timing
 
 from .test_adaptive import Adapting, seconds_for
@@ -192,7 +193,7 @@ def test_a_bucket_that_more_is_admitted_than_it_holds_is_none() -> None:
     starts, refusals = used(0.4, 4, random.Random(2), calls=200)
     evidence, timing = Evidence(), Timing()
     timing.served(0.5)
-    pace = LearnedPace(evidence, timing)
+    pace = LearnedPace(evidence, timing, Stretches(evidence, timing))
     for at, is_refused in sorted([(at, False) for at in starts] + [(at, True) for at, _ in refusals]):
         if is_refused:
             evidence.ended(at, at + 0.1, 1)

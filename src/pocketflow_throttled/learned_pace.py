@@ -8,17 +8,17 @@ empty counts. A few refusals later, they tell the bucket itself.
 
 from __future__ import annotations
 
-import math
-from collections import deque
 from typing import TYPE_CHECKING
 
 from .bucket_search import BucketSearch
-from .evidence import SECOND, SUSTAINED
+from .evidence import SECOND
 from .probing import Probing
+from .stretches import SHORT
 
 if TYPE_CHECKING:
     from .evidence import Evidence
     from .probing import Held
+    from .stretches import Stretches
     from .timing import Timing
 
 _FIRST_STEP, _LARGEST_STEP = 0.1, 0.15
@@ -29,10 +29,8 @@ _WORTH = 50  # ... and at least as many starts for each that could have been mad
 _NEVER = 1e9  # starts
 _SHORTEST_WINDOW, _LONGEST_PATIENCE = 1.0, 5.0  # seconds: for so long may go well what is too fast
 _SAME = 0.85  # paces that differ by less than that are the same
-_ENOUGH = 10  # starts to measure a pace by: a single one more or less must not make it
 _SLIGHTLY = 1.01  # times: what a bucket refills, as calls are late
-_SLOWER = 1.03  # times: a pace that was refused after many starts, or what is counted by the second, as calls are late ...
-_SLOWER_BY_FEW, _MOST_BY_FEW = 1.1, 1.5  # ... and a pace that was refused after few
+_SLOWER = 1.03  # times: a pace that was refused after many starts, or what is counted by the second, as calls are late
 _ALMOST = 16  # a part of what is allowed in a second, without which it is full as well
 # A pace so many times slower than what was admitted for some seconds, not long ago, is probed by doubling it, after few starts.
 # An API that was down for a while is used again soon.
@@ -40,8 +38,6 @@ _FAR, _FEW, _FEWEST = 2.0, 5, 2  # the last, where it is a guess
 # Seconds between starts: a pace so slow may have been learned while the API was hardly there, and is doubted soon. Where it is as
 # slow as the API was closed for long, a small part of that is tried at once.
 _SLOW, _TRIED_AT_ONCE = 8.0, 0.15
-_SHORT = 2.0  # seconds: no API that was down for a moment is slow for long, and few starts tell what one allows that was
-_REMEMBERED = 300.0  # seconds
 _FASTEST = 1e-6  # seconds, which nobody notices: by coarse clocks, or those of several loops, no time may have passed, or less
 _IN_USE = 0.85  # share of a pace that is used when it, and nothing else, holds the starts back
 
@@ -49,25 +45,26 @@ _IN_USE = 0.85  # share of a pace that is used when it, and nothing else, holds 
 class LearnedPace(Probing):
     """A pace, and what is known of how it was found, which lasts while none is held.
 
+    Args:
+        evidence: the starts there were, and the refusals.
+        timing: how long calls and refusals take.
+        stretches: what was admitted between refusals.
+
     Attributes:
         is_refilled: whether it is what a bucket refills, which explains when calls were refused.
-        ends: when the stretches ended in which all that was allowed was used.
     """
 
     is_window = False
 
-    def __init__(self, evidence: Evidence, timing: Timing) -> None:
+    def __init__(self, evidence: Evidence, timing: Timing, stretches: Stretches) -> None:
         super().__init__(evidence, timing)
-        self.ends: deque[float] = deque(maxlen=8)
+        self._stretches = stretches
         self._buckets = BucketSearch(evidence)
         self.is_refilled = False
         self._a_second: int | None = None  # starts, if they are counted by the second
         self._found_before = 0.0
         self._times_found = 0  # or returned to
         self._is_guess = False  # from a few starts, or a time in which the API may hardly have been there
-        self._best = math.inf  # seconds between starts, that were admitted of late
-        self._first_end = math.inf
-        self._idle_until = -math.inf
         self._cycle = 0.0  # the last one
         self._fast_since: float | None = None  # when it was first made faster than it was found
         self._patience = _SHORTEST_WINDOW
@@ -131,7 +128,7 @@ class LearnedPace(Probing):
 
     @property
     def _is_far(self) -> bool:
-        return self._is_guess or (self._good[1] > _FAR * self._best and not self.is_refilled)
+        return self._is_guess or (self._good[1] > _FAR * self._stretches.fastest and not self.is_refilled)
 
     def explains(self, started: float) -> bool:
         """Return whether a refusal is no more than what a pace that is used to the full is corrected by."""
@@ -166,7 +163,7 @@ class LearnedPace(Probing):
             self._refit(started)
         if not self._is_far:
             self._after = self._rarer(self._after, wait)
-        self.ended(started)
+        self._stretches.ended(started)
 
     def _refit(self, refused: float) -> None:
         """Correct a pace by what is known since it was refused."""
@@ -175,28 +172,19 @@ class LearnedPace(Probing):
             return
         if was_refilled:
             self.hold(_SLOWER * self.seconds, 2**_MOST_CERTAIN)
-        else:
-            self.find(refused, before=self)
+            return
+        self._look_anew(refused)
+        self._find_again(refused, self, cycle=0.0)
 
     def _rarer(self, after: int, wait: float) -> int:
         """Return the starts before the next step, after one that cost a wait of so many seconds."""
         return max(after, int(min(_WORTH * wait / self.seconds, _NEVER)))
 
-    def was_idle(self, until: float) -> None:
-        """Take note that nobody called for a while: only what is admitted from now on tells what is allowed."""
-        self.ends.clear()
-        self._idle_until = until
-
-    def ended(self, at: float) -> None:
-        """Take note of the end of a stretch in which all that was allowed was used."""
-        self.ends.append(at)
-        self._first_end = min(self._first_end, at)
-
     # --- finding one
 
     def hold(self, seconds: float, certainty: int = 1) -> None:
         """Allow one start in so many seconds, and probe it the more carefully the more certain it is."""
-        self._look_back()
+        self._stretches.look_back()
         seconds = max(seconds, _FASTEST)
         self.seconds = seconds
         self._good = (self.count, seconds)
@@ -211,14 +199,6 @@ class LearnedPace(Probing):
         self._a_second, self.is_refilled = count, False
         self.hold(_SLOWER * SECOND / count, 2**_MOST_CERTAIN)
 
-    def _look_back(self) -> None:
-        """Find out what was admitted for some seconds, since the first refusal: before it, a bucket may have been full."""
-        starts = self._evidence.starts
-        if not starts:
-            return
-        since = max(starts[-1] - _REMEMBERED, self._first_end)
-        self._best = SUSTAINED / max(1, self._evidence.most(SUSTAINED, since))
-
     def find_bucket(self, until: float) -> bool:
         """Hold what a bucket refills, if one explains the refusals up to now; return whether one does."""
         bucket = self._buckets.look(until)
@@ -231,56 +211,41 @@ class LearnedPace(Probing):
             self._step = _FIRST_STEP
         return True
 
-    def find(self, until: float, *, before: Held | None, reopened: float | None = None, cycle: float = 0.0) -> bool:
+    def find(self, until: float, *, before: Held | None, reopened: float, cycle: float) -> bool:
         """Hold what was admitted since a refusal before; return whether it can be told.
 
         Args:
             until: when a refusal ended a stretch in which all that was allowed was used.
             before: what was held in it.
             reopened: when the first call was admitted again.
-            cycle: seconds for each start from the time before that it was reopened to this one, if it was tried often.
+            cycle: seconds for each start from the time before that it was reopened to this one, if it was tried often; else 0.
         """
-        starts, between, ends = self._evidence.starts, self._evidence.between, self.ends
-        self._buckets.forget()
-        self._be_more_patient(until)
-        since = next((end for end in reversed(ends) if between(end, until) >= _ENOUGH), None)
-        if since is None and before is not None:
-            known = before.seconds / before.count
-            self._slow_down(until, known, cycle)
-            if cycle > max(_SHORT, _FAR * known, _FAR * self._cycle):  # the API may have been down for as long, too
-                self._is_guess, self._after = True, 1
-                self.seconds *= _TRIED_AT_ONCE if self.seconds > _SLOW else 1
-            self._cycle = cycle
+        self._look_anew(until)
+        if before is not None:
+            self._find_again(until, before, cycle)
             return True
-        if since is None and ends and reopened is not None and between(ends[0], until) >= 1:
-            self._guess(ends[0], until, reopened)  # each came as soon as it could
-            return True
-        if since is None:
-            since = max(starts[0], self._idle_until) if starts else until
-            if between(since, until) < _ENOUGH:
-                if reopened is None or reopened - until > _SHORT:
-                    return False
-                self._guess(since, until, reopened)
-                return True
-        self._measure(since, until, before)
+        told = self._stretches.told(until, reopened)
+        if told is None:
+            return False
+        if told.is_guess:
+            self.hold(told.seconds)
+            self._is_guess, self._step, self._after = True, 1.0, _FEW
+        else:
+            self._hold_found(told.seconds)
         return True
 
-    def _guess(self, since: float, until: float, reopened: float) -> None:
-        """Hold what a few starts tell, and double it soon."""
-        self.hold((reopened - since) / (self._evidence.between(since, until) + 1))
-        self._is_guess, self._step, self._after = True, 1.0, _FEW
+    def _look_anew(self, refused: float) -> None:
+        """Look for a pace, and not first for the bucket that was found."""
+        self._buckets.forget()
+        self._be_more_patient(refused)
 
-    def _measure(self, since: float, until: float, before: Held | None) -> None:
-        """Hold what was admitted between two times in which all that was allowed was used."""
-        starts, between = self._evidence.starts, self._evidence.between
-        overall = (between(since, until) + 1) / (until - since)
-        span = max(2 * (self._timing.latency or 1.0), until - starts[-_ENOUGH] if len(starts) >= _ENOUGH else until - since)
-        recent = (between(until - span, until) + 1) / span if span < until - since else overall
-        # What was admitted on the whole may be less than is allowed, what was admitted last was more: between the two.
-        seconds = 1 / (overall * recent) ** 0.5
-        if before is self:
-            seconds = max(seconds, _SLOWER * self.seconds)
-        self._hold_found(seconds)
+    def _find_again(self, until: float, before: Held, cycle: float) -> None:
+        """Hold what was admitted though `before` was held: slower than that for sure, if it was this pace."""
+        measured = self._stretches.measured(until)
+        if measured is None:
+            self._slow_down(until, before.seconds / before.count, cycle)
+        else:
+            self._hold_found(max(measured, _SLOWER * self.seconds) if before is self else measured)
 
     def _hold_found(self, seconds: float, *, is_news: bool = True) -> None:
         """Hold a pace, the more certain the more often it was found, if that is news."""
@@ -290,10 +255,12 @@ class LearnedPace(Probing):
         self.hold(seconds, 2 ** min(self._times_found, _MOST_CERTAIN))
 
     def _slow_down(self, until: float, known: float, cycle: float) -> None:
-        """Correct a pace by a few starts: they are too few to measure one, and what was sent before them may still count."""
-        since = self.ends[0] if self.ends else until
-        measured = (until - since) / (self._evidence.between(since, until) + 1)
-        self.hold(max(_SLOWER_BY_FEW * known, min(measured, _MOST_BY_FEW * known), cycle))
+        """Correct what was held by a few starts, too few to measure a pace."""
+        self.hold(max(self._stretches.slowed(until, known), cycle))
+        if cycle > max(SHORT, _FAR * known, _FAR * self._cycle):  # the API may have been down for as long, too
+            self._is_guess, self._after = True, 1
+            self.seconds *= _TRIED_AT_ONCE if self.seconds > _SLOW else 1
+        self._cycle = cycle
 
     def _be_more_patient(self, refused: float) -> None:
         """Try a pace, before it is believed, for as long as one went well that was refused later."""
@@ -307,10 +274,3 @@ class LearnedPace(Probing):
         """Return whether it, and nothing else, held back the starts of late."""
         span = max(2 * (self._timing.latency or 0.0), 10 * self.seconds)
         return self._evidence.between(now - span, now) >= _IN_USE * span / self.seconds
-
-    def can_be_measured(self, until: float) -> bool:
-        """Return whether the stretch that a refusal ended is long enough to tell what is allowed."""
-        if not self.ends:
-            return False
-        last = self.ends[-1]
-        return until - last > 2 * (self._timing.latency or 0.0) and self._evidence.between(last, until) >= _ENOUGH

@@ -16,6 +16,7 @@ from .clock_window import ClockWindow
 from .evidence import Evidence
 from .learned_pace import LearnedPace
 from .learned_window import LearnedWindow
+from .stretches import Stretches
 from .window_fit import window_that_explains
 
 if TYPE_CHECKING:
@@ -57,7 +58,8 @@ class LearnedRate:
     def __init__(self, timing: Timing) -> None:
         self._timing = timing
         self.evidence = Evidence()
-        self._pace = LearnedPace(self.evidence, timing)
+        self._stretches = Stretches(self.evidence, timing)
+        self._pace = LearnedPace(self.evidence, timing, self._stretches)
         self.held: Held | None = None
         self.is_unexplained = False
         self._unexplained = 0
@@ -122,7 +124,7 @@ class LearnedRate:
 
     def was_idle(self, until: float) -> None:
         """Take note that nobody called for a while, though nothing held a call back."""
-        self._pace.was_idle(until)
+        self._stretches.was_idle(until)
 
     def refused(self, started: float) -> None:
         """Take note of a refusal that any rate must explain."""
@@ -164,7 +166,7 @@ class LearnedRate:
         elif (
             closing.is_rate
             or (self.is_pace and pace.is_in_use(since))
-            or (self._unexplained >= _UNEXPLAINED and pace.can_be_measured(since))
+            or (self._unexplained >= _UNEXPLAINED and self._stretches.can_be_measured(since))
         ):
             admitted = self.evidence.between(math.nextafter(closing.opened, -math.inf), since)
             cycle = (now - closing.opened) / max(1, admitted) if closing.tries >= _OFTEN else 0.0
@@ -176,7 +178,7 @@ class LearnedRate:
             self._unexplained += 1
             self.is_unexplained = True
         is_rate = window is not None or closing.is_rate
-        pace.ended(now if self.is_window and is_rate else since)
+        self._stretches.ended(now if self.is_window and is_rate else since)
         return is_rate
 
     def _window(self, closing: Closing, now: float, doubted: Window | None) -> Held | None:
