@@ -12,6 +12,7 @@ from pocketflow_throttled.adaptivity import Adaptive
 from pocketflow_throttled.blame import Blame
 from pocketflow_throttled.bucket_fit import Bucket, fitted
 from pocketflow_throttled.closing import Refusal
+from pocketflow_throttled.conclusions import refused_by_a_rate
 from pocketflow_throttled.evidence import Evidence
 from pocketflow_throttled.learned_pace import LearnedPace
 from pocketflow_throttled.learned_rate import LearnedRate
@@ -51,7 +52,7 @@ def log(
     """Log calls in their order, with so many under way as they were admitted, or refused."""
     for at, is_refused in sorted([(at, False) for at in starts] + [(at, True) for at, _ in refusals]):
         if is_refused:
-            evidence.ended(at, at + 0.1, refused)
+            evidence.log_refusal(at, at + 0.1, refused)
         else:
             evidence.started(at, admitted)
 
@@ -151,7 +152,7 @@ def test_a_refusal_at_a_level_that_was_not_admitted_is_left_to_a_cap() -> None:
     def refused(level: int) -> list[tuple[float, float]]:
         evidence = Evidence()
         log(evidence, starts, refusals, admitted=4, refused=level)
-        return evidence.refused_by_a_rate()
+        return refused_by_a_rate(evidence)
 
     assert refused(4) == refusals
     assert refused(5) == []
@@ -162,8 +163,8 @@ def test_a_refusal_at_a_level_that_was_admitted_soon_after_is_not_put_down_to_a_
     for at in range(40):
         evidence.started(float(at), 4 if at < 20 else 6)
     for at, level in ((10.5, 5), (20.5, 5), (30.5, 7)):
-        evidence.ended(at, at + 0.1, level)
-    assert evidence.refused_by_a_rate() == [(20.5, 0.0)]  # not the one before, after which five were admitted only much later
+        evidence.log_refusal(at, at + 0.1, level)
+    assert refused_by_a_rate(evidence) == [(20.5, 0.0)]  # not the one before, after which five were admitted only much later
 
 
 @pytest.mark.parametrize(("level", "goes_on"), [(6, True), (5, False)])
@@ -196,7 +197,7 @@ def test_a_bucket_that_more_is_admitted_than_it_holds_is_none() -> None:
     pace = LearnedPace(evidence, timing, Stretches(evidence, timing))
     for at, is_refused in sorted([(at, False) for at in starts] + [(at, True) for at, _ in refusals]):
         if is_refused:
-            evidence.ended(at, at + 0.1, 1)
+            evidence.log_refusal(at, at + 0.1, 1)
             pace.find_bucket(at)
         else:
             evidence.started(at, 1)

@@ -20,7 +20,7 @@ from .test_adaptive import Adapting, seconds_for
 def fast_then_slow(slow: int, level: int = 2) -> tuple[Evidence, Chance]:
     """Twenty at once and two a second for a minute; then one in two seconds, `slow` of them."""
     evidence = Evidence()
-    evidence.refused_at(0.0, 21)
+    evidence.log_telling(0.0, 21)
     for start in range(120):
         evidence.started(start / 2, 20)
     for start in range(slow):
@@ -56,8 +56,8 @@ def test_calls_that_are_refused_together_are_many_refusals_by_chance_and_not_one
         for call in range(10):
             evidence.started(started + call, 12)
         for _ in range(together):
-            evidence.ended(started + 10, started + 10.1, 12)
-        evidence.refused_at(started + 10, 12)  # the first of them; the others tell no news
+            evidence.log_refusal(started + 10, started + 10.1, 12)
+        evidence.log_telling(started + 10, 12)  # the first of them; the others tell no news
         if burst >= 3:
             assert chance.explains(started + 9.9) == (together == 1)
 
@@ -66,12 +66,12 @@ def test_of_refusals_by_chance_only_what_is_rare_is_explained() -> None:
     evidence, chance = fast_then_slow(200)
     for refusal in range(8):
         started = 110.0 + 40 * refusal
-        evidence.refused_at(started, 2)
+        evidence.log_telling(started, 2)
         assert not chance.explains(started)
         chance.refused(started, 2)
     assert chance.explains(390.0)
     for started in (391.0, 392.0, 393.0):
-        evidence.refused_at(started, 2)
+        evidence.log_telling(started, 2)
     assert not chance.explains(393.0)
 
 
@@ -83,7 +83,7 @@ def test_the_refusal_that_tells_of_chance_cuts_nothing_though_the_last_ones_came
     blame.rate.evidence, blame._chance = evidence, Chance(evidence)
     verdicts = []
     for started in (110.0, 150.0, 190.0, 230.0, 480.0, 482.0, 484.0, 486.0):
-        evidence.refused_at(started, 2)
+        evidence.log_telling(started, 2)
         verdicts.append(blame._as_chance(Refusal(started + 0.1, started, 2), limit=10))
     assert verdicts == [None] * 7 + [Verdict(10, "no limit is the reason")]
 
@@ -92,7 +92,7 @@ def test_before_the_first_refusal_a_bucket_may_have_been_full() -> None:
     evidence, chance = Evidence(), None
     for start in range(120):
         evidence.started(start / 2, 20)
-    evidence.refused_at(60.0, 20)
+    evidence.log_telling(60.0, 20)
     for start in range(200):
         evidence.started(100.0 + 2 * start, 2)
     chance = Chance(evidence)
@@ -135,10 +135,10 @@ def test_calls_that_are_refused_together_are_no_few_among_many() -> None:
     for start in range(40):
         evidence.started(float(start), 30)
         if start % 10 == 9:
-            evidence.refused_at(float(start), 30)
+            evidence.log_telling(float(start), 30)
     assert blame.explain(Refusal(39.1, 39.0, 30), limit=50, proven=50) == Verdict(50, "no limit is the reason")
     for level in range(1, 51):
         evidence.started(60.0, level)
     for started in (59.7, 59.8, 59.9, 60.0):  # the first of each burst: the others say no more
-        evidence.refused_at(started, 1)
+        evidence.log_telling(started, 1)
     assert blame.explain(Refusal(60.1, 60.0, 1), limit=50, proven=50) is None

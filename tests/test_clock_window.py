@@ -293,7 +293,7 @@ def test_a_clock_is_told_by_the_times_that_it_was_shut_whatever_was_held(holds: 
         for start in range(28):
             (rate.held or rate.evidence).started(20.0 * period + start / 2, 1)
         for tried in (14.0, 17.0, 19.5):
-            rate.evidence.ended(20.0 * period + tried, 20.0 * period + tried + 0.1, 1)
+            rate.evidence.log_refusal(20.0 * period + tried, 20.0 * period + tried + 0.1, 1)
         shut = Closing(20.0 * period, 20.0 * period + 14.0, last=20.0 * period + 19.5, tries=3, is_rate=True)
         now = 20.0 * (period + 1)
         rate.evidence.started(now, 1)
@@ -314,9 +314,9 @@ def test_a_call_that_others_overtook_is_refused_as_all_were_used() -> None:
         window.started(tenth / 10, 1)
     evidence.forget(3.0)
     for started, took in ((-9.0, 0.1), (3.0, 1.2)):
-        evidence.ended(started, started + took, 1)
+        evidence.log_refusal(started, started + took, 1)
     assert window.explains(3.0)
     window.correct(3.0)
     assert window.count == 40
-    evidence.ended(2.0, 2.1, 1)  # not overtaken
+    evidence.log_refusal(2.0, 2.1, 1)  # not overtaken
     assert not window.explains(2.0)

@@ -14,6 +14,7 @@ from pocketflow_throttled.aimd import AdaptiveRule
 from pocketflow_throttled.blame import Blame
 from pocketflow_throttled.ceiling import Ceiling
 from pocketflow_throttled.closing import Closing, Refusal
+from pocketflow_throttled.conclusions import is_alone, starts_a_second, told_cap
 from pocketflow_throttled.evidence import Evidence
 from pocketflow_throttled.learned_rate import LearnedRate
 from pocketflow_throttled.learned_window import LearnedWindow
@@ -132,9 +133,8 @@ def test_refused_calls_count_where_a_minute_explains_nothing_without_them(counts
     for start in (*range(10), 10.0, 30.0, 60.5, 61.5, 75.0):
         evidence.started(start)
         if not api.admits(start):
-            evidence.forget(start)
-            evidence.ended(start, start + 0.1, level=1)
-            evidence.refused(start)
+            evidence.log_refusal(start, start + 0.1, level=1)
+            evidence.log_to_explain(start)
     window = window_that_explains(evidence, Closing(opened=0.0, since=61.5, last=61.5), now=75.0)
     assert window == Window(60.0, 10, 60.0, is_sure=False, counts_refused=counts_refused)
 
@@ -414,36 +414,35 @@ def levels(*admitted: int) -> Evidence:
 def test_calls_refused_where_hardly_any_was_admitted_tell_a_cap() -> None:
     evidence = levels(*[8, 9, 10] * 20)
     for started in (0.5, 20.5, 40.5):
-        evidence.refused_at(started, 11)
-    assert evidence.cap() is None  # three are too few
-    evidence.refused_at(50.5, 11)
-    assert evidence.cap() == 10
+        evidence.log_telling(started, 11)
+    assert told_cap(evidence) is None  # three are too few
+    evidence.log_telling(50.5, 11)
+    assert told_cap(evidence) == 10
 
 
 def test_a_cap_is_told_though_some_calls_are_admitted_where_others_are_refused() -> None:
     """The server may not know yet that a call has ended, or the client that one has begun."""
     evidence = levels(*[6, 7, 8, 9, 6, 7, 8, 6, 7, 8] * 10)
     for started, level in ((0.5, 9), (20.5, 10), (40.5, 9), (60.5, 10)):
-        evidence.refused_at(started, level)
-    assert evidence.cap() == 8
+        evidence.log_telling(started, level)
+    assert told_cap(evidence) == 8
 
 
 def test_calls_refused_at_any_level_tell_no_cap() -> None:
     evidence = levels(*range(1, 11), *range(1, 11), *range(1, 11))
     for started, level in ((0.5, 8), (7.5, 11), (14.5, 9), (21.5, 7)):
-        evidence.refused_at(started, level)
-    assert evidence.cap() is None
+        evidence.log_telling(started, level)
+    assert told_cap(evidence) is None
 
 
 def test_refused_calls_took_no_place_at_the_server() -> None:
     evidence = Evidence()
     for start, level in ((0.0, 1), (1.0, 2), (2.0, 3), (6.0, 3)):
         evidence.started(start, level)
-    evidence.forget(1.0)
-    evidence.ended(1.0, 5.0, level=1)
+    evidence.log_refusal(1.0, 5.0, level=1)
     assert [evidence.served_level(at, 3) for at in (0.5, 1.0, 1.5, 4.9, 5.0, 7.0)] == [3, 3, 2, 2, 3, 3]
     assert evidence.served_level(1.5, 1) == 1
-    evidence.ended(1.2, 5.5, level=1)
+    evidence.log_refusal(1.2, 5.5, level=1)
     assert [evidence.served_level(at, 3) for at in (1.1, 1.5, 5.2)] == [2, 1, 2]
 
 
@@ -452,9 +451,8 @@ def test_a_refusal_that_comes_later_tells_that_one_before_it_had_less_under_way(
     for start, level in ((0.0, 1), (1.0, 2), (2.0, 3), (3.0, 4)):
         evidence.started(start, level)
     for started, ended, level in ((3.0, 3.5, 4), (2.0, 3.8, 3), (1.0, 4.0, 2)):
-        evidence.forget(started)
-        evidence.ended(started, ended, level)
-        evidence.refused_at(started, level)
+        evidence.log_refusal(started, ended, level)
+        evidence.log_telling(started, level)
     assert [evidence.refused_level(started, 9) for started in (1.0, 2.0, 3.0, 0.0)] == [2, 2, 2, 9]
 
 
@@ -462,7 +460,7 @@ def test_a_refusal_that_took_longer_than_others_may_have_arrived_later() -> None
     evidence = Evidence()
     assert (evidence.spread, evidence.arrived_by(5.0)) == (0.0, 5.0)
     for started, took in ((1.0, 0.2), (2.0, 0.5), (3.0, 0.3)):
-        evidence.ended(started, started + took, level=1)
+        evidence.log_refusal(started, started + took, level=1)
     assert evidence.spread == pytest.approx(0.3)
     assert [evidence.arrived_by(at) for at in (1.0, 2.0, 3.0, 4.0)] == pytest.approx([1.0, 2.3, 3.1, 4.0])
 
@@ -473,9 +471,9 @@ def test_a_window_is_told_though_calls_did_not_arrive_as_they_started() -> None:
     for tenth in range(30):
         evidence.started(tenth / 10)
     evidence.started(59.95)
-    for started, took in ((2.5, 0.6), (59.0, 0.1)):
-        evidence.ended(started, started + took, level=1)
-        evidence.refused(started)
+    for started, took in ((2.45, 0.6), (59.0, 0.1)):
+        evidence.log_refusal(started, started + took, level=1)
+        evidence.log_to_explain(started)
     window = window_that_explains(evidence, Closing(opened=0.0, since=59.0, last=59.0, tries=1), now=61.0)
     assert window is not None
     assert (window.seconds, window.count) == (60.0, 30)
@@ -484,7 +482,7 @@ def test_a_window_is_told_though_calls_did_not_arrive_as_they_started() -> None:
 def test_one_refusal_that_hung_does_not_tell_by_how_much_calls_differ_on_their_way() -> None:
     evidence = Evidence()
     for at in range(20):
-        evidence.ended(float(at), at + (30.0 if at == 7 else 0.1 + at / 100), level=1)
+        evidence.log_refusal(float(at), at + (30.0 if at == 7 else 0.1 + at / 100), level=1)
     assert evidence.spread == pytest.approx(0.19)
     assert evidence.arrived_by(7.0) == pytest.approx(7.19)
 
@@ -500,38 +498,38 @@ def test_a_call_refused_in_a_second_that_is_full_tells_no_cap(before: int, cap: 
     for start in range(before):
         rate.held.started(59.1 + 0.1 * start, 8)
     for started in (0.5, 20.5, 40.5, 59.99):
-        rate.evidence.refused_at(started, 11)
+        rate.evidence.log_telling(started, 11)
     assert rate.tells_cap(59.99) == cap
 
 
 def test_calls_refused_where_others_were_admitted_tell_no_cap() -> None:
     evidence = levels(*[8, 11, 10] * 20)
     for started in (0.5, 20.5, 40.5):
-        evidence.refused_at(started, 11)
-    assert evidence.cap() is None
+        evidence.log_telling(started, 11)
+    assert told_cap(evidence) is None
 
 
 def test_a_few_refusals_or_starts_tell_no_cap() -> None:
     evidence = levels(*[8, 9, 10] * 20)
     for started in (0.5, 20.5):
-        evidence.refused_at(started, 11)
-    assert evidence.cap() is None
+        evidence.log_telling(started, 11)
+    assert told_cap(evidence) is None
     evidence = levels(*[8, 9, 10] * 20)
     for started in (50.5, 51.5, 52.5):
-        evidence.refused_at(started, 11)
-    assert evidence.cap() is None
+        evidence.log_telling(started, 11)
+    assert told_cap(evidence) is None
 
 
 @pytest.mark.parametrize(("admitted", "level", "alone"), [(20, 9, True), (19, 9, False), (20, 11, False)])
 def test_a_refusal_where_many_were_admitted_since_the_one_before_tells_nothing(admitted: int, level: int, alone: bool) -> None:
     evidence = levels(10)
-    evidence.refused_at(0.5, 8)
-    assert not evidence.is_alone(8), "the first one is no exception"
+    evidence.log_telling(0.5, 8)
+    assert not is_alone(evidence, 8), "the first one is no exception"
     for at in range(admitted):
         evidence.started(1.0 + at, 10)
-    evidence.refused_at(30.0, level)
-    assert evidence.is_alone(level, until=30.0) is alone
-    assert not evidence.is_alone(level, until=10.0), "what started since may be refused as well"
+    evidence.log_telling(30.0, level)
+    assert is_alone(evidence, level, until=30.0) is alone
+    assert not is_alone(evidence, level, until=10.0), "what started since may be refused as well"
 
 
 def bursts(*, level: int, before: int = 10) -> Evidence:
@@ -540,23 +538,23 @@ def bursts(*, level: int, before: int = 10) -> Evidence:
     for at in range(0, 60, 6):
         for call in range(before):
             evidence.started(at + 0.05 * call, level=20 + call)
-        evidence.refused_at(at + 0.7, level)
+        evidence.log_telling(at + 0.7, level)
     evidence.started(60.0)
     return evidence
 
 
 def test_a_second_that_was_full_at_each_refusal_and_never_fuller_is_what_is_counted() -> None:
-    assert bursts(level=21).a_second() == 10
+    assert starts_a_second(bursts(level=21)) == 10
 
 
 def test_a_second_is_no_reason_where_a_cap_is_or_where_as_many_were_admitted() -> None:
-    assert bursts(level=30).a_second() is None
+    assert starts_a_second(bursts(level=30)) is None
     fuller = bursts(level=21)
     for call in range(12):
         fuller.started(70 + 0.05 * call, level=20)
-    fuller.refused_at(75.0, 21)
-    assert fuller.a_second() is None
-    assert bursts(level=21, before=1).a_second() is None, "one a second is a pace, which its refusals tell"
+    fuller.log_telling(75.0, 21)
+    assert starts_a_second(fuller) is None
+    assert starts_a_second(bursts(level=21, before=1)) is None, "one a second is a pace, which its refusals tell"
 
 
 def test_refusals_of_one_second_do_not_tell_what_is_counted_in_it() -> None:
@@ -564,8 +562,8 @@ def test_refusals_of_one_second_do_not_tell_what_is_counted_in_it() -> None:
     for call in range(10):
         evidence.started(0.05 * call, level=20 + call)
     for call in range(3):
-        evidence.refused_at(0.7 + 0.05 * call, 21)
-    assert evidence.a_second() is None
+        evidence.log_telling(0.7 + 0.05 * call, 21)
+    assert starts_a_second(evidence) is None
 
 
 # --- timing
@@ -861,7 +859,7 @@ def test_a_refusal_that_stands_alone_and_asks_to_wait_for_long_tells_a_window() 
         for start in range(60):
             evidence.started(float(start), 6)
             if start in {0, 58}:
-                evidence.refused_at(start + 0.5, 6)
+                evidence.log_telling(start + 0.5, 6)
         return blame.tells_nothing(Refusal(60.0, 58.5, 6, hint))
 
     assert tells_nothing(1.0)
@@ -972,7 +970,7 @@ def test_a_rate_is_guessed_by_a_few_starts_and_then_doubled_until_it_is_refused(
     rate = LearnedRate(Timing())
     for start in (0.0, 0.05, 0.1):
         begin(rate, start)
-    rate.evidence.refused(started=0.15)
+    rate.evidence.log_to_explain(started=0.15)
     assert rate.explain(Closing(opened=0.0, since=0.15, last=0.15, tries=1, is_rate=True), now=1.2)
     assert rate.held.seconds == pytest.approx(0.4), "three in 1.2 s"
     now = 1.2
@@ -987,7 +985,7 @@ def test_a_rate_is_not_guessed_by_a_few_starts_where_it_was_closed_for_long() ->
     rate = LearnedRate(Timing())
     for start in (0.0, 0.05, 0.1):
         begin(rate, start)
-    rate.evidence.refused(started=0.15)
+    rate.evidence.log_to_explain(started=0.15)
     rate.explain(Closing(opened=0.0, since=0.15, last=2.5, tries=3, is_rate=True), now=3.5)
     assert rate.held is None
 

@@ -212,13 +212,11 @@ class AdaptiveRule(MovingLimit):
         self._sure_since = None
         self._earned = self._unproven_starts = 0
         evidence = self.rate.evidence
-        level = evidence.served_level(started, level)
-        evidence.forget(started)
-        evidence.ended(started, now, level, hint or 0.0)
+        level = evidence.log_refusal(started, now, level, hint or 0.0)
         self._timing.refused(now - started)
         if started <= self._last_cut and started != self.trial:
             return
-        evidence.refused_at(started, level)
+        evidence.log_telling(started, level)
         evenly = self._timing.between(level)
         is_apart = 0 < _APART * evenly <= evidence.pause_before(started)
         refusal = Refusal(now, started, level, hint, is_apart, is_of_limits)

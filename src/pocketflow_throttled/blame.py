@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from .asked import Asked
 from .ceiling import Ceiling
 from .chance import Chance
+from .conclusions import is_alone
 from .learned_rate import LearnedRate
 
 if TYPE_CHECKING:
@@ -153,7 +154,7 @@ class Blame:
     def tells_nothing(self, refusal: Refusal) -> bool:
         """Return whether a refusal stands alone among many calls that were admitted at its level."""
         known = refusal.now - self._timing.surely_refused_in  # what started since may be refused as well
-        return self.rate.evidence.is_alone(refusal.level, known) and not self._asked.tells_window(refusal)
+        return is_alone(self.rate.evidence, refusal.level, known) and not self._asked.tells_window(refusal)
 
     # --- while it is closed
 

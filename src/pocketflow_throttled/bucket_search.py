@@ -6,6 +6,7 @@ import math
 from typing import TYPE_CHECKING
 
 from .bucket_fit import fitted
+from .conclusions import refused_by_a_rate
 
 if TYPE_CHECKING:
     from .bucket_fit import Bucket
@@ -39,7 +40,7 @@ class BucketSearch:
         evidence = self._evidence
         if evidence.between(self._in_vain_at, now) < len(evidence.starts) // _SOME_MORE:
             return None
-        bucket = fitted(list(evidence.starts), evidence.refused_by_a_rate(), self.found)
+        bucket = fitted(list(evidence.starts), refused_by_a_rate(evidence), self.found)
         if bucket is None:
             self._in_vain_at = now
             return None

@@ -54,7 +54,7 @@ class ClockWindow(Held):
         self.count = fit.count + 1  # at once: if the API was only down now and then, there is no window, and more is admitted
         self._set_length(*fit.length)
         self._begun = fit.begun
-        self._since = math.nextafter(opened, -math.inf)  # the starts after that are those of the present period
+        self._since = opened  # the starts from then on are those of the present period
         self._index = 0
         self._beginnings: deque[tuple[int, float, float]] = deque([(0, *fit.begun)], maxlen=_BEGINNINGS)
         self._tries_at: float | None = None  # when a call started that tries whether the next period has begun ...
@@ -112,7 +112,7 @@ class ClockWindow(Held):
             self._beyond_since = now
 
     def _used(self, now: float) -> int:
-        return self._evidence.between(self._since, now)
+        return self._evidence.count_from(self._since, now)
 
     # --- what happened
 
@@ -123,14 +123,14 @@ class ClockWindow(Held):
             periods = math.floor((now - self._begun[1]) / self._length[1])
             if periods > (self._used(now) >= self.count):  # where all are used, a try comes first
                 self._next(periods, self._begun[0] + periods * self._length[0], self._begun[1] + periods * self._length[1])
-        elif not self._evidence.between(math.nextafter(at, -math.inf), at):  # it was refused, or never sent
+        elif not self._evidence.count_from(at, at):  # it was refused, or never sent
             self._tries_at = None
         elif now >= at + self._timing.unrefused_after:
             self._tries_at = None
             periods = max(1, round((at - sum(self._begun) / 2) / self.seconds))
             after = max(self._begun[0] + periods * self._length[0], self._not_before)
             self._next(periods, min(after, at), min(self._begun[1] + periods * self._length[1], at))
-            self._since = math.nextafter(at, -math.inf)
+            self._since = at
             if self._is_early:
                 self._slow_start.begin(at, self.count)
             self._narrow()
@@ -138,7 +138,7 @@ class ClockWindow(Held):
     def _next(self, periods: int, after: float, by: float) -> None:
         self._index += periods
         self._begun = (min(after, by), by)
-        self._since = math.nextafter(self._begun[0], -math.inf)
+        self._since = self._begun[0]
         self._in_vain = 0
         self._slow_start.end()
         self._periods += periods

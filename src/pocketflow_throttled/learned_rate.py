@@ -8,11 +8,11 @@ and the next one twice as large; one that is refused costs that call, and ends t
 
 from __future__ import annotations
 
-import math
 from typing import TYPE_CHECKING
 
 from .clock_fit import fitted, shuts_between
 from .clock_window import ClockWindow
+from .conclusions import starts_a_second, told_cap
 from .evidence import Evidence
 from .learned_pace import LearnedPace
 from .learned_window import LearnedWindow
@@ -48,7 +48,7 @@ class LearnedRate:
         >>> rate = LearnedRate(Timing())
         >>> for start in range(10):
         ...     rate.evidence.started(float(start))
-        >>> rate.evidence.refused(started=9.5)
+        >>> rate.evidence.log_to_explain(started=9.5)
         >>> rate.explain(Closing(opened=0.0, since=9.5, last=50.0, tries=9, is_rate=True), now=60.0)
         True
         >>> rate.held.count, round(rate.held.seconds, 1)  # ten are known to fit, and one more is tried at once
@@ -128,14 +128,14 @@ class LearnedRate:
 
     def refused(self, started: float) -> None:
         """Take note of a refusal that any rate must explain."""
-        self.evidence.refused(started)
+        self.evidence.log_to_explain(started)
         self._absorbed = 0
 
     def find_by_refusals(self, refused: float) -> bool:
         """Hold the rate by the second, or the bucket, that explains the last refusals, if one does; return whether it does."""
         if self.is_window or (self.is_pace and self._pace.is_by_the_second):
             return False
-        count = self.evidence.a_second()
+        count = starts_a_second(self.evidence)
         if count is not None:
             self._pace.hold_by_the_second(count)
         elif self.is_bucket or not self._pace.find_bucket(refused):
@@ -145,7 +145,7 @@ class LearnedRate:
 
     def tells_cap(self, started: float) -> int | None:
         """Return the calls at once that the last refusals tell, if a pace that was held does not explain them."""
-        return self.evidence.cap() if self.is_pace and not self._pace.is_full(started) else None
+        return told_cap(self.evidence) if self.is_pace and not self._pace.is_full(started) else None
 
     # --- what is learned when calls are admitted again
 
@@ -168,7 +168,7 @@ class LearnedRate:
             or (self.is_pace and pace.is_in_use(since))
             or (self._unexplained >= _UNEXPLAINED and self._stretches.can_be_measured(since))
         ):
-            admitted = self.evidence.between(math.nextafter(closing.opened, -math.inf), since)
+            admitted = self.evidence.count_from(closing.opened, since)
             cycle = (now - closing.opened) / max(1, admitted) if closing.tries >= _OFTEN else 0.0
             if pace.find(since, before=held, reopened=now, cycle=cycle):
                 self.held = pace

@@ -59,10 +59,10 @@ class Window:
 def window_that_explains(evidence: Evidence, closing: Closing, now: float) -> Window | None:
     """Return the window that explains best why an API was closed until `now`, or None if none does."""
     window = _closed_for(evidence, closing, now) if closing.is_rate else None
-    if window is not None or len(evidence.refusals) < 2 or not evidence.starts:
+    if window is not None or len(evidence.to_explain) < 2 or not evidence.starts:
         return window
     usual = [length for length in USUAL_WINDOWS if length <= (now - evidence.starts[0]) * _BARELY]
-    found = _best(evidence, usual, list(evidence.refusals), _EXACT)
+    found = _best(evidence, usual, list(evidence.to_explain), _EXACT)
     return None if found is None else Window(*found[:2], found[0], False, closing.is_asked, found[2])
 
 
@@ -78,7 +78,7 @@ def _closed_for(evidence: Evidence, closing: Closing, now: float) -> Window | No
     longest = now - opened
     lengths = [*(length for length in USUAL_WINDOWS if length <= longest * _BARELY), longest]
     # Not the first refusal: calls that started just after it were admitted, if they were faster on their way.
-    refusals = [*(refusal for refusal in evidence.refusals if refusal > closing.since), shut - 1e-6]
+    refusals = [*(refusal for refusal in evidence.to_explain if refusal > closing.since), shut - 1e-6]
     found = _best(evidence, lengths, refusals, _NEARLY)
     if found is None and evidence.between(opened, closing.since) >= _MANY:
         # Counted by the server's clock: what was admitted before it opened does not count, and two windows may meet.
