@@ -3,6 +3,7 @@
 import pytest
 
 from pocketflow_throttled.ceiling import Ceiling
+from pocketflow_throttled.closing import Before
 from pocketflow_throttled.timing import Timing
 
 
@@ -93,7 +94,7 @@ def test_a_ceiling_that_was_not_to_blame_is_probed_twice_as_soon_as_before() -> 
         ceiling.probe_more_rarely(1.0)
     before, target, after = ceiling.level, ceiling.target, ceiling.probe_after
     ceiling.found(9, is_doubted=True)
-    ceiling.go_back_to(before, target, after)
+    ceiling.go_back_to(Before(target, 0, before, after))
     assert (ceiling.level, ceiling.target) == (16, 16)
     assert successes_to_probe(ceiling) == after // 2
 

@@ -206,27 +206,27 @@ class AdaptiveRule(MovingLimit):
             at_most: seconds to wait if it did not.
             is_of_limits: whether a limit may be the reason; else the API has too much to do, for whoever calls.
         """
-        hint = hint or None  # to wait for no time is no word on how long
+        wait = hint or 0.0
         self.refusals += 1
         self._last_end = now
         self._sure_since = None
         self._earned = self._unproven_starts = 0
         evidence = self.rate.evidence
-        level = evidence.log_refusal(started, now, level, hint or 0.0)
+        level = evidence.log_refusal(started, now, level, wait)
         self._timing.refused(now - started)
         if started <= self._last_cut and started != self.trial:
             return
         evidence.log_telling(started, level)
         evenly = self._timing.between(level)
         is_apart = 0 < _APART * evenly <= evidence.pause_before(started)
-        refusal = Refusal(now, started, level, hint, is_apart, is_of_limits)
+        refusal = Refusal(now, started, level, wait, is_apart, is_of_limits)
         if self._closing is None:
             verdict = self._blame.explain(refusal, self.limit, self._proven)
             if verdict is not None:
                 self._last_cut = now
                 self._change(now, verdict.limit, verdict.reason)
             if verdict is not None or self._blame.tells_nothing(refusal):
-                self.opens_at = max(self.rate.opens_at(now), now + (hint or max(self._timing.first_gap, self.rate.gap)))
+                self.opens_at = max(self.rate.opens_at(now), now + (wait or max(self._timing.first_gap, self.rate.gap)))
                 return
         self._cut(refusal, at_most)
 

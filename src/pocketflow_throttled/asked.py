@@ -59,20 +59,21 @@ class Asked:
 
     def is_news(self, refusal: Refusal) -> bool:
         """Return whether a wait is too long to be asked for where only too many calls are under way."""
-        return (refusal.hint or 0.0) > _NEWS * self.seconds and self.tells_window(refusal)
+        return refusal.hint > _NEWS * self.seconds and self.tells_window(refusal)
 
     def tells_window(self, refusal: Refusal) -> bool:
         """Return whether a wait is so long that a window must pass, by what calls take or by what was asked for before."""
-        return refusal.tells_window(self._timing.latency) or (
-            refusal.is_long and 0 < _SURELY * self.seconds < (refusal.hint or 0.0)
-        )
+        return refusal.tells_window(self._timing.latency) or (refusal.is_long and 0 < _SURELY * self.seconds < refusal.hint)
+
+    def heard(self, closing: Closing) -> None:
+        """Take note of a wait that was asked for as too many calls were under way."""
+        self.seconds = max(0.0, closing.asked_for)
 
     def try_fewer(self, closing: Closing, evidence: Evidence, reopened: float) -> bool:
         """Blame calls at once for a long wait until more is known, if they may be meant; return whether they are."""
         cycle, before = self._cycle, closing.before
         if closing.tries > 1 or closing.level == 1 or closing.level <= _FAR * (before.ceiling or before.proven):
             return False
-        length = closing.hinted_until - closing.opened
         if cycle is not None:
             if self._is_like(cycle, closing, evidence):
                 self._in_vain = 0
@@ -84,13 +85,13 @@ class Asked:
             self._in_vain += 1
             return False
         self.times += 1
-        self.seconds = closing.hinted_until - closing.last
+        self.seconds = closing.asked_for
         window = window_that_explains(evidence, closing, reopened)
         if window is None:
             starts, seconds = evidence.between(closing.opened - 1e-9, closing.since), reopened - closing.opened
         else:
             starts, seconds = window.count, window.seconds
-        self._cycle = _Cycle(starts, seconds, length, reopened, before, window)
+        self._cycle = _Cycle(starts, seconds, closing.cycle, reopened, before, window)
         return True
 
     @property
@@ -106,7 +107,7 @@ class Asked:
     @staticmethod
     def _is_like(cycle: _Cycle, closing: Closing, evidence: Evidence) -> bool:
         """Whether the cycle that ends is like the one before it."""
-        length = closing.hinted_until - closing.opened
+        length = closing.cycle
         if abs(length - cycle.length) > max(_ROUNDED, _BLUR * length):
             return False
         used = evidence.most(cycle.seconds, cycle.since)

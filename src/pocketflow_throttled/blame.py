@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from .closing import Closing, Refusal
     from .timing import Timing
 
-_LONGEST_FOR_A_SECOND = 2.0  # seconds: one, rounded up
 _FAR_BELOW = 0.5  # of the calls at once before: if it refuses with so few, it is no matter of these
 _SURELY_A_RATE = 4  # refusals in a row, each of a call that tried alone
 
@@ -80,7 +79,7 @@ class Blame:
 
     def _as_chance(self, refusal: Refusal, limit: int) -> Verdict | None:
         """Of none: it refuses some calls, however many there are. One that names a wait has a reason."""
-        if refusal.hint is not None:
+        if refusal.hint:
             return None
         is_probe = self.ceiling.is_probed_by(refusal.level, limit) or self.rate.is_probe(refusal.started)
         is_found = not is_probe and self._chance.refused(refusal.started, refusal.level)
@@ -97,14 +96,13 @@ class Blame:
         one does, both are held, and the ceiling is lifted soon if it is none. So it is where a bucket is the reason of some.
         """
         ceiling = self.ceiling
-        is_long = (refusal.hint or 0.0) > _LONGEST_FOR_A_SECOND
-        if (is_long and ceiling.is_probed_by(refusal.level, limit)) or not self.rate.find_by_refusals(refusal.started):
+        if (refusal.is_long and ceiling.is_probed_by(refusal.level, limit)) or not self.rate.find_by_refusals(refusal.started):
             return None
         if self.rate.is_bucket:
             if ceiling.level is not None:
                 ceiling.found(ceiling.level, is_doubted=True)
             return Verdict(limit, "it was a rate")
-        if not is_long:
+        if not refusal.is_long:
             ceiling.drop()
             return Verdict(limit, "it was a rate")
         level = max(self._least, refusal.level - 1)
@@ -143,7 +141,7 @@ class Blame:
             return None
         is_probe = ceiling.is_probed_by(refusal.level, limit) or ceiling.went_too_far(refusal.level)
         if ceiling.level is None or not is_probe:
-            return Verdict(limit, "the rate was corrected") if rate.correct(refusal.started, refusal.hint or 0.0) else None
+            return Verdict(limit, "the rate was corrected") if rate.correct(refusal.started, refusal.hint) else None
         if refusal.level <= ceiling.level:  # else it is what was probed that refused
             rate.may_have_refused(refusal.started)
         ceiling.is_met = ceiling.is_met or refusal.is_apart
@@ -176,9 +174,7 @@ class Blame:
         closing.is_rate = closing.is_rate or closing.is_asked
         if self._was_down(closing, at):
             rate.evidence.forgive(closing.since)
-            before = asked.settle(closing)
-            ceiling.go_back_to(before.ceiling, before.target, before.probe_after)
-            return Verdict(before.target, "it was down")
+            return self._as_before(closing, "it was down")
         if closing.is_asked and asked.try_fewer(closing, rate.evidence, at):
             rate.drop()
             level = max(self._least, min(ceiling.target, closing.level - 1))
@@ -188,13 +184,17 @@ class Blame:
             ceiling.stay_clear(limit)
             return Verdict(limit, "as many as were admitted")
         if rate.explain(closing, at, asked.window):
-            before = asked.settle(closing)
-            ceiling.go_back_to(before.ceiling, before.target, before.probe_after)
-            return Verdict(before.target, "it was a rate")
-        asked.seconds = max(0.0, closing.hinted_until - closing.last)
+            return self._as_before(closing, "it was a rate")
+        asked.heard(closing)
         if closing.before.ceiling is not None and rate.is_unexplained:
             ceiling.stay_clear(limit)
         return None
+
+    def _as_before(self, closing: Closing, reason: str) -> Verdict:
+        """Go back to what was believed before the API was closed."""
+        before = self._asked.settle(closing)
+        self.ceiling.go_back_to(before)
+        return Verdict(before.target, reason)
 
     def _was_down(self, closing: Closing, until: float) -> bool:
         """Return whether it had too much to do, and refused whatever it was asked for. Some say so of a limit, time and again."""

@@ -10,6 +10,7 @@ import math
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from .closing import Before
     from .timing import Timing
 
 # Successes between two probes: what watching for a rising cap may cost is a refused call in so many. Where so many take longer
@@ -71,9 +72,9 @@ class Ceiling:
         """Believe in none."""
         self.level = None
 
-    def go_back_to(self, level: int | None, target: int, probe_after: int) -> None:
+    def go_back_to(self, before: Before) -> None:
         """Believe what was believed before a refusal that had another reason, but probe it twice as soon."""
-        self.level, self.target, self.probe_after = level, target, max(_DOUBTED, probe_after // 2)
+        self.level, self.target, self.probe_after = before.ceiling, before.target, max(_DOUBTED, before.probe_after // 2)
         self.stands()
 
     def stay_clear(self, limit: int) -> None:

@@ -24,7 +24,7 @@ class Refusal(NamedTuple):
         now: when.
         started: when it started.
         level: how many were under way then, itself included.
-        hint: seconds for which the API asked to wait; None: it did not say.
+        hint: seconds for which the API asked to wait; 0: it did not say.
         is_apart: whether it started no sooner after the call before than calls do that start evenly.
         is_of_limits: whether a limit may be the reason; else the API has too much to do, for whoever calls.
     """
@@ -32,18 +32,18 @@ class Refusal(NamedTuple):
     now: float
     started: float
     level: int
-    hint: float | None = None
+    hint: float = 0.0
     is_apart: bool = False
     is_of_limits: bool = True
 
     @property
     def is_long(self) -> bool:
         """Whether the API asks for longer than many do whatever they limit."""
-        return self.hint is not None and self.hint > _SHORT
+        return self.hint > _SHORT
 
     def tells_window(self, latency: float | None) -> bool:
         """Return whether the API asks for so long a wait that a window must pass, and no slot become free."""
-        return self.is_long and (self.hint or 0.0) > 2 * (latency or 0.0)
+        return self.is_long and self.hint > 2 * (latency or 0.0)
 
 
 class Before(NamedTuple):
@@ -93,9 +93,19 @@ class Closing:
         """Take note of one more refusal."""
         self.tries += 1
         self.is_of_limits = refusal.is_of_limits
-        self.last, self.level, hint = refusal.started, refusal.level, refusal.hint
-        if hint is not None and (hint > _SHORT or self.tries == 1):  # a short one is taken at its word once
-            self.hinted_until = self.last + hint
+        self.last, self.level = refusal.started, refusal.level
+        if refusal.is_long or (refusal.hint and self.tries == 1):  # a short one is taken at its word once
+            self.hinted_until = self.last + refusal.hint
+
+    @property
+    def asked_for(self) -> float:
+        """Seconds for which it asked to wait after the last refusal, as far as that is believed."""
+        return self.hinted_until - self.last
+
+    @property
+    def cycle(self) -> float:
+        """Seconds from when it opened to the end of the wait that it asked for."""
+        return self.hinted_until - self.opened
 
     @property
     def shut_until(self) -> float:
@@ -111,8 +121,8 @@ class Closing:
     def wait(self, refusal: Refusal, timing: Timing, least: float, at_most: float) -> float:
         """Return the seconds to the next try: not less than `least`, nor more than `at_most` unless the API asks for it."""
         hint = refusal.hint
-        if hint is not None and refusal.is_long:
+        if refusal.is_long:
             return hint
         opened = self.opened if self.is_of_limits else -math.inf  # else no window ends
         gap = min(timing.gap(refusal.now, opened, self.since, self.tries, least), at_most)
-        return gap if hint is None else max(hint, min(gap, hint * (self.tries - 1)))
+        return max(hint, min(gap, hint * (self.tries - 1))) if hint else gap

@@ -86,9 +86,9 @@ class Timing:
         """Seconds after which a call that was not refused was admitted."""
         return self.surely_refused_in + _FIRST_GAP
 
-    def cost(self, hint: float | None, limit: int) -> float:
-        """Return as how many calls a refusal costs: if the API asks for a pause, all those of the slots that fall idle in it."""
-        pause, latency = hint or 0.0, max(self.latency or 1.0, _TICK)
+    def cost(self, pause: float, limit: int) -> float:
+        """Return how many calls a refusal costs: itself, and those of the slots that are idle in a pause that is asked for."""
+        latency = max(self.latency or 1.0, _TICK)
         idle = pause * pause / (2 * latency) if pause < latency else pause - latency / 2  # each goes on for half a call
         return 1 + idle * limit / latency
 
