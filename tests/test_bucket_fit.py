@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from pocketflow_throttled import SimulatedAPI
 from pocketflow_throttled.adaptivity import Adaptive
 from pocketflow_throttled.blame import Blame
-from pocketflow_throttled.bucket_fit import Bucket, fitted
-from pocketflow_throttled.closing import Refusal
+from pocketflow_throttled.bucket_fit import Bucket, bucket_that_explains
+from pocketflow_throttled.closing import RefusedCall
 from pocketflow_throttled.conclusions import refused_by_a_rate
 from pocketflow_throttled.evidence import Evidence
 from pocketflow_throttled.learned_pace import LearnedPace
@@ -76,7 +76,7 @@ def probing(rate: LearnedRate) -> tuple[float, float]:
 @given(st.floats(0.2, 20.0), st.integers(2, 40), st.integers(0, 2**32))
 def test_a_bucket_is_found_by_when_it_refused(rate: float, burst: int, seed: int) -> None:
     starts, refusals = used(rate, burst, random.Random(seed), calls=500)
-    bucket = fitted(starts, refusals)
+    bucket = bucket_that_explains(starts, refusals)
     assert bucket is not None or burst < 4  # what holds that few may be a pace as well
     if bucket is not None:
         assert bucket.rate == pytest.approx(rate, rel=0.06)
@@ -86,7 +86,7 @@ def test_a_bucket_is_found_by_when_it_refused(rate: float, burst: int, seed: int
 @pytest.mark.parametrize("seed", range(6))
 def test_so_it_is_where_calls_are_not_all_as_long_on_their_way(seed: int) -> None:
     starts, refusals = used(5.0, 15, random.Random(seed), calls=500, late=0.2)
-    bucket = fitted(starts, refusals)
+    bucket = bucket_that_explains(starts, refusals)
     assert bucket is not None
     assert bucket.rate == pytest.approx(5.0, rel=0.05)
 
@@ -96,7 +96,7 @@ def test_some_refusals_may_have_another_reason(seed: int) -> None:
     chance = random.Random(seed)
     starts, refusals = used(5.0, 10, chance, calls=500)
     others = [(chance.choice(starts), 0.0) for _ in range(len(refusals) // 5)]
-    bucket = fitted(starts, sorted(refusals + others))
+    bucket = bucket_that_explains(starts, sorted(refusals + others))
     assert bucket is not None
     assert bucket.rate == pytest.approx(5.0, rel=0.05)
 
@@ -105,34 +105,34 @@ def test_what_refuses_at_random_is_no_bucket() -> None:
     for seed in range(20):
         chance = random.Random(seed)
         starts = sorted(chance.uniform(0.0, 200.0) for _ in range(400))
-        assert fitted(starts, [(at, 0.0) for at in sorted(chance.uniform(0.0, 200.0) for _ in range(20))]) is None
+        assert bucket_that_explains(starts, [(at, 0.0) for at in sorted(chance.uniform(0.0, 200.0) for _ in range(20))]) is None
 
 
 def test_three_times_do_not_tell_it() -> None:
     starts, refusals = used(2.0, 5, random.Random(1), calls=400)
-    assert fitted([start for start in starts if start < refusals[2][0]], refusals[:3]) is None
-    assert fitted([], [(1.0, 0.0)]) is None
-    assert fitted([1.0] * 9, [(1.0, 0.0)] * 4) is None
-    assert fitted([2.0, 1.5, 1.0], [(2.0, 0.0)] * 4) is None
+    assert bucket_that_explains([start for start in starts if start < refusals[2][0]], refusals[:3]) is None
+    assert bucket_that_explains([], [(1.0, 0.0)]) is None
+    assert bucket_that_explains([1.0] * 9, [(1.0, 0.0)] * 4) is None
+    assert bucket_that_explains([2.0, 1.5, 1.0], [(2.0, 0.0)] * 4) is None
 
 
 def test_rates_that_differ_and_explain_it_as_well_tell_none() -> None:
     """Seven start at once, and one with each call that it refills: at a rate of 1.2 a second, or a good part less or more."""
     starts = [*(0.05 * number for number in range(7)), 0.91, 1.76, 2.61, 3.47]
-    assert fitted(starts, [(0.4, 0.0), (0.99, 0.0), (1.92, 0.0), (2.8, 0.0)]) is None
+    assert bucket_that_explains(starts, [(0.4, 0.0), (0.99, 0.0), (1.92, 0.0), (2.8, 0.0)]) is None
 
 
 def test_who_asks_for_a_longer_wait_than_a_bucket_takes_to_refill_is_none() -> None:
     """A window of two seconds refuses as a bucket would, but asks for up to two seconds, rounded up."""
     starts, refusals = used(4.0, 10, random.Random(3), calls=400)
-    assert fitted(starts, [(at, 1.0) for at, _ in refusals]) is not None
-    assert fitted(starts, [(at, 2.0) for at, _ in refusals]) is None
+    assert bucket_that_explains(starts, [(at, 1.0) for at, _ in refusals]) is not None
+    assert bucket_that_explains(starts, [(at, 2.0) for at, _ in refusals]) is None
 
 
 def test_a_log_that_begins_late_is_read_from_a_refusal_on_if_it_is_known_how_much_the_bucket_holds() -> None:
     starts, refusals = used(8.0, 12, random.Random(5), calls=6000)
-    assert fitted(starts, refusals) is None
-    bucket = fitted(starts, refusals, Bucket(8.2, 12.0))
+    assert bucket_that_explains(starts, refusals) is None
+    bucket = bucket_that_explains(starts, refusals, Bucket(8.2, 12.0))
     assert bucket is not None
     assert bucket.rate == pytest.approx(8.0, rel=0.03)
 
@@ -141,7 +141,7 @@ def test_a_log_that_was_long_before_the_first_refusal_is_read_from_just_before_i
     """It is used ever more, until it refuses."""
     starts, refusals = used(8.0, 12, random.Random(5), calls=300)
     calm = [number / 2.0 - 1000.0 for number in range(2000)]
-    bucket = fitted(calm + starts, refusals)
+    bucket = bucket_that_explains(calm + starts, refusals)
     assert bucket is not None
     assert bucket.rate == pytest.approx(8.0, rel=0.03)
 
@@ -174,7 +174,7 @@ def test_a_pace_that_is_tried_goes_on_where_a_probe_beyond_the_ceiling_is_refuse
     blame = Blame(Adaptive(), timing)
     known, now = probing(blame.rate)
     blame.ceiling.found(5, is_doubted=False)
-    verdict = blame.explain(Refusal(now + 0.1, now, level, 1.0), limit=6, proven=5)
+    verdict = blame.explain(RefusedCall(now + 0.1, now, level, 1.0), limit=6, proven=5)
     assert verdict is not None
     assert verdict.reason == "probe refused"
     assert (blame.rate.held.seconds < known) == goes_on

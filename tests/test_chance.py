@@ -9,7 +9,7 @@ import pytest
 from pocketflow_throttled import Adaptive, SimulatedAPI
 from pocketflow_throttled.blame import Blame, Verdict
 from pocketflow_throttled.chance import Chance
-from pocketflow_throttled.closing import Refusal
+from pocketflow_throttled.closing import RefusedCall
 from pocketflow_throttled.evidence import Evidence
 from pocketflow_throttled.simulation import SimulatedRateLimitError
 from pocketflow_throttled.timing import Timing
@@ -84,7 +84,7 @@ def test_the_refusal_that_tells_of_chance_cuts_nothing_though_the_last_ones_came
     verdicts = []
     for started in (110.0, 150.0, 190.0, 230.0, 480.0, 482.0, 484.0, 486.0):
         evidence.log_telling(started, 2)
-        verdicts.append(blame._as_chance(Refusal(started + 0.1, started, 2), limit=10))
+        verdicts.append(blame._as_chance(RefusedCall(started + 0.1, started, 2), limit=10))
     assert verdicts == [None] * 7 + [Verdict(10, "no limit is the reason")]
 
 
@@ -136,9 +136,9 @@ def test_calls_that_are_refused_together_are_no_few_among_many() -> None:
         evidence.started(float(start), 30)
         if start % 10 == 9:
             evidence.log_telling(float(start), 30)
-    assert blame.explain(Refusal(39.1, 39.0, 30), limit=50, proven=50) == Verdict(50, "no limit is the reason")
+    assert blame.explain(RefusedCall(39.1, 39.0, 30), limit=50, proven=50) == Verdict(50, "no limit is the reason")
     for level in range(1, 51):
         evidence.started(60.0, level)
     for started in (59.7, 59.8, 59.9, 60.0):  # the first of each burst: the others say no more
         evidence.log_telling(started, 1)
-    assert blame.explain(Refusal(60.1, 60.0, 1), limit=50, proven=50) is None
+    assert blame.explain(RefusedCall(60.1, 60.0, 1), limit=50, proven=50) is None

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pocketflow_throttled import SimulatedAPI, run_virtual
-from pocketflow_throttled.clock_fit import Fit, Shut, fitted
+from pocketflow_throttled.clock_fit import Fit, Shut, clock_that_explains
 from pocketflow_throttled.clock_window import ClockWindow
 from pocketflow_throttled.closing import Closing
 from pocketflow_throttled.evidence import Evidence
@@ -77,7 +77,7 @@ def use_up(window: ClockWindow, evidence: Evidence, count: int, at: float) -> No
 
 def test_two_times_that_it_refused_tell_about_how_long_a_period_is() -> None:
     starts = [*(at / 10 for at in range(50)), *(at / 10 for at in range(220, 270))]  # by its clock: from 0, and from 20 on
-    fit = fitted(starts, [Shut(4.9, 18.0, 22.0), Shut(26.9, 39.0, 41.0)])
+    fit = clock_that_explains(starts, [Shut(4.9, 18.0, 22.0), Shut(26.9, 39.0, 41.0)])
     assert fit is not None
     assert fit.count == 50
     assert fit.length[0] < 20.0 < fit.length[1]
@@ -87,7 +87,7 @@ def test_two_times_that_it_refused_tell_about_how_long_a_period_is() -> None:
 def test_more_of_them_tell_more() -> None:
     starts = [20 * period + at / 10 for period in range(4) for at in range(20, 70)]
     shuts = [Shut(20 * period + 6.9, 20 * period + 18.0, 20 * period + 22.0) for period in range(4)]
-    two, four = fitted(starts, shuts[-2:]), fitted(starts, shuts)
+    two, four = clock_that_explains(starts, shuts[-2:]), clock_that_explains(starts, shuts)
     assert two is not None
     assert four is not None
     assert two.length[0] < four.length[0] < 20.0 < four.length[1] < two.length[1]
@@ -97,7 +97,7 @@ def test_a_time_that_it_was_open_may_be_two_periods() -> None:
     """By its clock, 15 seconds long, 50 fit; the batch found it open for the late part of one and all of the next."""
     starts = [*(at / 10 for at in range(60, 100, 2)), *(at / 10 for at in range(105, 155))]
     starts += [*(at / 10 for at in range(330, 380, 2)), *(at / 10 for at in range(405, 455))]
-    fit = fitted(starts, [Shut(15.4, 24.0, 33.0), Shut(45.4, 54.0, 57.0)])
+    fit = clock_that_explains(starts, [Shut(15.4, 24.0, 33.0), Shut(45.4, 54.0, 57.0)])
     assert fit is not None
     assert fit.count == 50
     assert fit.length[0] < 15.0 < fit.length[1]
@@ -105,7 +105,7 @@ def test_a_time_that_it_was_open_may_be_two_periods() -> None:
 
 def test_what_was_admitted_by_no_clock_is_explained_by_none() -> None:
     starts = [*[0.0] * 50, *[22.0] * 30]
-    assert fitted(starts, [Shut(0.0, 18.0, 22.0), Shut(22.0, 39.0, 41.0)]) is None
+    assert clock_that_explains(starts, [Shut(0.0, 18.0, 22.0), Shut(22.0, 39.0, 41.0)]) is None
 
 
 @pytest.mark.parametrize(("before", "is_told"), [(12, True), (100, False)])
@@ -115,12 +115,12 @@ def test_a_wait_that_is_always_as_long_makes_no_clock_where_far_more_were_admitt
     starts = [100.0 - each / 13 for each in reversed(range(before + 1))]
     starts += [wait + each / 13 for wait in waits for each in range(13)]
     shuts = [Shut(since, since + 7.1, since + 8.1) for since in (100.0, *(wait + 12 / 13 for wait in waits))]
-    assert (fitted(starts, shuts) is not None) == is_told
+    assert (clock_that_explains(starts, shuts) is not None) == is_told
 
 
 def test_what_is_counted_in_a_few_seconds_is_no_matter_of_a_clock() -> None:
     starts = [*(at / 10 for at in range(10)), *(2 + at / 10 for at in range(10))]
-    assert fitted(starts, [Shut(0.9, 1.5, 2.0), Shut(2.9, 3.5, 4.0)]) is None
+    assert clock_that_explains(starts, [Shut(0.9, 1.5, 2.0), Shut(2.9, 3.5, 4.0)]) is None
 
 
 # --- how the next period is met

@@ -13,13 +13,13 @@ from pocketflow_throttled import Adaptive
 from pocketflow_throttled.aimd import AdaptiveRule
 from pocketflow_throttled.blame import Blame
 from pocketflow_throttled.ceiling import Ceiling
-from pocketflow_throttled.closing import Closing, Refusal
+from pocketflow_throttled.closing import Closing, RefusedCall
 from pocketflow_throttled.conclusions import is_alone, starts_a_second, told_cap
 from pocketflow_throttled.evidence import Evidence
 from pocketflow_throttled.learned_rate import LearnedRate
 from pocketflow_throttled.learned_window import LearnedWindow
 from pocketflow_throttled.timing import Timing
-from pocketflow_throttled.window_fit import Window, window_that_explains
+from pocketflow_throttled.window_fit import WindowFit, window_that_explains
 
 times = st.lists(st.floats(0.0, 100.0), min_size=1, max_size=60).map(sorted)
 
@@ -136,7 +136,7 @@ def test_refused_calls_count_where_a_minute_explains_nothing_without_them(counts
             evidence.log_refusal(start, start + 0.1, level=1)
             evidence.log_to_explain(start)
     window = window_that_explains(evidence, Closing(opened=0.0, since=61.5, last=61.5), now=75.0)
-    assert window == Window(60.0, 10, 60.0, is_sure=False, counts_refused=counts_refused)
+    assert window == WindowFit(60.0, 10, 60.0, is_sure=False, counts_refused=counts_refused)
 
 
 @pytest.mark.parametrize("counts_refused", [False, True])
@@ -146,7 +146,7 @@ def test_a_window_that_counts_refused_calls_is_used_up_by_them(counts_refused: b
         evidence.started(start)
         if not api.admits(start):
             evidence.forget(start)
-    window = LearnedWindow(evidence, timing, Window(60.0, 10, 60.0, is_sure=True, counts_refused=counts_refused))
+    window = LearnedWindow(evidence, timing, WindowFit(60.0, 10, 60.0, is_sure=True, counts_refused=counts_refused))
     now, api.refused = 50.0, 0
     for _ in range(100):
         now = max(now, window.opens_at(now))
@@ -233,7 +233,7 @@ def test_a_usual_window_is_doubted_once(seconds: float) -> None:
 def test_one_call_tries_whether_a_window_has_passed_until_it_is_known_when_it_does() -> None:
     evidence, timing = Evidence(), Timing()
     timing.refused(0.2)
-    window = LearnedWindow(evidence, timing, Window(seconds=17.0, count=10, too_short=17.0, is_sure=True))
+    window = LearnedWindow(evidence, timing, WindowFit(seconds=17.0, count=10, too_short=17.0, is_sure=True))
     starts = [0.0]
 
     def start() -> None:
@@ -825,9 +825,9 @@ def test_a_second_that_is_asked_for_again_and_again_is_no_word_on_when() -> None
 def test_a_second_that_is_asked_for_again_and_again_does_not_make_a_window_longer() -> None:
     closing = Closing(opened=0.0, since=1.0)
     for started in (1.0, 2.0, 3.0):
-        closing.refused(Refusal(started, started, 1, 1.0))
+        closing.refused(RefusedCall(started, started, 1, 1.0))
     assert closing.hinted_until == 2.0
-    closing.refused(Refusal(4.0, 4.0, 1, 30.0))
+    closing.refused(RefusedCall(4.0, 4.0, 1, 30.0))
     assert closing.hinted_until == 34.0
 
 
@@ -842,7 +842,7 @@ def test_a_wait_far_longer_than_where_too_many_are_under_way_tells_a_window_thou
     timing.served(5.0)
     blame = Blame(Adaptive(), timing)
     blame._asked.seconds = before
-    refusal = Refusal(100.0, 100.0, 6, hint)
+    refusal = RefusedCall(100.0, 100.0, 6, hint)
     closing = Closing(opened=0.0, since=100.0)
     closing.refused(refusal)
     blame.closed(closing, refusal, 3)
@@ -860,7 +860,7 @@ def test_a_refusal_that_stands_alone_and_asks_to_wait_for_long_tells_a_window() 
             evidence.started(float(start), 6)
             if start in {0, 58}:
                 evidence.log_telling(start + 0.5, 6)
-        return blame.tells_nothing(Refusal(60.0, 58.5, 6, hint))
+        return blame.tells_nothing(RefusedCall(60.0, 58.5, 6, hint))
 
     assert tells_nothing(1.0)
     assert not tells_nothing(9.0)

@@ -22,7 +22,7 @@ import math
 from typing import TYPE_CHECKING
 
 from .blame import Blame
-from .closing import Before, Closing, Refusal
+from .closing import Before, Closing, RefusedCall
 from .moving_limit import MovingLimit
 from .timing import Timing
 
@@ -219,7 +219,7 @@ class AdaptiveRule(MovingLimit):
         evidence.log_telling(started, level)
         evenly = self._timing.between(level)
         is_apart = 0 < _APART * evenly <= evidence.pause_before(started)
-        refusal = Refusal(now, started, level, wait, is_apart, is_of_limits)
+        refusal = RefusedCall(now, started, level, wait, is_apart, is_of_limits)
         if self._closing is None:
             verdict = self._blame.explain(refusal, self.limit, self._proven)
             if verdict is not None:
@@ -251,7 +251,7 @@ class AdaptiveRule(MovingLimit):
 
     # --- down
 
-    def _cut(self, refusal: Refusal, at_most: float) -> None:
+    def _cut(self, refusal: RefusedCall, at_most: float) -> None:
         settings, closing, started = self.settings, self._closing, refusal.started
         if closing is None:
             known = self._ceiling.level

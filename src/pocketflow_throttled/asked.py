@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, NamedTuple
 from .window_fit import window_that_explains
 
 if TYPE_CHECKING:
-    from .closing import Before, Closing, Refusal
+    from .closing import Before, Closing, RefusedCall
     from .evidence import Evidence
     from .timing import Timing
-    from .window_fit import Window
+    from .window_fit import WindowFit
 
 _ALIKE = 1.25  # times as many calls, or as few, are as many
 _ROUNDED, _BLUR = 1.0, 0.05  # seconds, or a part of it, by which the time differs from a first start to the end of a wait
@@ -33,7 +33,7 @@ class _Cycle(NamedTuple):
     length: float  # seconds from the first start to the end of the wait
     since: float  # when the next cycle began
     before: Before  # what was believed
-    window: Window | None  # that would explain it
+    window: WindowFit | None  # that would explain it
 
 
 class Asked:
@@ -57,11 +57,11 @@ class Asked:
         self._in_vain = 0
         self._patience = _PATIENCE
 
-    def is_news(self, refusal: Refusal) -> bool:
+    def is_news(self, refusal: RefusedCall) -> bool:
         """Return whether a wait is too long to be asked for where only too many calls are under way."""
         return refusal.hint > _NEWS * self.seconds and self.tells_window(refusal)
 
-    def tells_window(self, refusal: Refusal) -> bool:
+    def tells_window(self, refusal: RefusedCall) -> bool:
         """Return whether a wait is so long that a window must pass, by what calls take or by what was asked for before."""
         return refusal.tells_window(self._timing.latency) or (refusal.is_long and 0 < _SURELY * self.seconds < refusal.hint)
 
@@ -95,7 +95,7 @@ class Asked:
         return True
 
     @property
-    def window(self) -> Window | None:
+    def window(self) -> WindowFit | None:
         """The window that would explain the last wait, while calls at once are blamed for it."""
         return None if self._cycle is None else self._cycle.window
 

@@ -16,7 +16,7 @@ from .learned_rate import LearnedRate
 
 if TYPE_CHECKING:
     from .adaptivity import Adaptive
-    from .closing import Closing, Refusal
+    from .closing import Closing, RefusedCall
     from .timing import Timing
 
 _FAR_BELOW = 0.5  # of the calls at once before: if it refuses with so few, it is no matter of these
@@ -67,7 +67,7 @@ class Blame:
 
     # --- a refusal while the API is open
 
-    def explain(self, refusal: Refusal, limit: int, proven: int) -> Verdict | None:
+    def explain(self, refusal: RefusedCall, limit: int, proven: int) -> Verdict | None:
         """Return what to go on with after a refusal that proves no limit lower than believed; None: it does."""
         return (
             self._as_chance(refusal, limit)
@@ -77,7 +77,7 @@ class Blame:
             or self._as_probe(refusal, limit)
         )
 
-    def _as_chance(self, refusal: Refusal, limit: int) -> Verdict | None:
+    def _as_chance(self, refusal: RefusedCall, limit: int) -> Verdict | None:
         """Of none: it refuses some calls, however many there are. One that names a wait has a reason."""
         if refusal.hint:
             return None
@@ -89,7 +89,7 @@ class Blame:
         known = refusal.started - self._timing.surely_refused_in  # what started since may be refused as well
         return Verdict(limit, "no limit is the reason") if is_found or self._chance.explains(known) else None
 
-    def _as_rate(self, refusal: Refusal, limit: int) -> Verdict | None:
+    def _as_rate(self, refusal: RefusedCall, limit: int) -> Verdict | None:
         """Of a rate by the second, or a bucket, where a cap was thought to be the reason.
 
         If calls take about as long, a cap admits as many in any second, too, and who counts by it need ask for no longer wait. If
@@ -110,7 +110,7 @@ class Blame:
             ceiling.found(level, is_doubted=True)
         return Verdict(ceiling.target, "it may be a rate")
 
-    def _as_cap(self, refusal: Refusal, limit: int) -> Verdict | None:
+    def _as_cap(self, refusal: RefusedCall, limit: int) -> Verdict | None:
         """Of a cap that the levels of the last refusals tell, where a pace was thought to be the reason."""
         cap = self.rate.tells_cap(refusal.started)
         if cap is None or cap >= limit or self.ceiling.is_probed_by(refusal.level, limit):
@@ -119,7 +119,7 @@ class Blame:
         self.ceiling.found(cap, is_doubted=False)
         return Verdict(cap, "it was a cap")
 
-    def _as_never_admitted(self, refusal: Refusal, limit: int, proven: int) -> Verdict | None:
+    def _as_never_admitted(self, refusal: RefusedCall, limit: int, proven: int) -> Verdict | None:
         """Of a window that is probed with more at once than were ever admitted: either may be the reason.
 
         Fewer are tried then, as that costs least, and the window is probed with those.
@@ -134,7 +134,7 @@ class Blame:
         self.ceiling.found(max(self._least, refusal.level - 1), is_doubted=True)
         return Verdict(min(limit, self.ceiling.target), "never admitted")
 
-    def _as_probe(self, refusal: Refusal, limit: int) -> Verdict | None:
+    def _as_probe(self, refusal: RefusedCall, limit: int) -> Verdict | None:
         """Of a probe beyond the ceiling, or beyond a rate, that is taken back."""
         ceiling, rate = self.ceiling, self.rate
         if self._asked.is_news(refusal) and not rate.probes_window(refusal.started):
@@ -149,14 +149,14 @@ class Blame:
         ceiling.probe_more_rarely(self._timing.cost(refusal.hint, limit))
         return Verdict(min(limit, ceiling.level), "probe refused")
 
-    def tells_nothing(self, refusal: Refusal) -> bool:
+    def tells_nothing(self, refusal: RefusedCall) -> bool:
         """Return whether a refusal stands alone among many calls that were admitted at its level."""
         known = refusal.now - self._timing.surely_refused_in  # what started since may be refused as well
         return is_alone(self.rate.evidence, refusal.level, known) and not self._asked.tells_window(refusal)
 
     # --- while it is closed
 
-    def closed(self, closing: Closing, refusal: Refusal, new: int) -> None:
+    def closed(self, closing: Closing, refusal: RefusedCall, new: int) -> None:
         """Take note of a refusal that cuts calls at once to `new`."""
         is_asked = self._asked.tells_window(refusal)
         closing.is_asked = closing.is_asked or is_asked

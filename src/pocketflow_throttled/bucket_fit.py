@@ -8,11 +8,16 @@ were refused. So a few refusals leave few rates that are possible.
 
 from __future__ import annotations
 
+import math
 from bisect import bisect_right
 from typing import TYPE_CHECKING, NamedTuple
 
+from .conclusions import refused_by_a_rate
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    from .evidence import Evidence
 
 _FEWEST = 4  # times that it was empty
 _MOST = 1000  # starts that are looked through
@@ -27,6 +32,8 @@ _AS_GOOD = 0.02  # of that: no worse a fit
 _CLEAR = 1.12  # times as fast as the slowest rate that fits is the fastest, at the most
 _MOST_TIMES = 0.75  # of the times that it refused: the others may have another reason
 _ROUNDED = 1.0  # seconds, by which a wait may be longer than it must
+_SOME_MORE = 25  # of all starts, such a part must be new to look again in vain, which takes time
+_NEWS = 10  # starts since one was found, without which it is no news that the same is found again
 
 
 class Bucket(NamedTuple):
@@ -109,7 +116,9 @@ class _Log(NamedTuple):
         return rate
 
 
-def fitted(starts: Sequence[float], refusals: Sequence[tuple[float, float]], known: Bucket | None = None) -> Bucket | None:
+def bucket_that_explains(
+    starts: Sequence[float], refusals: Sequence[tuple[float, float]], known: Bucket | None = None
+) -> Bucket | None:
     """Return the bucket that explains when an API refused; None: none does, or several that differ.
 
     Args:
@@ -120,7 +129,7 @@ def fitted(starts: Sequence[float], refusals: Sequence[tuple[float, float]], kno
     Example:
         >>> starts = [0.0, 0.1, 0.2, 0.3, *(0.5 * number for number in range(1, 20))]  # four, and then two a second
         >>> refusals = [(0.4, 0.0), (3.2, 0.0), (6.3, 0.0), (9.7, 0.0)]
-        >>> bucket = fitted(starts, refusals)
+        >>> bucket = bucket_that_explains(starts, refusals)
         >>> round(bucket.rate, 1), round(bucket.burst)
         (2.0, 4)
     """
@@ -153,3 +162,40 @@ def _log(starts: Sequence[float], refusals: Sequence[tuple[float, float]], known
         overall = len(starts) / (max(starts[-1], refusals[-1][0] if refusals else 0.0) - starts[0])
         return _Log(starts, refused, level, (_SLOWEST * overall, _FASTEST * overall))
     return _Log(starts, refused, level, (known.rate / _ALIKE, known.rate * _ALIKE))
+
+
+class BucketSearch:
+    """The bucket that explains the refusals, as far as it was found.
+
+    Args:
+        evidence: the starts there were, and the refusals.
+
+    Attributes:
+        found: the last one; None: none was, or it was forgotten.
+        is_news: whether much was admitted between the last two times that one was found.
+    """
+
+    __slots__ = ("_evidence", "_found_at", "_in_vain_at", "found", "is_news")
+
+    def __init__(self, evidence: Evidence) -> None:
+        self._evidence = evidence
+        self._found_at = self._in_vain_at = -math.inf
+        self.found: Bucket | None = None
+        self.is_news = True
+
+    def look(self, now: float) -> Bucket | None:
+        """Return the bucket that explains the refusals up to now; None: none does, or it is too soon to look again."""
+        evidence = self._evidence
+        if evidence.between(self._in_vain_at, now) < len(evidence.starts) // _SOME_MORE:
+            return None
+        bucket = bucket_that_explains(list(evidence.starts), refused_by_a_rate(evidence), self.found)
+        if bucket is None:
+            self._in_vain_at = now
+            return None
+        self.is_news = evidence.between(self._found_at, now) >= _NEWS
+        self.found, self._found_at = bucket, now
+        return bucket
+
+    def forget(self) -> None:
+        """Look for any bucket from now on, and not first for the one that was found."""
+        self.found = None

@@ -66,7 +66,7 @@ def shuts_between(starts: Sequence[float], shut_at: Sequence[float]) -> list[Shu
     return [shut for shut in shuts if shut.opened - shut.since > _A_WHILE]
 
 
-def fitted(starts: Sequence[float], shuts: Sequence[Shut]) -> Fit | None:
+def clock_that_explains(starts: Sequence[float], shuts: Sequence[Shut]) -> Fit | None:
     """Return the window by the clock that explains best when an API refused, or None if none does.
 
     Args:
@@ -75,7 +75,7 @@ def fitted(starts: Sequence[float], shuts: Sequence[Shut]) -> Fit | None:
 
     Example:
         >>> starts = [float(start) for start in (*range(10), *range(22, 32))]  # ten fit, from 0 and from 20 on
-        >>> fit = fitted(starts, [Shut(9.0, 19.0, 22.0), Shut(31.0, 39.0, 42.0)])
+        >>> fit = clock_that_explains(starts, [Shut(9.0, 19.0, 22.0), Shut(31.0, 39.0, 42.0)])
         >>> fit.count, fit.length[0] < 20 < fit.length[1]
         (10, True)
     """

@@ -17,7 +17,7 @@ _SHORT = 2.0  # seconds
 _SHARE = 0.5  # of the time for which an API is closed, at least, it was open before, unless that is a limit's doing
 
 
-class Refusal(NamedTuple):
+class RefusedCall(NamedTuple):
     """A call that was refused.
 
     Attributes:
@@ -89,7 +89,7 @@ class Closing:
     is_of_limits: bool = False
     before: Before = _NOTHING
 
-    def refused(self, refusal: Refusal) -> None:
+    def refused(self, refusal: RefusedCall) -> None:
         """Take note of one more refusal."""
         self.tries += 1
         self.is_of_limits = refusal.is_of_limits
@@ -118,7 +118,7 @@ class Closing:
         was_open = self.since - self.opened
         return was_open > _SHORT and was_open >= _SHARE * (until - self.since)
 
-    def wait(self, refusal: Refusal, timing: Timing, least: float, at_most: float) -> float:
+    def wait(self, refusal: RefusedCall, timing: Timing, least: float, at_most: float) -> float:
         """Return the seconds to the next try: not less than `least`, nor more than `at_most` unless the API asks for it."""
         hint = refusal.hint
         if refusal.is_long:

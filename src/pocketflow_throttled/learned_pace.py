@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from .bucket_search import BucketSearch
+from .bucket_fit import BucketSearch
 from .evidence import SECOND
 from .probing import Probing
 from .stretches import SHORT

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from .clock_fit import fitted, shuts_between
+from .clock_fit import clock_that_explains, shuts_between
 from .clock_window import ClockWindow
 from .conclusions import starts_a_second, told_cap
 from .evidence import Evidence
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from .closing import Closing
     from .probing import Held
     from .timing import Timing
-    from .window_fit import Window
+    from .window_fit import WindowFit
 
 _MOST_ABSORBED = 2  # refusals in a row that only correct a rate; after more of them, all is closed
 _OFTEN = 3  # tries, that tell that no call would have been admitted any earlier
@@ -149,7 +149,7 @@ class LearnedRate:
 
     # --- what is learned when calls are admitted again
 
-    def explain(self, closing: Closing, now: float, doubted: Window | None = None) -> bool:
+    def explain(self, closing: Closing, now: float, doubted: WindowFit | None = None) -> bool:
         """Return whether a rate, learned here, explains a time of refusals that ended `now`; `doubted` explains that before."""
         pace, held, since = self._pace, self.held, closing.since
         self.is_unexplained = False
@@ -181,13 +181,13 @@ class LearnedRate:
         self._stretches.ended(now if self.is_window and is_rate else since)
         return is_rate
 
-    def _window(self, closing: Closing, now: float, doubted: Window | None) -> Held | None:
+    def _window(self, closing: Closing, now: float, doubted: WindowFit | None) -> Held | None:
         """Return the window that explains best why calls were refused, if one does; by a clock, if none held prevented it."""
         if closing.is_rate:
             starts = list(self.evidence.starts)
             shuts = shuts_between(starts, self.evidence.shut_at)[-_SHUTS:]
             # Where nothing was held, two such times may be of two reasons.
-            fit = fitted(starts, shuts) if len(shuts) > 1 + (self.held is None) and shuts[-1].opened == now else None
+            fit = clock_that_explains(starts, shuts) if len(shuts) > 1 + (self.held is None) and shuts[-1].opened == now else None
             if fit is not None:
                 return ClockWindow(self.evidence, self._timing, fit, now)
         window = window_that_explains(self.evidence, closing, now) or (doubted if closing.is_rate else None)

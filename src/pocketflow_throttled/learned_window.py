@@ -21,7 +21,7 @@ from .window_fit import USUAL_WINDOWS
 if TYPE_CHECKING:
     from .evidence import Evidence
     from .timing import Timing
-    from .window_fit import Window
+    from .window_fit import WindowFit
 
 # The server's window opens by its own clock, and calls do not all take the same time to reach it.
 _CLOCK_MARGIN, _LARGEST_MARGIN = 1.005, 0.1
@@ -47,7 +47,7 @@ class LearnedWindow(Probing):
         window: what explained the refusals.
     """
 
-    def __init__(self, evidence: Evidence, timing: Timing, window: Window) -> None:
+    def __init__(self, evidence: Evidence, timing: Timing, window: WindowFit) -> None:
         self._is_usual = window.seconds in USUAL_WINDOWS
         seconds = window.seconds
         if self._is_usual:

@@ -36,7 +36,7 @@ _ROUNDED = 1  # starts, by which a window misfits whose end was told
 
 
 @dataclass(frozen=True, slots=True)
-class Window:
+class WindowFit:
     """A window that would explain what was admitted and what was refused.
 
     Attributes:
@@ -56,17 +56,17 @@ class Window:
     counts_refused: bool = False
 
 
-def window_that_explains(evidence: Evidence, closing: Closing, now: float) -> Window | None:
+def window_that_explains(evidence: Evidence, closing: Closing, now: float) -> WindowFit | None:
     """Return the window that explains best why an API was closed until `now`, or None if none does."""
     window = _closed_for(evidence, closing, now) if closing.is_rate else None
     if window is not None or len(evidence.to_explain) < 2 or not evidence.starts:
         return window
     usual = [length for length in USUAL_WINDOWS if length <= (now - evidence.starts[0]) * _BARELY]
     found = _best(evidence, usual, list(evidence.to_explain), _EXACT)
-    return None if found is None else Window(*found[:2], found[0], False, closing.is_asked, found[2])
+    return None if found is None else WindowFit(*found[:2], found[0], False, closing.is_asked, found[2])
 
 
-def _closed_for(evidence: Evidence, closing: Closing, now: float) -> Window | None:
+def _closed_for(evidence: Evidence, closing: Closing, now: float) -> WindowFit | None:
     """Return the window that a time tells for which an API was closed."""
     opened, shut = closing.opened, closing.shut_until
     at = bisect_right(evidence.starts, closing.since)
@@ -92,7 +92,7 @@ def _closed_for(evidence: Evidence, closing: Closing, now: float) -> Window | No
     # Closed for longer than it was open, so all of what was open lies in one window. Or the API was down for so long.
     is_sure = was_closed >= was_open and found[0] <= _LONGEST_SURE
     is_doubted = found[0] not in USUAL_WINDOWS or found[0] > _LONG_ENOUGH or closing.is_asked or found[2]
-    return Window(*found[:2], shut - opened, is_sure, is_doubted, found[2])
+    return WindowFit(*found[:2], shut - opened, is_sure, is_doubted, found[2])
 
 
 def _best(
