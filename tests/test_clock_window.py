@@ -301,7 +301,7 @@ def test_a_clock_is_told_by_the_times_that_it_was_shut_whatever_was_held(holds: 
             rate.held = rate._pace
             rate._pace.hold(0.6)
         elif period == periods - 1:
-            assert rate.explain(shut, now)
+            assert rate.explain(shut, now).is_rate
         rate.evidence.forget(now)
     assert isinstance(rate.held, ClockWindow)
     assert rate.held.count == 29  # one more is tried at once

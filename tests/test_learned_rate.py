@@ -107,7 +107,7 @@ def closed(opened: float, since: float, *tries: float, hinted_until: float = 0.0
 
 def test_a_minute_is_known_by_its_end() -> None:
     rate, closing = closed(0.0, 5.0, 5.1, 6.0, 20.0, 40.0)
-    assert rate.explain(closing, now=60.3)
+    assert rate.explain(closing, now=60.3).is_rate
     assert (rate.held.count, rate.held.seconds) == (KNOWN + 1, pytest.approx(60.3))
 
 
@@ -162,7 +162,7 @@ def test_a_window_that_counts_refused_calls_is_used_up_by_them(counts_refused: b
 
 def test_an_odd_window_is_as_long_as_the_api_says() -> None:
     rate, closing = closed(0.0, 5.0, hinted_until=37.0)
-    assert rate.explain(closing, now=37.0)
+    assert rate.explain(closing, now=37.0).is_rate
     assert (rate.held.count, rate.held.seconds) == (KNOWN + 1, 37.0)
 
 
@@ -189,7 +189,7 @@ def test_an_odd_window_is_known_better_each_time_and_no_shorter_than_it_is() -> 
 @pytest.mark.parametrize("is_window", [True, False])
 def test_a_long_window_is_believed_when_two_probes_were_refused_one_in_the_midst_of_its_pause(is_window: bool) -> None:
     rate, closing = closed(0.0, 5.0, 5.1, 6.0, 20.0, 100.0, 250.0)
-    assert rate.explain(closing, now=301.0)
+    assert rate.explain(closing, now=301.0).is_rate
     starts, now = [], 301.0
     for _ in range(KNOWN + 2):
         now = rate.opens_at(now)
@@ -265,7 +265,7 @@ def test_a_window_of_which_every_start_was_refused_at_last_is_no_trouble() -> No
 
 def test_what_closes_for_a_moment_is_a_pace() -> None:
     rate, closing = closed(0.0, 5.0, hinted_until=5.1)
-    assert rate.explain(closing, now=5.1)
+    assert rate.explain(closing, now=5.1).is_rate
     assert rate.held.count == 1
     assert 0.1 <= rate.held.seconds <= 0.15
 
@@ -332,7 +332,7 @@ def test_refusals_in_a_row_are_no_mere_correction_of_a_pace() -> None:
 
 def test_of_two_windows_that_explain_as_much_the_longer_is_held() -> None:
     rate, closing = closed(0.0, 5.0, 6.0, 9.0, 14.5)
-    assert rate.explain(closing, now=20.1)  # fifteen seconds would do as well
+    assert rate.explain(closing, now=20.1).is_rate  # fifteen seconds would do as well
     assert (rate.held.count, rate.held.seconds) == (KNOWN + 1, pytest.approx(20.1))
 
 
@@ -344,7 +344,7 @@ def test_a_window_by_the_clock_is_known_by_what_was_admitted_since_it_opened() -
         begin(rate, 55.0 + tenth / 10)
     for started in (60.0, 70.0, 90.0):
         rate.refused(started)
-    assert rate.explain(Closing(55.0, 60.0, 90.0, 3, is_rate=True), now=115.0)
+    assert rate.explain(Closing(55.0, 60.0, 90.0, 3, is_rate=True), now=115.0).is_rate
     assert (rate.held.count, rate.held.seconds) == (KNOWN + 1, pytest.approx(60.3))
 
 
@@ -971,7 +971,7 @@ def test_a_rate_is_guessed_by_a_few_starts_and_then_doubled_until_it_is_refused(
     for start in (0.0, 0.05, 0.1):
         begin(rate, start)
     rate.evidence.log_to_explain(started=0.15)
-    assert rate.explain(Closing(opened=0.0, since=0.15, last=0.15, tries=1, is_rate=True), now=1.2)
+    assert rate.explain(Closing(opened=0.0, since=0.15, last=0.15, tries=1, is_rate=True), now=1.2).is_rate
     assert rate.held.seconds == pytest.approx(0.4), "three in 1.2 s"
     now = 1.2
     while rate.held.seconds > 0.3:

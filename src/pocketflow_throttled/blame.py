@@ -183,10 +183,11 @@ class Blame:
             limit = min(limit, level)
             ceiling.stay_clear(limit)
             return Verdict(limit, "as many as were admitted")
-        if rate.explain(closing, at, asked.window):
+        explained = rate.explain(closing, at, asked.window)
+        if explained.is_rate:
             return self._as_before(closing, "it was a rate")
         asked.heard(closing)
-        if closing.before.ceiling is not None and rate.is_unexplained:
+        if closing.before.ceiling is not None and explained.is_unexplained:
             ceiling.stay_clear(limit)
         return None
 

@@ -8,7 +8,8 @@ and the next one twice as large; one that is refused costs that call, and ends t
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from dataclasses import replace
+from typing import TYPE_CHECKING, NamedTuple
 
 from .clock_fit import clock_that_explains, shuts_between
 from .clock_window import ClockWindow
@@ -31,6 +32,13 @@ _SHUTS = 4  # times in which it refused, that are remembered
 _UNEXPLAINED = 2  # refusals that nothing explained, as of which a pace is measured all the same, or let go
 
 
+class Explained(NamedTuple):
+    """Whether a rate, which was learned, explains refusals, and whether nothing does that is known of rates."""
+
+    is_rate: bool
+    is_unexplained: bool
+
+
 class LearnedRate:
     """The window or the pace that is believed to limit starts, once one is.
 
@@ -40,7 +48,6 @@ class LearnedRate:
     Attributes:
         evidence: the starts there were, and the refusals.
         held: the window or the pace; None: no limit is known.
-        is_unexplained: whether no rate was found that explains the last refusals.
 
     Example:
         >>> from pocketflow_throttled.closing import Closing
@@ -49,7 +56,7 @@ class LearnedRate:
         >>> for start in range(10):
         ...     rate.evidence.started(float(start))
         >>> rate.evidence.log_to_explain(started=9.5)
-        >>> rate.explain(Closing(opened=0.0, since=9.5, last=50.0, tries=9, is_rate=True), now=60.0)
+        >>> rate.explain(Closing(opened=0.0, since=9.5, last=50.0, tries=9, is_rate=True), now=60.0).is_rate
         True
         >>> rate.held.count, round(rate.held.seconds, 1)  # ten are known to fit, and one more is tried at once
         (11, 60.3)
@@ -61,7 +68,6 @@ class LearnedRate:
         self._stretches = Stretches(self.evidence, timing)
         self._pace = LearnedPace(self.evidence, timing, self._stretches)
         self.held: Held | None = None
-        self.is_unexplained = False
         self._unexplained = 0
         self._absorbed = 0
         self._absorbed_at = 0.0
@@ -149,12 +155,11 @@ class LearnedRate:
 
     # --- what is learned when calls are admitted again
 
-    def explain(self, closing: Closing, now: float, doubted: WindowFit | None = None) -> bool:
-        """Return whether a rate, learned here, explains a time of refusals that ended `now`; `doubted` explains that before."""
-        pace, held, since = self._pace, self.held, closing.since
-        self.is_unexplained = False
+    def explain(self, closing: Closing, now: float, doubted: WindowFit | None = None) -> Explained:
+        """Learn what explains a time of refusals that ended `now`; `doubted` explains that before."""
+        pace, held, since, is_unexplained = self._pace, self.held, closing.since, False
         if held is not None and held.was_used_up(closing.opened, since):
-            closing.is_rate = True
+            closing = replace(closing, is_rate=True)
         if closing.is_rate and closing.hinted_until > closing.last:
             self.evidence.told(closing.hinted_until)
         is_bucket = not self.is_window and pace.find_bucket(since)
@@ -176,10 +181,10 @@ class LearnedRate:
             if self.is_pace and self._unexplained >= _UNEXPLAINED:
                 self.held = None  # it was not in use
             self._unexplained += 1
-            self.is_unexplained = True
+            is_unexplained = True
         is_rate = window is not None or closing.is_rate
         self._stretches.ended(now if self.is_window and is_rate else since)
-        return is_rate
+        return Explained(is_rate, is_unexplained)
 
     def _window(self, closing: Closing, now: float, doubted: WindowFit | None) -> Held | None:
         """Return the window that explains best why calls were refused, if one does; by a clock, if none held prevented it."""
