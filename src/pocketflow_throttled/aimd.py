@@ -9,7 +9,8 @@ outline, as TCP has it, with what an API needs beyond it:
   small probe at a time, more and more rarely (CUBIC, RFC 9438, does the same). A refused probe costs that call and cuts nothing.
 * Refused with nothing under way, it is a rate and not a cap. Fewer at once is the wrong answer to that: see LearnedRate.
 * An API that says that it is overloaded teaches no rate: once it was down, all is as before.
-* Until a probe is refused though it started as far from the last call as even starts are, the ceiling may be a rate's doing.
+* A rate may look like a ceiling, as it refuses calls that come too soon after others. So the first probes start as far from the
+  last call as if all started evenly: only when such a one is refused is it surely a ceiling.
 * After a refusal one call tries first. Not refused for as long as a refusal takes, it was admitted.
 * A refusal that stands alone among many calls admitted at that level proves no limit lower than believed: it cuts nothing.
 * Starts beyond proven ground are spaced by about the time a refusal takes: the first 429 is back before ten more are sent. After
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
     from .adaptivity import Adaptive
 
 _IDLE = 1.0  # seconds in which nobody asked to call, though the rule held none back: they tell nothing of what is allowed
-_APART = 0.9  # of the seconds between starts, if they were even: a call that is refused so late after another came not too soon
+_APART = 0.9  # of the seconds between even starts: a call that comes so long after another is not refused for coming too soon
 _MOST_AT_ONCE = 10  # starts beyond proven ground in the time of one refusal, once as many went well
 
 
@@ -89,8 +90,6 @@ class AdaptiveRule(MovingLimit):
         self.settings = settings
         self._blame.set_settings(settings)
         self._change(now, self.limit, "settings")
-
-    # --- what the limiter asks and tells
 
     def opens_for(self, level: int) -> float:
         """Return before what time a call may not start that would be the `level`-th under way."""
@@ -230,8 +229,6 @@ class AdaptiveRule(MovingLimit):
                 return
         self._cut(refusal, at_most)
 
-    # --- up
-
     def _grow(self, now: float) -> None:
         ceiling, settings = self._ceiling, self.settings
         if self.limit < ceiling.target:
@@ -248,8 +245,6 @@ class AdaptiveRule(MovingLimit):
         elif ceiling.is_to_be_probed(self.limit, self._earned):
             ceiling.stands()
             self._change(now, ceiling.level + ceiling.step, "probe")
-
-    # --- down
 
     def _cut(self, refusal: RefusedCall, at_most: float) -> None:
         settings, closing, started = self.settings, self._closing, refusal.started

@@ -65,8 +65,6 @@ class Blame:
         self._was_open_shortly = False
         self._asked = Asked(self._timing)
 
-    # --- a refusal while the API is open
-
     def explain(self, refusal: RefusedCall, limit: int, proven: int) -> Verdict | None:
         """Return what to go on with after a refusal that proves no limit lower than believed; None: it does."""
         return (
@@ -153,8 +151,6 @@ class Blame:
         """Return whether a refusal stands alone among many calls that were admitted at its level."""
         known = refusal.now - self._timing.surely_refused_in  # what started since may be refused as well
         return is_alone(self.rate.evidence, refusal.level, known) and not self._asked.tells_window(refusal)
-
-    # --- while it is closed
 
     def closed(self, closing: Closing, refusal: RefusedCall, new: int) -> None:
         """Take note of a refusal that cuts calls at once to `new`."""

@@ -13,21 +13,22 @@ if TYPE_CHECKING:
     from .closing import Before
     from .timing import Timing
 
-# Successes between two probes: what watching for a rising cap may cost is a refused call in so many. Where so many take longer
-# than it should be missed for, they are fewer.
+# Successes between two probes, at most: to watch for a rising cap may cost one refused call in so many. But no more than are
+# served in _MISSED_FOR seconds, lest a raised cap be missed for long, and never so few that probes cost more than one in _FEWEST.
 _RAREST_PROBE, _MISSED_FOR, _FEWEST = 160, 20.0, 80
-# Where the API asks to wait, a refused probe costs a pause. To probe rarely costs what a raised cap is missed for, and often, the
-# pauses: the sum is least at so many times the root of a pause, in seconds. But a long one costs no more than one in so many.
+# Where the API asks to wait, a refused probe costs the calls of a pause. To probe often costs pauses, to probe rarely misses a
+# raised cap: the sum is least every _RARELY * sqrt(calls that a pause costs * calls a second). Or every _CHEAP times those calls,
+# if that is more.
 _RARELY, _CHEAP = 40, 20
 _DEARER = 4  # times as rare at the most, after one refusal
 _WORTH = 5  # successes, at least, for each call that a refused probe costs
 _DOUBTED = 3  # successes before a new ceiling is tried for the first time
 _CONFIRMED, _CONFIRMED_IF_BLURRED = 5, 12  # starts beyond a ceiling, none refused, that lift it
-_NEWS = 8  # a part of it by which it must have risen since a probe was refused, to be probed as soon as at first
+_NEWS = 8  # an eighth: if it rose by more since a probe was refused, it is probed as soon as at first
 _DISPROVED = 2  # times lifted: what refuses is no cap
 _NEAR = 0.8  # of a ceiling: while one call probes, another may arrive before it and leave it, or itself, no room
-_BLUR = 16  # a part of it by which the network blurs it
-_SMALL = 6  # a part of it: a step no larger may have gone well by chance
+_BLUR = 16  # a sixteenth of it, by which the network blurs it
+_SMALL = 6  # a sixth of it: a step no larger may have gone well by chance
 _FORGOTTEN = 0.8  # of the highest it was, that stays after each refused probe: what has fallen for long returns the less soon
 
 
@@ -86,8 +87,6 @@ class Ceiling:
     def is_disproved(self) -> bool:
         """Whether it was lifted so often that what refuses is no cap."""
         return self._lifts >= _DISPROVED
-
-    # --- the probe
 
     def keeps_apart(self, level: int) -> bool:
         """Return whether a call that would be the `level`-th under way must start apart from the last one.

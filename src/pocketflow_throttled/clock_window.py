@@ -19,16 +19,15 @@ if TYPE_CHECKING:
     from .evidence import Evidence
     from .timing import Timing
 
-_KNOWN = 0.02  # of its length, up to which a beginning need not be known
-# A refused try is worth so many calls that are not made for want of one. What both cost together, for a beginning that may be
-# anywhere in some time, is least if tries follow each other in the root of that time, by what is worth a try. And no more than a
-# part of that time passes at once.
+_KNOWN = 0.02  # of its length: a beginning is known well enough when the error is smaller
+# To try late loses calls, and to try often costs refusals, each of them worth _WORTH calls. If the period may begin anywhere in T
+# seconds, the sum is least when tries are sqrt(T * the seconds that so many calls take) apart, but at most _LONGEST_STEP of T.
 _WORTH, _LONGEST_STEP = 5, 0.8
 _BEGINNINGS = 8  # remembered, from which the length is known
 _IN_VAIN = 3  # tries, after it must have begun
 _RAREST = 16  # periods from one probe of how many fit to the next
 _PART = 16  # of the starts known, the largest step
-_USED_UP = 0.97  # of the starts known: refused after so many, it allows no more
+_USED_UP = 0.97  # of the starts known: a refusal after so many tells no more than that they were all
 _MOST_ADMITTED = 2  # times as many as were thought to fit
 
 
@@ -68,8 +67,6 @@ class ClockWindow(Held):
 
     def _set_length(self, least: float, most: float) -> None:
         self._length, self.seconds = (least, most), (least + most) / 2
-
-    # --- what it allows
 
     def opens_at(self, now: float) -> float:
         """Return when the next start is allowed, given those there were."""
@@ -113,8 +110,6 @@ class ClockWindow(Held):
 
     def _used(self, now: float) -> int:
         return self._evidence.count_from(self._since, now)
-
-    # --- what happened
 
     def _go_on(self, now: float) -> None:
         """Go on to the present period, if another has begun by now."""

@@ -145,7 +145,10 @@ class Evidence:
         return max(1, level - sum(call.started < started < call.ended for call in refused))
 
     def refused_level(self, started: float, level: int) -> int:
-        """Return the same of a refused call, by what is known of those before it now; `level` if it is not logged any more."""
+        """Return how many were under way at the server as a refused call started; `level` if it is not logged any more.
+
+        That may be fewer than was thought as it was refused: others that were under way may have been refused since.
+        """
         return next((call.level for call in reversed(self.refused_calls) if call.started == started), level)
 
     @property

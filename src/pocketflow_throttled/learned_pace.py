@@ -23,23 +23,24 @@ if TYPE_CHECKING:
 
 _FIRST_STEP, _LARGEST_STEP = 0.1, 0.15
 _STARTS = 14  # held back before the next step
-_MOST_CERTAIN = 3  # times that a pace was found again: each halves the steps, and doubles the starts before them
-_RAREST = 5  # the same, of the starts after a refused step ...
-_WORTH = 50  # ... and at least as many starts for each that could have been made while the API asked to wait
+# Each time that a pace is found again halves the steps, and doubles the starts before them: the first _MOST_CERTAIN times. The
+# starts after a refused step are doubled the first _RAREST times.
+_MOST_CERTAIN, _RAREST = 3, 5
+_WORTH = 50  # starts before the next step, at least, for each that was lost while the API asked to wait
 _NEVER = 1e9  # starts
 _SHORTEST_WINDOW, _LONGEST_PATIENCE = 1.0, 5.0  # seconds: for so long may go well what is too fast
-_SAME = 0.85  # paces that differ by less than that are the same
-_SLIGHTLY = 1.01  # times: what a bucket refills, as calls are late
-_SLOWER = 1.03  # times: a pace that was refused after many starts, or what is counted by the second, as calls are late
-_ALMOST = 16  # a part of what is allowed in a second, without which it is full as well
-# A pace so many times slower than what was admitted for some seconds, not long ago, is probed by doubling it, after few starts.
-# An API that was down for a while is used again soon.
-_FAR, _FEW, _FEWEST = 2.0, 5, 2  # the last, where it is a guess
-# Seconds between starts: a pace so slow may have been learned while the API was hardly there, and is doubted soon. Where it is as
-# slow as the API was closed for long, a small part of that is tried at once.
+_SAME = 0.85  # paces are the same if one is no less than this part of the other
+_SLIGHTLY = 1.01  # times slower than a bucket refills, as calls are late
+_SLOWER = 1.03  # times slower than a pace that was refused, or than what is counted by the second, as calls are late
+_ALMOST = 16  # a second is full even if a sixteenth of what is allowed in it is left
+# A pace that is so many times slower than what was admitted for some seconds, not long ago, is probed by doubling it, after _FEW
+# starts, or _FEWEST if it is a guess: an API that was down for a while is used again soon.
+_FAR, _FEW, _FEWEST = 2.0, 5, 2
+# With more seconds than _SLOW between starts, a pace may have been learned while the API was hardly there: it is doubted soon. If
+# it is that slow because the API was closed for long, _TRIED_AT_ONCE of those seconds are tried at once.
 _SLOW, _TRIED_AT_ONCE = 8.0, 0.15
-_FASTEST = 1e-6  # seconds, which nobody notices: by coarse clocks, or those of several loops, no time may have passed, or less
-_IN_USE = 0.85  # share of a pace that is used when it, and nothing else, holds the starts back
+_FASTEST = 1e-6  # seconds between starts, which nobody notices: by a coarse clock, or those of two loops, there may be none
+_IN_USE = 0.85  # of the starts that a pace allows: if so many are made, it is the pace that holds them back
 
 
 class LearnedPace(Probing):
@@ -85,8 +86,6 @@ class LearnedPace(Probing):
         if at > now:
             self._due = at
         return at
-
-    # --- what happened
 
     def started(self, now: float, level: int) -> None:
         """Stamp a start, and probe a faster pace when enough of them were held back."""
@@ -180,8 +179,6 @@ class LearnedPace(Probing):
         """Return the starts before the next step, after one that cost a wait of so many seconds."""
         return max(after, int(min(_WORTH * wait / self.seconds, _NEVER)))
 
-    # --- finding one
-
     def hold(self, seconds: float, certainty: int = 1) -> None:
         """Allow one start in so many seconds, and probe it the more carefully the more certain it is."""
         self._stretches.look_back()
@@ -267,8 +264,6 @@ class LearnedPace(Probing):
         if self._fast_since is not None:
             self._patience = min(max(self._patience, refused - self._fast_since), _LONGEST_PATIENCE)
             self._fast_since = None
-
-    # --- what was used
 
     def is_in_use(self, now: float) -> bool:
         """Return whether it, and nothing else, held back the starts of late."""

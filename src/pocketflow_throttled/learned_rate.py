@@ -86,8 +86,6 @@ class LearnedRate:
         """Return when the next start is allowed, given those there were."""
         return now if self.held is None else self.held.opens_at(now)
 
-    # --- what happened
-
     def succeeded(self, started: float) -> None:
         """Take note that a call was served."""
         if self._absorbed and started > self._absorbed_at:
@@ -153,8 +151,6 @@ class LearnedRate:
         """Return the calls at once that the last refusals tell, if a pace that was held does not explain them."""
         return told_cap(self.evidence) if self.is_pace and not self._pace.is_full(started) else None
 
-    # --- what is learned when calls are admitted again
-
     def explain(self, closing: Closing, now: float, doubted: WindowFit | None = None) -> Explained:
         """Learn what explains a time of refusals that ended `now`; `doubted` explains that before."""
         pace, held, since, is_unexplained = self._pace, self.held, closing.since, False
@@ -197,8 +193,6 @@ class LearnedRate:
                 return ClockWindow(self.evidence, self._timing, fit, now)
         window = window_that_explains(self.evidence, closing, now) or (doubted if closing.is_rate else None)
         return None if window is None else LearnedWindow(self.evidence, self._timing, window)
-
-    # --- where it is not the rate that is to blame
 
     @property
     def is_window(self) -> bool:

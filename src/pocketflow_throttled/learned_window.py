@@ -3,8 +3,8 @@
 Pure: times are arguments, in seconds. Whether the API counts back from each call or by its own clock, a window is known by a
 cycle: a first start, all that fit, a pause until the window has passed. Its length lies between the last call that was refused
 and the first that was admitted, and the first call of a cycle narrows that down. How many fit is probed upwards, at once and then
-rarely. If an API that was down may have looked the same, the first probe that was refused is made again in the midst of a pause,
-as another limit may have refused it: an API that was down has no window, and admits that call.
+rarely. An outage may look like a window. So where one may have, the first probe that was refused, perhaps by another limit, is
+repeated in the middle of the next pause: if that call is served, there is no window.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ _CLOCK_MARGIN, _LARGEST_MARGIN = 1.005, 0.1
 _FEWEST_STARTS = 30  # held back before a probe
 _RARER = 4  # times as many after a refused probe
 _PART = 10  # of the starts known, the largest step
-_FEW = 2  # more than were known, or as large a step: so far a refusal may as well be another limit's
-_DOUBT = 0.04  # of its length, up to which that need not be known
-_AGAIN_AFTER = 0.15  # of the time until more fits: one more is tried again then, where a window is doubted ...
-_AGAIN_IN = 0.2  # ... and that time is so much of its length
+_FEW = 2  # starts, or the largest step: a probe that is refused so little beyond what was found may have met another limit
+_DOUBT = 0.04  # of its length: it is known well enough when the error is smaller
+# Where a window is doubted, the first probe is repeated when _AGAIN_AFTER of a pause is over that is _AGAIN_IN of its length.
+_AGAIN_AFTER, _AGAIN_IN = 0.15, 0.2
 _NOT_BEFORE = 1.2  # seconds: not in the same second, as it may be that which is counted
-_PAUSE = 0.05  # of its length, without a start: longer ones part the cycles
+_PAUSE = 0.05  # of its length: a longer time without a start ends a cycle
 _MOST_ADMITTED = 2  # times what it allows, in its length: one that is counted by the clock admits as much around its end
-_FIRMLY = 0.97  # of its length, in which more starts than it allows are more than it allows
+_FIRMLY = 0.97  # of its length: more starts than it allows, in so much of it, surely are too many
 
 
 class LearnedWindow(Probing):
@@ -65,8 +65,6 @@ class LearnedWindow(Probing):
         self._has_passed = False  # whether calls were served that started as soon as it was thought to have passed
         self._slow_start = SlowStart(timing)
         self._probe()  # at once: if the API was down for so long, there is no window, and more is admitted before it has passed
-
-    # --- what it allows
 
     def opens_at(self, now: float) -> float:
         """Return when the next start is allowed, given those there were."""
@@ -106,8 +104,6 @@ class LearnedWindow(Probing):
             return len(starts) == self.count
         recent = list(islice(starts, len(starts) - self.count, None))
         return recent[0] - starts[-self.count - 1] > max((after - start for start, after in pairwise(recent)), default=0.0)
-
-    # --- what happened
 
     def started(self, now: float, level: int) -> None:
         """Stamp a start, and probe upwards when enough of them were held back."""
@@ -179,8 +175,6 @@ class LearnedWindow(Probing):
     def was_used_up(self, since: float, until: float) -> bool:
         """Return whether all that was thought to fit was used between two times."""
         return between(self._log, since, until) >= self._base - 1
-
-    # --- upward probes
 
     def _probe(self) -> None:
         if self.is_probing and self._beyond:  # neither refused nor beyond doubt

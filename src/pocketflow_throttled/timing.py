@@ -18,7 +18,7 @@ _GAP_GROWTH = 3.0
 _GAP_OF_CYCLE = 0.35  # a closed window is tried again after this share of the time since it opened, so few tries find the end
 _LONGEST_GAP, _SOON = 60.0, 2.0
 _BLUR = 0.05  # of a latency: calls that differ by more on their way blur how many are under way at the server
-_SURELY = 1.5  # times as long as a refusal takes: who was not refused by then was admitted
+_SURELY = 1.5  # times as long as a refusal takes: a call that was not refused by then was admitted
 _JITTER = 0.1
 _REFILL = 8.0  # times as fast as calls end, are slots filled once a limit is known
 _TICK = 1e-3  # what is closer together than that is not worth a timer
@@ -65,7 +65,7 @@ class Timing:
         return _FIRST_SPACING if self.latency is None else min(_FIRST_SPACING, self.latency * _SPACING_OF_LATENCY)
 
     def beyond(self, starts: int, limit: int) -> float:
-        """Return the same after so many of them: ever closer, and no slower than calls that start evenly, once that is known."""
+        """Return the seconds to the next start after so many beyond proven ground: ever fewer, and no more than evenly apart."""
         if self.latency is None:
             return self.spacing
         closer = self.spacing / (1 + starts)
