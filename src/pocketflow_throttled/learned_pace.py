@@ -40,7 +40,9 @@ _FAR, _FEW, _FEWEST = 2.0, 5, 2
 # it is that slow because the API was closed for long, _TRIED_AT_ONCE of those seconds are tried at once.
 _SLOW, _TRIED_AT_ONCE = 8.0, 0.15
 _FASTEST = 1e-6  # seconds between starts, which nobody notices: by a coarse clock, or those of two loops, there may be none
-_IN_USE = 0.85  # of the starts that a pace allows: if so many are made, it is the pace that holds them back
+# Of the starts that a pace allows in the time of _SPAN of them: if so many are made, it is the pace that holds them back.
+_IN_USE, _SPAN = 0.85, 10
+_HALF = 0.5  # a start: to try sooner than that after a refusal is in vain
 
 
 class LearnedPace(Probing):
@@ -72,8 +74,8 @@ class LearnedPace(Probing):
 
     @property
     def gap(self) -> float:
-        """Seconds in which no more than half a start is allowed: to try sooner after a refusal is in vain."""
-        return 0.5 * self.seconds
+        """Seconds in which half a start is allowed."""
+        return _HALF * self.seconds
 
     @property
     def is_well_known(self) -> bool:
@@ -267,5 +269,5 @@ class LearnedPace(Probing):
 
     def is_in_use(self, now: float) -> bool:
         """Return whether it, and nothing else, held back the starts of late."""
-        span = max(2 * (self._timing.latency or 0.0), 10 * self.seconds)
+        span = max(2 * (self._timing.latency or 0.0), _SPAN * self.seconds)
         return self._evidence.between(now - span, now) >= _IN_USE * span / self.seconds

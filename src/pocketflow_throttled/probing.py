@@ -13,7 +13,10 @@ if TYPE_CHECKING:
     from .evidence import Evidence
     from .timing import Timing
 
-_AT_ONCE = 1e-4  # seconds: a start that comes so soon after it was due was held back
+# Seconds, and a part of the time since the last start: a start that comes no later than that after it was due was held back.
+_AT_ONCE, _SOON = 1e-4, 0.1
+_ROUNDING = 1e-9  # seconds, by which sums of times may be wrong
+_AFTER = 1e-3  # seconds, by which what is known in some time is known for sure
 
 
 class Held(ABC):
@@ -124,19 +127,19 @@ class Probing(Held):
     def _allows(self, count: int, seconds: float, now: float) -> bool:
         """Return whether `count` in any `seconds` allow a start at `now`, after those before it."""
         before = bisect_right(self._log, now)
-        return before < count or self._log[before - count] + seconds <= now + 1e-9
+        return before < count or self._log[before - count] + seconds <= now + _ROUNDING
 
     def _was_held_back(self, now: float) -> bool:
         """Whether a start `now` comes as soon as it was allowed."""
         due, self._due = self._due, None
         log = self._log
-        return due is not None and bool(log) and now - due <= 0.1 * (now - log[-1]) + _AT_ONCE
+        return due is not None and bool(log) and now - due <= _SOON * (now - log[-1]) + _AT_ONCE
 
     @property
     def _known_at(self) -> float:
         """When the first start beyond what is known would have been refused."""
         assert self._beyond_since is not None
-        return self._beyond_since + self._timing.surely_refused_in + 1e-3
+        return self._beyond_since + self._timing.surely_refused_in + _AFTER
 
     def is_beyond(self, started: float) -> bool:
         """Whether a refused call is one that only a probe allowed."""

@@ -20,6 +20,9 @@ _LONGEST_GAP, _SOON = 60.0, 2.0
 _BLUR = 0.05  # of a latency: calls that differ by more on their way blur how many are under way at the server
 _SURELY = 1.5  # times as long as a refusal takes: a call that was not refused by then was admitted
 _JITTER = 0.1
+_OLD, _NEW = 0.9, 0.1  # parts of the average of what was known, and of the last call
+# After so much of its length a window has passed for sure. It is waited for if its end is no further off than so many gaps.
+_PASSED, _WORTH_WAITING = 1.005, 1.5
 _REFILL = 8.0  # times as fast as calls end, are slots filled once a limit is known
 _TICK = 1e-3  # what is closer together than that is not worth a timer
 
@@ -46,16 +49,16 @@ class Timing:
         """Take note of a call that was served after so long; less than nothing, as clocks of two loops may tell, is nothing."""
         latency = self.latency
         if latency is None or seconds < 0:
-            self.latency = max(0.0, seconds) if latency is None else 0.9 * latency
+            self.latency = max(0.0, seconds) if latency is None else _OLD * latency
         else:
-            self.latency = latency + 0.1 * (seconds - latency)
+            self.latency = latency + _NEW * (seconds - latency)
 
     def refused(self, seconds: float) -> None:
         """Take note of a call that was refused after so long."""
         seconds = max(0.0, seconds)
         if seconds > 0:  # clocks of two loops may tell anything
             self._fastest = min(self._fastest, seconds)
-        self.refusal = seconds if self.refusal is None else max(seconds, 0.9 * self.refusal + 0.1 * seconds)
+        self.refusal = seconds if self.refusal is None else max(seconds, _OLD * self.refusal + _NEW * seconds)
 
     @property
     def spacing(self) -> float:
@@ -133,5 +136,5 @@ class Timing:
         gap *= random.uniform(1 - _JITTER, 1 + _JITTER)
         if tries == 2:
             return gap
-        ends = (opened + 1.005 * seconds for seconds in reversed(USUAL_WINDOWS))
-        return next((end - now for end in ends if now < end < now + 1.5 * gap), gap)
+        ends = (opened + _PASSED * seconds for seconds in reversed(USUAL_WINDOWS))
+        return next((end - now for end in ends if now < end < now + _WORTH_WAITING * gap), gap)
