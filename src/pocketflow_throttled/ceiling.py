@@ -29,7 +29,6 @@ _DISPROVED = 2  # times lifted: what refuses is no cap
 _NEAR = 0.8  # of a ceiling: while one call probes, another may arrive before it and leave it, or itself, no room
 _BLUR = 16  # a sixteenth of it, by which the network blurs it
 _SMALL = 6  # a sixth of it: a step no larger may have gone well by chance
-_FORGOTTEN = 0.8  # of the highest it was, that stays after each refused probe: what has fallen for long returns the less soon
 
 
 class Ceiling:
@@ -54,7 +53,6 @@ class Ceiling:
         self.is_met = False
         self.target = 0
         self.step = 1
-        self._highest = 1.0  # it was, as far as it is expected to be that again
         self._before = 0  # its level before it was lifted for the last time; the same as its level, if that is sure
         self._was_refused_at = 0  # its level, as it was found, or after a probe was refused
         self.probe_after = 0
@@ -164,9 +162,7 @@ class Ceiling:
         level = self.level or 0
         risen, self._was_refused_at = level - self._was_refused_at, level
         times = 0 if risen > max(1, level // _NEWS) else 1 if risen > 0 else 2 * min(cost, _DEARER)
-        after = int(times * self.probe_after)
-        self._highest *= _FORGOTTEN
-        self.probe_after = self._rarer(after, cost)
+        self.probe_after = self._rarer(int(times * self.probe_after), cost)
 
     def _rarer(self, after: int, cost: float) -> int:
         level = self.level or 1
@@ -174,6 +170,4 @@ class Ceiling:
         rarest = max(_FEWEST, min(_MISSED_FOR * a_second, _RAREST_PROBE))
         if cost > 1:
             rarest = max(rarest, _RARELY * math.sqrt(cost * a_second), _CHEAP * cost)
-        # What is missed grows with what may return: the sum of both costs is least at the root of that, too.
-        self._highest = max(self._highest, level)
-        return int(min(max(after, self.rare, int(_WORTH * cost)), rarest) / math.sqrt(self._highest / level))
+        return int(min(max(after, self.rare, int(_WORTH * cost)), rarest))
