@@ -799,3 +799,31 @@ def test_starts_beyond_proven_ground_are_spaced_though_calls_take_no_time() -> N
     timing.refused(0.1)
     assert timing.beyond(0, limit=10) == pytest.approx(0.1)
     assert timing.beyond(4, limit=10) == pytest.approx(0.02)
+
+
+def test_calls_that_all_started_at_one_moment_tell_no_pace_that_stats_could_show() -> None:
+    calls: dict[int, int] = {}
+
+    class Calls(AdaptiveThrottledNode):
+        propagate_rate_limit = True
+
+        async def prep_async(self, shared: Any) -> Any:
+            return [0]
+
+        async def exec_async(self, item: int) -> int:
+            user = self.params["user"]
+            calls[user] = calls.get(user, 0) + 1
+            await asyncio.sleep(0.1)
+            if calls[user] == 1:
+                raise RateLimitHit("slow down")
+            return item
+
+    class Users(AdaptiveThrottledBatchFlow):
+        async def prep_async(self, shared: Any) -> Any:
+            return [{"user": user} for user in range(5)]
+
+    flow = Users(start=Calls(), max_flow_retries=3)
+    run_virtual(flow.run_async({}))
+    assert flow.stats["completed_flows"] == 5
+    learned = flow.stats["learned_per_second"]
+    assert learned is None or learned < 1000

@@ -39,7 +39,7 @@ _FAR, _FEW, _FEWEST = 2.0, 5, 2
 # With more seconds than _SLOW between starts, a pace may have been learned while the API was hardly there: it is doubted soon. If
 # it is that slow because the API was closed for long, _TRIED_AT_ONCE of those seconds are tried at once.
 _SLOW, _TRIED_AT_ONCE = 8.0, 0.15
-_FASTEST = 1e-6  # seconds between starts, which nobody notices: by a coarse clock, or those of two loops, there may be none
+FASTEST = 1e-6  # seconds between starts, which nobody notices: by a coarse clock, or those of two loops, there may be none
 # Of the starts that a pace allows in the time of _SPAN of them: if so many are made, it is the pace that holds them back.
 _IN_USE, _SPAN = 0.85, 10
 _HALF = 0.5  # a start: to try sooner than that after a refusal is in vain
@@ -184,7 +184,7 @@ class LearnedPace(Probing):
     def hold(self, seconds: float, certainty: int = 1) -> None:
         """Allow one start in so many seconds, and probe it the more carefully the more certain it is."""
         self._stretches.look_back()
-        seconds = max(seconds, _FASTEST)
+        seconds = max(seconds, FASTEST)
         self.seconds = seconds
         self._good = (self.count, seconds)
         self._is_guess = seconds > _SLOW

@@ -15,7 +15,7 @@ from .clock_fit import clock_that_explains, shuts_between
 from .clock_window import ClockWindow
 from .conclusions import starts_a_second, told_cap
 from .evidence import Evidence
-from .learned_pace import LearnedPace
+from .learned_pace import FASTEST, LearnedPace
 from .learned_window import LearnedWindow
 from .stretches import Stretches
 from .window_fit import window_that_explains
@@ -75,7 +75,8 @@ class LearnedRate:
     @property
     def per_second(self) -> float | None:
         """Starts a second that the API is believed to allow; None: it is not known to limit them."""
-        return None if self.held is None else self.held.count / self.held.seconds
+        held = self.held
+        return None if held is None or held.seconds <= FASTEST else held.count / held.seconds
 
     @property
     def gap(self) -> float:
