@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 
 from pocketflow_throttled import run_virtual
+from pocketflow_throttled.boundary import Boundary
 from pocketflow_throttled.counted_window import CountedWindow
 from pocketflow_throttled.counting import Way
 from pocketflow_throttled.denial import Answered, Denial, Denials, Told
 from pocketflow_throttled.token_window import Spend
-from pocketflow_throttled.untold import Boundary
 
 from .providers.counting import Count, Counting
 from .providers.model import Model, jitter

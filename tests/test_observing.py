@@ -21,11 +21,13 @@ from pocketflow_throttled import (
     run_virtual,
 )
 from pocketflow_throttled.answers import UNMARKED
+from pocketflow_throttled.boundary import Boundary
 from pocketflow_throttled.gate import Hold
 from pocketflow_throttled.headers import Quota
+from pocketflow_throttled.moment import Moment
 from pocketflow_throttled.observing import sent
 from pocketflow_throttled.simulation import SimulatedRateLimitError
-from pocketflow_throttled.untold import Boundary, Moment, Span
+from pocketflow_throttled.span import Span
 
 from .providers.counting import Count, Counting
 from .test_nodes import Batch, echo, now, run

@@ -11,18 +11,20 @@ import math
 from typing import TYPE_CHECKING
 
 from .answers import UNMARKED
+from .boundary import Boundary
 from .counted_window import CountedWindow
 from .counting import Way
+from .moment import Moment
 from .small_bucket import SmallBucket
+from .span import ALIKE, FULL_SECOND, SHORT
 from .token_window import TokenWindow
-from .untold import ALIKE, FULL_SECOND, SHORT, Boundary, Moment
 from .untold_wait import UntoldWait
 
 if TYPE_CHECKING:
     from .answers import Answer
     from .budget import Budget
     from .headers import Kind, Quota
-    from .untold import Span
+    from .span import Span
     from .window import SlidingWindow
 
 _ROLLING = 0.9  # of a window: a reset as far away as that does not tell when the first of the limit comes back ...

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from .budget import Budget
     from .gate import Hold
     from .headers import Quota
-    from .untold import Span
+    from .span import Span
     from .window import SlidingWindow
 
 _OFTEN_REFUSED = 0.05  # of the calls: then it is others that empty a bucket

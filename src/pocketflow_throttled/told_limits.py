@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from .untold import ALIKE, FULL_SECOND, SHORT, Span
+from .span import ALIKE, FULL_SECOND, SHORT, Span
 
 if TYPE_CHECKING:
     from .budget import Budget
