@@ -22,10 +22,12 @@ from pocketflow_throttled import (
 )
 from pocketflow_throttled.answers import UNMARKED
 from pocketflow_throttled.boundary import Boundary
+from pocketflow_throttled.budget import Budget
 from pocketflow_throttled.gate import Hold
 from pocketflow_throttled.headers import Quota
 from pocketflow_throttled.moment import Moment
 from pocketflow_throttled.observing import sent
+from pocketflow_throttled.others import Others
 from pocketflow_throttled.simulation import SimulatedRateLimitError
 from pocketflow_throttled.span import Span
 
@@ -1776,3 +1778,15 @@ def test_a_limit_beyond_all_reason_is_no_limit(told: str) -> None:
     limiter = RateLimiter()
     limiter.observe({"x-ratelimit-limit-tokens": told, "x-ratelimit-remaining-tokens": told, "x-ratelimit-reset-tokens": "6s"})
     assert limiter.max_tokens_per_window is None
+
+
+def test_a_window_that_ends_as_the_clock_shows_0_has_an_end() -> None:
+    others = Others(
+        Budget(requests=10, tokens=None, burst=None, seconds=60.0),
+        {"requests": 10, "tokens": None},
+        {"requests": Span(), "tokens": Span()},
+    )
+    for seconds, used in ((-50.0, 1), (-40.0, 2)):
+        others._boundaries["requests"][0].learn(seconds, seconds + 1, 0.0, used, seconds=60.0)
+    assert others._began_at("requests", now=-10.0, seconds=60.0) == -60.0
+    assert others._began_at("requests", now=0.0, seconds=60.0) == -math.inf

@@ -31,6 +31,7 @@ _ROLLING = 0.9  # of a window: a reset as far away as that does not tell when th
 _ROLLING_IF_GUESSED = 0.65  # ... nor does one that by clocks which differ may be as far away
 _ON_ITS_WAY = 1.0  # seconds until a call arrives, at most: a reset is counted from then
 _OVERTAKING = 0.3  # seconds by which a call that started later may arrive earlier
+_AS_LONG = 1.05  # times the window: resets that are no longer, but for rounding, tell of no longer window than is counted here
 _ROUNDED = 0.02  # of a limit: what it says is left may be rounded
 
 
@@ -92,18 +93,10 @@ class Others:
         if window is None:
             reset = min(reset or 0.0, self._budget.seconds) if quota.is_guess else reset or 0.0
             return reset if remaining == 0 else 0.0
-        now, call = answer.now, answer.call
         used = max(0, (quota.limit or window.limit) - remaining)  # by the server's count
         if quota.kind == "requests" and self._bucket.follow(quota, remaining, answer):
             return 0.0
-        if not answer.is_refused:
-            self._find_boundary(quota, answer, used, window.seconds)
-        if isinstance(window, CountedWindow) and call is not None and not answer.is_refused:
-            is_bucket, began_at = self._spans["tokens"].comes_back_evenly, self._began_at("tokens", now, window.seconds)
-            by_start, by_end = (boundary.began_at(now, window.seconds) for boundary in self._boundaries["tokens"])
-            window.compare(now, used, call.time, call.tokens, is_bucket=is_bucket, began_at=began_at)
-            if quota.limit is not None:
-                window.deny(now, used, call.time, limit=quota.limit, began_at=(by_start, by_end))
+        self._learn(quota, answer, window, used)
         age, own = self._held_against(answer, quota.kind, used)
         if self._is_outdated(quota, answer, window.seconds):
             return 0.0
@@ -117,22 +110,42 @@ class Others:
         others = max(0, missing - own)
         if others and not answer.is_refused and self._is_all_its_own(quota, answer):
             others = 0
-        age_at_most = 0.0 if call is None else now - call.time
-        first, reset = self._back_after(quota, window, reset, answer.hint, others=others, missing=missing, age=age_at_most)
-        if others and answer.is_refused and quota.reset is None and answer.hint is None:
-            first, reset = self._untold_waits[quota.kind].refused(window, others, now) or (first, reset)
-        is_newer = call is None or call.time >= self._told_at[quota.kind]
-        if is_newer or others >= window.others(now):
-            back = now + min(first, answer.at_most), now + min(reset, answer.at_most)
+        back_after = self._back_after(quota, answer, window, reset, others=others, missing=missing)
+        self._count(quota, answer, window, others, back_after)
+        if answer.call is not None and quota.kind == "requests" and self._asked["requests"] is None:
+            self._budget.forget_requests(answer.call.time - _OVERTAKING, used)
+        is_rolling = own > 0 and back_after[1] + age >= (_ROLLING_IF_GUESSED if quota.is_guess else _ROLLING) * window.seconds
+        is_counted = others <= _ROUNDED * window.limit
+        return 0.0 if (is_counted or is_rolling) and self._log_is_long_enough(quota, window.seconds, back_after[1]) else wait
+
+    def _learn(self, quota: Quota, answer: Answer, window: SlidingWindow | TokenWindow, used: int) -> None:
+        """Learn from an answer that is no refusal where the server's window ends, and what it counts of tokens."""
+        now, call = answer.now, answer.call
+        if answer.is_refused:
+            return
+        self._find_boundary(quota, answer, used, window.seconds)
+        if isinstance(window, CountedWindow) and call is not None:
+            is_bucket, began_at = self._spans["tokens"].comes_back_evenly, self._began_at("tokens", now, window.seconds)
+            window.compare(now, used, call.time, call.tokens, is_bucket=is_bucket, began_at=began_at)
+            if quota.limit is not None:
+                by_start, by_end = (boundary.began_at(now, window.seconds) for boundary in self._boundaries["tokens"])
+                window.deny(now, used, call.time, limit=quota.limit, began_at=(by_start, by_end))
+
+    def _count(
+        self, quota: Quota, answer: Answer, window: SlidingWindow | TokenWindow, others: int, back_after: tuple[float, float]
+    ) -> None:
+        """Count what others have used, unless an answer that tells of a later call has told of more."""
+        now, call, (first, last) = answer.now, answer.call, back_after
+        if call is None or call.time >= self._told_at[quota.kind] or others >= window.others(now):
+            back = now + min(first, answer.at_most), now + min(last, answer.at_most)
             window.take_away(others, *back, self._told_of(quota, answer), began_at=self._since(quota.kind, now))
             self._told_at[quota.kind] = now
-        if call is not None and quota.kind == "requests" and self._asked["requests"] is None:
-            self._budget.forget_requests(call.time - _OVERTAKING, used)
-        is_counted = others <= _ROUNDED * window.limit
-        is_rolling = own > 0 and reset + age >= (_ROLLING_IF_GUESSED if quota.is_guess else _ROLLING) * window.seconds
-        longest = max(reset, 0.0 if quota.window is None else quota.window)  # of which its own log may be too short to tell
+
+    @staticmethod
+    def _log_is_long_enough(quota: Quota, seconds: float, reset: float) -> bool:
+        """Whether the limiter's own log, of a window of so many seconds, reaches as far back as what the server counts."""
         rounded = 2 * FULL_SECOND if quota.is_date else FULL_SECOND if reset.is_integer() else 0.0
-        return 0.0 if (is_counted or is_rolling) and longest <= 1.05 * window.seconds + rounded else wait
+        return max(reset, quota.window or 0.0) <= _AS_LONG * seconds + rounded
 
     @property
     def _way(self) -> Way:
@@ -171,19 +184,23 @@ class Others:
     def _back_after(
         self,
         quota: Quota,
+        answer: Answer,
         window: SlidingWindow | TokenWindow,
         reset: float,
-        hint: float | None,
         *,
         others: int,
         missing: int,
-        age: float,
     ) -> tuple[float, float]:
         """Return the seconds after which the first of what others have taken is back, and the last."""
-        span = self._spans[quota.kind]
+        now, call, hint, span = answer.now, answer.call, answer.hint, self._spans[quota.kind]
+        if others and answer.is_refused and quota.reset is None and hint is None:
+            untold = self._untold_waits[quota.kind].refused(window, others, now)
+            if untold is not None:
+                return untold
         first, each = reset, window.seconds / window.limit
         if quota.reset is None and span.may_be_small(self._budget.at_once, window.limit):
-            first, reset = max(0.0, each - age), others * each  # as fast as the limit says, perhaps since the call started
+            age = 0.0 if call is None else now - call.time  # at most: it may tell of the moment when its call started
+            first, reset = max(0.0, each - age), others * each  # as fast as the limit says
         elif quota.reset is not None and span.tells_of_one(quota, 1 / each):
             reset = min(window.seconds, missing * each)
         if quota.remaining == 0 and hint is not None:
@@ -221,8 +238,8 @@ class Others:
     def _began_at(self, kind: Kind, now: float, seconds: float) -> float:
         """Return when a fixed window began, if it is known to be one."""
         by_start, by_end = self._boundaries[kind]
-        end = by_start.end or by_end.end
-        return -math.inf if end is None or now >= end else end - seconds
+        began_at = (by_end if by_start.end is None else by_start).began_at(now, seconds)
+        return -math.inf if began_at is None else began_at
 
     def _served_since(self, since: float, until: float) -> int:
         window = self._budget.requests
