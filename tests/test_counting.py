@@ -199,10 +199,10 @@ def test_what_seemed_to_be_of_others_explains_no_refusal_that_tells_how_is_count
 def test_answers_that_tell_of_more_than_calls_cost_spare_the_tries() -> None:
     counting = Counting(60.0)
     counts = (20_000, 30_000, 30_000, 60_000)
-    counting.told(9.0, 60_000, by_start=counts, by_end=counts, limit=100_000, unsure=0)
+    counting.told(9.0, 60_000, by_start=counts, by_end=counts, cost=counts[0], limit=100_000, unsure=0)
     assert counting.way is Way.ESTIMATE
     assert not counting.may_start(9.0, BEYOND)
-    counting.told(10.0, 20_000, by_start=counts, by_end=counts, limit=100_000, unsure=0)
+    counting.told(10.0, 20_000, by_start=counts, by_end=counts, cost=counts[0], limit=100_000, unsure=0)
     assert counting.way is Way.COST
     assert counting.may_start(10.0, BEYOND)
 
@@ -220,7 +220,7 @@ def test_what_comes_back_by_itself_is_no_sign_that_calls_give_something_back(win
 
 def test_answers_by_which_all_ways_are_alike_tell_nothing() -> None:
     counting = Counting(60.0)
-    counting.told(9.0, 20_000, by_start=(20_000,) * 4, by_end=(20_000,) * 4, limit=100_000, unsure=0)
+    counting.told(9.0, 20_000, by_start=(20_000,) * 4, by_end=(20_000,) * 4, cost=20_000, limit=100_000, unsure=0)
     assert counting.way is Way.COST
     assert counting.may_start(9.0, BEYOND)
 
@@ -348,8 +348,8 @@ def test_calls_that_were_never_sent_or_have_left_count_in_no_way(seconds: float)
         window.clear()
 
 
-@pytest.mark.parametrize(("cost", "may_start"), [(None, False), (14_000, True)])
-def test_what_is_used_is_held_against_what_calls_are_known_to_cost_by_now(cost: int | None, may_start: bool) -> None:
+@pytest.mark.parametrize(("cost", "may_start"), [(97_000, False), (14_000, True)])
+def test_what_is_used_is_held_against_what_calls_are_known_to_cost_by_now(cost: int, may_start: bool) -> None:
     """As they started, they were thought to cost as much as their estimates."""
     counting = Counting(seconds=60.0)
     counting.wait_for_more(20.0)

@@ -238,7 +238,7 @@ class CountedWindow(TokenWindow):
         if not refusal.untold:
             self._unexplained = None
             if sum(each.cost for each in refusal.under_way) + refusal.refused.cost > refusal.room:
-                self.counting.explain()
+                self.counting.take_back_blame()
 
     def take_back(self, spend: Spend) -> None:
         """Take back a request that was never sent, or leaves the window."""

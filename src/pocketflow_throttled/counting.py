@@ -187,7 +187,7 @@ class Counting:
         self._refused_at, self._refused = stamp, 1 if is_first else self._refused + 1
         likely = [doubt for doubt in tried if self._refused <= doubt.at_once + _BESIDE]
         if not is_first and self._blamed not in likely:
-            self.explain()
+            self.take_back_blame()
         if not likely:
             return False
         blamed = next((doubt for doubt in likely if not doubt.is_ruled_out), likely[0])
@@ -199,7 +199,7 @@ class Counting:
         self._blamed = blamed
         return True
 
-    def explain(self) -> None:
+    def take_back_blame(self) -> None:
         """Take back what the last refusal told of how is counted: something else explains it."""
         if self._blamed is not None:
             self._blamed.take_back()
@@ -212,7 +212,7 @@ class Counting:
         *,
         by_start: Counts,
         by_end: Counts,
-        cost: int | None = None,
+        cost: int,
         limit: int,
         unsure: int,
         least: Callable[[Way], float] | None = None,
@@ -224,14 +224,14 @@ class Counting:
             used: of the limit.
             by_start: what was counted as its call started ...
             by_end: ... and what is counted now: nobody knows which of the two an answer tells of.
-            cost: of what had started as its call did, as it is known by now; None: as it was counted then.
+            cost: of what had started as its call did, as it is known by now.
             limit: of the window.
             unsure: what of it may not have arrived when its call did.
             least: tells what a bucket would count, which is less than what is counted here; None: it is none.
         """
         clearly = CLEARLY * limit
         more_than_cost = max(by_start[Way.COST], by_end[Way.COST]) + clearly
-        more_than_known = max(by_start[Way.COST] if cost is None else cost, by_end[Way.COST]) + clearly
+        more_than_known = max(cost, by_end[Way.COST]) + clearly
         for way, doubt in self._doubts.items():
             counted = min(by_start[way], by_end[way]) - unsure
             if doubt.is_ruled_out or counted <= more_than_known or now < doubt.denied_until:
@@ -245,10 +245,6 @@ class Counting:
                 doubt.is_known, doubt.barred_until = doubt.refusals > 0, -math.inf
             elif used >= more_than_cost < counted:
                 doubt.is_known, doubt.barred_until = True, now + self._seconds
-
-    def is_denied(self, way: Way, now: float) -> bool:
-        """Whether answers deny a way, of late."""
-        return now < self._doubts[way].denied_until
 
     def deny(self, way: Way, until: float) -> None:
         """Rule a way out by answers, and put no refusal down to it until then."""

@@ -64,14 +64,13 @@ def check_seconds(name: str, value: object, *, positive: bool = True) -> float:
     return float(value)
 
 
-def check_factor(name: str, value: object, *, above: float, below: float = math.inf) -> float:
-    """Return `value` if it is a number strictly between two others, else raise."""
+def check_factor(name: str, value: object, *, above: float, below: float = math.inf) -> None:
+    """Raise TypeError or ValueError that name the setting if `value` is no number strictly between two others."""
     wanted = f"above {above:g}" if below == math.inf else f"between {above:g} and {below:g}"
     if not isinstance(value, int | float) or isinstance(value, bool):
         raise TypeError(f"{name} must be a number {wanted}, got {value!r}")
     if not _is_finite(value) or not above < value < below:
         raise ValueError(f"{name} must be {wanted}, got {value!r}")
-    return float(value)
 
 
 def _is_finite(value: float) -> bool:
