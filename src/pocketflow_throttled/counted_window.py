@@ -10,8 +10,9 @@ from itertools import islice, takewhile
 from typing import TYPE_CHECKING, NamedTuple
 
 from .caution import Caution
-from .counting import CLEARLY, Counting, Way
+from .counting import CLEARLY, ENDED, Counting, Way
 from .denial import Answered, Denials
+from .on_the_way import ARRIVES_SOON, IN_ANY_ORDER
 from .refill import Buckets, in_bucket, in_fixed_window
 from .token_window import Spend, TokenWindow
 
@@ -19,14 +20,11 @@ if TYPE_CHECKING:
     from .counting import Counts
 
 _MORE = (Way.SETTLED, Way.SETTLED_BACK, Way.ESTIMATE)
-_ARRIVES = 0.1  # seconds until a call arrives, or so: what leaves the server's window by then is not in its way
 # Calls that started before anything was told tell of no known moment. Until the next ones do, nothing is tried: for so many times
 # as long as the first call took, or for such a part of the window.
 _AS_LONG, _WAITED = 4.0, 0.25
 _DENIED_FOR = 2.0  # windows for which a way of counting is ruled out by answers: from then on, refusals may tell of it again
-_IN_ANY_ORDER = 0.3  # seconds: of calls that start so close to each other, any arrives first
 _NEARLY = 0.9  # of the limit: a refusal with no more than that in the window, whatever calls under way cost, has another reason
-_ENDED = 2  # calls that may have ended at the server whose answers are not here yet
 
 
 class _Unexplained(NamedTuple):
@@ -138,9 +136,9 @@ class CountedWindow(TokenWindow):
         room, cost = self.allowed - self._total + spend.cost + self._unserved, max(spend.cost, spend.estimated)
         beyond = self._beyond(room, cost)
         if beyond:
-            leaving = list(takewhile(lambda each: each.time + self.seconds <= now + _ARRIVES, self.spends))
+            leaving = list(takewhile(lambda each: each.time + self.seconds <= now + ARRIVES_SOON, self.spends))
             room += sum(each.cost + max(0, each.more()[Way.ESTIMATE]) for each in leaving if not each.is_refused)
-            room += _ENDED * max(0, spend.estimated - spend.cost)
+            room += ENDED * max(0, spend.estimated - spend.cost)
             clearly = self._beyond(room, cost)
             if self._is_told:  # then answers rule out as well, and of a try that any bucket has room for nothing follows
                 known = self.counting.is_ruled_out
@@ -149,7 +147,7 @@ class CountedWindow(TokenWindow):
 
     def _fits_bucket(self, now: float, spend: Spend, way: Way) -> bool:
         """Whether a call that starts would fit a bucket that counts in one way."""
-        used = self._buckets.used(way, now + _ARRIVES, self._limit / self.seconds)
+        used = self._buckets.used(way, now + ARRIVES_SOON, self._limit / self.seconds)
         return used + spend.estimated <= self._limit
 
     def compare(
@@ -176,7 +174,7 @@ class CountedWindow(TokenWindow):
         if not self._more[Way.SETTLED] and not self._more[Way.ESTIMATE]:
             return
         if started > -math.inf:
-            first = bisect_left(self.spends, started - _IN_ANY_ORDER, key=_time_of)
+            first = bisect_left(self.spends, started - IN_ANY_ORDER, key=_time_of)
             lately = takewhile(lambda spend: spend.time <= started, islice(self.spends, first, None))
             unsure = sum(max(spend.cost, spend.estimated) for spend in lately)
             by_end, cost = self.counts(now), by_start[Way.COST]
@@ -186,7 +184,7 @@ class CountedWindow(TokenWindow):
             if is_bucket:
                 least = partial(in_bucket, self.spends, moments=(started, now), rate=self._limit / self.seconds)
             elif began_at > -math.inf:
-                least = partial(in_fixed_window, self.spends, began_at + _IN_ANY_ORDER, started)
+                least = partial(in_fixed_window, self.spends, began_at + IN_ANY_ORDER, started)
             self.counting.told(
                 now, used, by_start=by_start, by_end=by_end, cost=cost, limit=self._limit, unsure=unsure, least=least
             )

@@ -12,6 +12,8 @@ import math
 from enum import IntEnum
 from typing import TYPE_CHECKING
 
+from .on_the_way import IN_ANY_ORDER
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Container, Iterable
 
@@ -21,13 +23,14 @@ _LEAST_PART = 1 / 2  # of the time in which what a call takes comes back, if tha
 # So many tries that were served rule a way out. A refusal outweighs some of them, and no more than so many are remembered:
 # so a few refusals are enough to doubt it again.
 _RULED_OUT, _PER_REFUSAL, _MOST_SERVED = 16, 8, 32
-_TOGETHER = 0.3  # seconds: calls that start so close to each other arrive in any order, and the last of them are refused
-_MOST_OF = 0.5  # of the tries of such a moment: from there on each refusal outweighs served ones, before that only the first
+# Calls that start IN_ANY_ORDER are tries of one moment, and the last of them to arrive are refused.
+_MOST_OF = 0.5  # of the tries of a moment: from there on each refusal outweighs served ones, before that only the first
 _BESIDE = 1  # refusals of a moment beyond its tries: with more, something else is the reason
 # Windows from a refused try to the next, after the first one and after the second; after each further one twice as many, up to
 # so many. Else, where few calls fit in a window, the tries alone would be one in a hundred of them.
 _NEXT_TRY, _MUCH_LATER, _LATEST = 1.0, 8.0, 1000.0
 _NEXT_LOOK = 1 / 100  # windows from a look at every call to the next
+ENDED = 2  # calls that may have ended at the server whose answers are not here yet
 CLEARLY = 0.05  # of the limit: by what differs less, an answer tells no way from another
 
 
@@ -84,7 +87,7 @@ class _Doubt:
 
     def started(self, now: float, window: float, share: float, *, is_clear: bool) -> None:
         """Learn of a try, which takes a share of the limit, and whether this way would refuse it whatever arrives when."""
-        self.at_once = self.at_once + 1 if now <= self.tried_at + _TOGETHER else 1
+        self.at_once = self.at_once + 1 if now <= self.tried_at + IN_ANY_ORDER else 1
         self.tried_at = now
         self.tries += 1
         if not self.is_ruled_out:
@@ -177,11 +180,13 @@ class Counting:
         Any try of the same moment may be to blame, but for no more refusals than there were tries.
         """
         tried = [
-            doubt for doubt in self._doubts.values() if abs(stamp - doubt.tried_at) <= _TOGETHER and stamp >= doubt.denied_until
+            doubt
+            for doubt in self._doubts.values()
+            if abs(stamp - doubt.tried_at) <= IN_ANY_ORDER and stamp >= doubt.denied_until
         ]
         if not tried:
             return False
-        is_first = abs(stamp - self._refused_at) > _TOGETHER
+        is_first = abs(stamp - self._refused_at) > IN_ANY_ORDER
         for doubt in tried:
             doubt.served, doubt.tries = max(0, doubt.served - is_first), 0
         self._refused_at, self._refused = stamp, 1 if is_first else self._refused + 1

@@ -10,7 +10,8 @@ import math
 from collections import deque
 from typing import TYPE_CHECKING, NamedTuple
 
-from .counting import CLEARLY, Way
+from .counting import CLEARLY, ENDED, Way
+from .on_the_way import IN_ANY_ORDER
 from .refill import steps_in_bucket
 
 if TYPE_CHECKING:
@@ -25,8 +26,6 @@ _HELD_AGAINST = 1 / 4  # of the window, for which answers are held against an ea
 _NEXT_LOOK, _RAREST_LOOK = 1 / 300, 1 / 4  # windows from a look at every call to the next, ...
 _LOOKED_AT = 20_000  # ... and for so many calls, one
 _ANSWERS = 1000  # of late, that are remembered
-_IN_ANY_ORDER = 0.3  # seconds: of calls that start so close to each other, any arrives first
-_ENDED = 2  # calls that may have ended at the server whose answers are not here yet
 _ROUNDED = 1000  # tokens, to which some round what they say is left
 _SAME_TURN = 0.02  # of the window: by which two moments of a turn may seem apart, as told to a full second
 
@@ -189,7 +188,7 @@ class Denials:
         self._answers.append((told.started, told.used))
         if told.used >= told.limit or told.now < self._look_at:  # where nothing is left, it may be even more
             return []
-        moments = self._by_start(told.started), Told(told.now - _IN_ANY_ORDER, told.now, told.now - _IN_ANY_ORDER, told.used)
+        moments = self._by_start(told.started), Told(told.now - IN_ANY_ORDER, told.now, told.now - IN_ANY_ORDER, told.used)
         served = [spend for spend in spends if not spend.is_refused]
         self._look_at = told.now + min(max(_NEXT_LOOK, len(served) / _LOOKED_AT), _RAREST_LOOK) * self._seconds
         # Those that had started by the moment and have ended were all counted by the last of the answers of then.
@@ -197,7 +196,7 @@ class Denials:
         clearly = max(CLEARLY * told.limit, _ROUNDED if told.used % _ROUNDED == told.limit % _ROUNDED else 0)
         denied = []
         for way, denials in self._denials.items():
-            unsure = clearly + _ENDED * max((spend.more()[way] for spend in served if spend.is_under_way), default=0)
+            unsure = clearly + ENDED * max((spend.more()[way] for spend in served if spend.is_under_way), default=0)
             for denial, moment, counted, began_at in zip(denials, moments, (by_then, served), told.began_at, strict=True):
                 levels, rises = _steps(way, counted, settled)
                 denial.learn(moment, levels, rises, clearly=unsure, rate=told.rate, began_at=began_at)
@@ -206,9 +205,9 @@ class Denials:
         return denied
 
     def _by_start(self, started: float) -> Told:
-        earliest = started - 2 * _IN_ANY_ORDER
+        earliest = started - 2 * IN_ANY_ORDER
         used = max(used for time, used in self._answers if earliest <= time <= started)
-        return Told(started, started + _IN_ANY_ORDER, earliest, used)
+        return Told(started, started + IN_ANY_ORDER, earliest, used)
 
 
 def _steps(way: Way, spends: list[Spend], settled: Iterable[Step]) -> tuple[list[Step], list[Step]]:

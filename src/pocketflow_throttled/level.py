@@ -10,11 +10,11 @@ import math
 from typing import TYPE_CHECKING
 
 from .gate import Hold
+from .on_the_way import UNCOUNTED
 
 if TYPE_CHECKING:
     from .window import SlidingWindow
 
-_ON_THE_WAY = 0.2  # seconds: calls that started by then may not be counted yet in what an answer says
 _KEPT_SECONDS, _KEPT_CALLS = 10.0, 50  # for how long, and as of how many calls, it is remembered what others took
 _KNOWN = 0.3  # of that time, from which on it is known
 _CLEARLY = 0.06  # of what comes back, that others take: less may be calls that arrive in another order
@@ -51,7 +51,7 @@ class Level:
             rate: how fast the bucket fills, each second.
             most: there ever is left.
         """
-        self._by_end.learn(now - _ON_THE_WAY, left, window, rate, most)
+        self._by_end.learn(now - UNCOUNTED, left, window, rate, most)
         if started is not None:
             self._by_start.learn(started, left, window, rate, most + 1)  # its own is taken off
 
@@ -99,7 +99,7 @@ class _Track:
         """Return how many may be started now, others' share and what they may take at random aside."""
         age = now - self.time
         level = self.level + free * age - window.count_served_between(self.time, now)
-        return min(most, max(0.0, level)) - min(most / 2, _DEVIATIONS * math.sqrt(others * (age + _ON_THE_WAY)))
+        return min(most, max(0.0, level)) - min(most / 2, _DEVIATIONS * math.sqrt(others * (age + UNCOUNTED)))
 
     def learn(self, time: float, left: int, window: SlidingWindow, rate: float, most: int) -> None:
         """Learn what was left at a time, unless that is old."""

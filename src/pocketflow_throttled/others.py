@@ -15,6 +15,7 @@ from .boundary import Boundary
 from .counted_window import CountedWindow
 from .counting import Way
 from .moment import Moment
+from .on_the_way import ARRIVED, IN_ANY_ORDER
 from .small_bucket import SmallBucket
 from .span import ALIKE, FULL_SECOND, SHORT
 from .token_window import TokenWindow
@@ -29,8 +30,6 @@ if TYPE_CHECKING:
 
 _ROLLING = 0.9  # of a window: a reset as far away as that does not tell when the first of the limit comes back ...
 _ROLLING_IF_GUESSED = 0.65  # ... nor does one that by clocks which differ may be as far away
-_ON_ITS_WAY = 1.0  # seconds until a call arrives, at most: a reset is counted from then
-_OVERTAKING = 0.3  # seconds by which a call that started later may arrive earlier
 _AS_LONG = 1.05  # times the window: resets that are no longer, but for rounding, tell of no longer window than is counted here
 _ROUNDED = 0.02  # of a limit: what it says is left may be rounded
 
@@ -69,13 +68,13 @@ class Others:
     def _served_at_once(self, kind: Kind, now: float) -> int:
         """Return how many calls a bucket must have held, as so many started at once and none of them is refused by now."""
         window = self._budget.requests
-        if kind == "tokens" or window is None or not window.times or now < window.times[0] + _ON_ITS_WAY:
+        if kind == "tokens" or window is None or not window.times or now < window.times[0] + ARRIVED:
             return 0
         first = window.times[0]
-        filled = (_OVERTAKING + _ON_ITS_WAY) * window.limit / window.seconds
+        filled = (IN_ANY_ORDER + ARRIVED) * window.limit / window.seconds
         before = math.nextafter(first, -math.inf)
         refused = self._budget.refused_since(-math.inf) - self._budget.refused_since(before)  # counted from when a limit was told
-        return window.count_served_between(before, first + _OVERTAKING) - refused - math.ceil(filled)
+        return window.count_served_between(before, first + IN_ANY_ORDER) - refused - math.ceil(filled)
 
     def take_away(self, quota: Quota, answer: Answer, *, is_pace: bool) -> float:
         """Count what others have used, and return for how long nothing should start: until the reset at 0 left.
@@ -113,7 +112,7 @@ class Others:
         back_after = self._back_after(quota, answer, window, reset, others=others, missing=missing)
         self._count(quota, answer, window, others, back_after)
         if answer.call is not None and quota.kind == "requests" and self._asked["requests"] is None:
-            self._budget.forget_requests(answer.call.time - _OVERTAKING, used)
+            self._budget.forget_requests(answer.call.time - IN_ANY_ORDER, used)
         is_rolling = own > 0 and back_after[1] + age >= (_ROLLING_IF_GUESSED if quota.is_guess else _ROLLING) * window.seconds
         is_counted = others <= _ROUNDED * window.limit
         return 0.0 if (is_counted or is_rolling) and self._log_is_long_enough(quota, window.seconds, back_after[1]) else wait
@@ -214,7 +213,7 @@ class Others:
         if call is None or call is UNMARKED or answer.is_refused:
             return False
         self._told_by[quota.kind] = max(told_by, call.time)
-        if quota.reset is not None or self._moment.is_end or call.time >= told_by - _OVERTAKING:
+        if quota.reset is not None or self._moment.is_end or call.time >= told_by - IN_ANY_ORDER:
             return False
         turned_at = self._boundaries[quota.kind][0].turned_at(answer.now, seconds)  # since then it would tell of less
         return self._moment.is_start or call.time < turned_at <= told_by
@@ -255,7 +254,7 @@ class Others:
         since = self._since(kind, now)
         if since > -math.inf:
             own, before = self._served_since(since, now), self._served_since(since, call.time)
-        age, most = max(0.0, now - call.time - _ON_ITS_WAY), max(own, before)
+        age, most = max(0.0, now - call.time - ARRIVED), max(own, before)
         if call is UNMARKED or answer.is_refused:
             return 0.0, most
         if kind == "requests":
@@ -263,7 +262,7 @@ class Others:
         elif moment.is_start or moment.is_end:  # tokens of calls under way are estimates, so neither count is exact
             return age if moment.is_start else 0.0, most
         if moment.is_start:  # some that started after it may have arrived before it
-            return age, min(most, before + self._budget.starts_between(call.time, call.time + _OVERTAKING))
+            return age, min(most, before + self._budget.starts_between(call.time, call.time + IN_ANY_ORDER))
         if moment.is_end:
             return 0.0, own
         return age if used <= before else 0.0, most  # one that counts no later call was told as this one arrived

@@ -10,8 +10,9 @@ from itertools import takewhile
 from typing import TYPE_CHECKING
 
 from .counted_window import CountedWindow
+from .on_the_way import IN_ANY_ORDER
 from .part import Part
-from .slices import ON_THE_WAY, explains, slices_of
+from .slices import explains, slices_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -112,7 +113,7 @@ class SlicedWindow(CountedWindow):
         slices, refused = list(self._slices()), [spend.time for spend in self.spends if spend.is_refused and not spend.is_dropped]
         if slices and refused and not self._is_known:
             self._slice(*slices[-1], now)
-            self._found_after = refused[-1] + ON_THE_WAY
+            self._found_after = refused[-1] + IN_ANY_ORDER
             self._doubted_after = max(_AT_LEAST, _DOUBTED_AFTER * self.seconds)
             self._doubt(now + self._doubted_after)
             self._find()
@@ -237,7 +238,7 @@ class SlicedWindow(CountedWindow):
         assert self.part is not None
         self._served += self._counted(spend)
         self._served_until = max(self._served_until, spend.time)
-        took = self._served_until - self._tried_since + ON_THE_WAY
+        took = self._served_until - self._tried_since + IN_ANY_ORDER
         if self._served > (took / self.part.slice.seconds + 1) * self.part.slice.limit:
             if self._by_estimates:
                 self._count_costs()

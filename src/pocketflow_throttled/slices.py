@@ -6,6 +6,8 @@ from bisect import bisect_right
 from itertools import accumulate
 from typing import TYPE_CHECKING
 
+from .on_the_way import IN_ANY_ORDER
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
@@ -13,8 +15,8 @@ if TYPE_CHECKING:
 
 _PARTS = (2, 3, 4, 5, 6, 10, 12, 15, 20, 30, 60)  # of the window, which a slice may be: of a minute, whole seconds
 # Whether it counts by a sliding window, a fixed one or as a bucket, what a server has served in a slice leaves no room for
-# what it refuses. It must be so for such a share of what was refused; calls are so many seconds on their way, or less.
-_MOST, ON_THE_WAY = 0.75, 0.3
+# what it refuses. It must be so for such a share of what was refused.
+_MOST = 0.75
 
 
 def slices_of(limit: int, seconds: float, largest: int) -> Iterator[tuple[int, float]]:
@@ -42,6 +44,6 @@ def explains(limit: int, seconds: float, spends: Sequence[Spend], counted: Calla
     sums = [0, *accumulate(map(counted, served))]
     explained = 0
     for spend in refused:
-        since, until = spend.time - seconds - ON_THE_WAY, spend.time + ON_THE_WAY
+        since, until = spend.time - seconds - IN_ANY_ORDER, spend.time + IN_ANY_ORDER
         explained += sums[bisect_right(times, until)] - sums[bisect_right(times, since)] + counted(spend) > limit
     return explained >= _MOST * len(refused)

@@ -14,12 +14,12 @@ from collections import deque
 from contextlib import suppress
 
 from .growth import Growth
+from .on_the_way import IN_ANY_ORDER
 
 # A server counts what arrives, not what is sent, and a request may take longer to arrive than the one a window after it. So a
 # window is stretched by what calls differ in time, within bounds: it costs a thirtieth at most, but for the first calls of a
 # client, which open connections.
 _MOST_STRETCH, _MOST_STRETCH_COLD = (0.6, 0.03), (1.0, 0.25)  # in seconds, and as a part of the window
-_ARRIVES = 0.3  # seconds until a call arrives, mostly: so much longer it is in a server's window, at most
 _NEARLY = 0.8  # of a limit: by as much others' share and one's own may be off
 _STEPS = 50  # in which the share of others comes back: a waiter is woken for each, not for every token
 
@@ -216,7 +216,7 @@ class SlidingWindow(Window):
 
     def served(self, now: float) -> int:
         """Return how many starts are in a server's window at `now` that it did not refuse, without those of others."""
-        left = now - min(self.span, self.seconds + _ARRIVES)
+        left = now - min(self.span, self.seconds + IN_ANY_ORDER)
         times, refused = self.times, self._refused
         return max(0, len(times) - bisect_right(times, left) - len(refused) + bisect_right(refused, left))
 
