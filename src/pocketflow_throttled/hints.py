@@ -97,9 +97,10 @@ def _values(message: bytes, number: int) -> Iterator[Any]:
     at = 0
     while at < len(message):
         key, at = _varint(message, at)
-        value, at = _varint(message, at)
+        told, at = _varint(message, at)
+        value: int | bytes = told
         if key & 7 == _BYTES:
-            value, at = message[at : at + value], at + value  # type: ignore[assignment]
+            value, at = message[at : at + told], at + told
         elif key & 7 != _NUMBER:
             raise ValueError(key)
         if key >> 3 == number:
