@@ -10,7 +10,7 @@ import math
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-LATENCY = 10.0  # seconds: a few hundred tokens of output
+_LATENCY = 10.0  # seconds: a few hundred tokens of output
 _MOST = 100
 
 
@@ -65,7 +65,7 @@ def concurrency(per_minute: int) -> int:
         >>> concurrency(50), concurrency(3), concurrency(30_000)
         (9, 1, 100)
     """
-    return min(_MOST, max(1, math.ceil(per_minute / 60 * LATENCY)))
+    return min(_MOST, max(1, math.ceil(per_minute / 60 * _LATENCY)))
 
 
 _OPENAI = "platform.openai.com/docs/guides/rate-limits"
@@ -231,15 +231,13 @@ class FlowPresets:
     """
 
     CONFIGS: ClassVar[dict[str, FlowRateLimitConfig]] = {
-        "conservative": FlowRateLimitConfig(2, 20, "Careful with an API you do not know"),
-        "moderate": FlowRateLimitConfig(5, 60, "A fair start for most APIs"),
-        "aggressive": FlowRateLimitConfig(10, 200, "For an API that is known to allow it"),
+        **{name: FlowRateLimitConfig(*_OURS[name]) for name in ("conservative", "moderate", "aggressive")},
         "high_throughput": FlowRateLimitConfig(50, 1000, "Many short instances"),
         "batch_processing": FlowRateLimitConfig(10, 100, "A night's batch"),
         "data_pipeline": FlowRateLimitConfig(20, 300, "Records through a pipeline"),
         "realtime": FlowRateLimitConfig(10, None, "Answers at once, no limit a minute"),
         "heavy_processing": FlowRateLimitConfig(3, 30, "Few large instances"),
-        "unlimited": FlowRateLimitConfig(100, None, "Many at once, no limit a minute"),
+        "unlimited": FlowRateLimitConfig(*_OURS["unlimited_concurrent"]),
     }
     _ADAPTIVE: ClassVar[dict[str, tuple[int, int, int, str]]] = {
         "adaptive_conservative": (2, 1, 5, "Starts at 2, between 1 and 5"),
