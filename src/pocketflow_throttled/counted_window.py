@@ -263,7 +263,7 @@ class CountedWindow(TokenWindow):
             open_ = {each for each in self.spends if each.is_under_way and not each.is_refused}
             known = self._total - self._unserved - sum(each.cost for each in open_)
             self._unexplained = _Unexplained(self._limit - known, open_, list(open_), spend)
-        self.take_away(0, -math.inf, -math.inf)  # what seemed to be of others, and explains no refusal either
+        self.forget_others()  # what seemed to be of others, and explains no refusal either
         return True
 
     def drop(self, spend: Spend) -> None:

@@ -179,16 +179,19 @@ class TokenWindow(Window):
 
         Return whether that tells how the server counts: of what calls cost alone, it does not.
         """
-        if spend.in_window and not spend.is_refused:
-            spend.is_refused = True
-            self._unserved += spend.cost
+        self._mark_refused(spend)
         return False
 
     def drop(self, spend: Spend) -> None:
         """Remember that a server did not serve a call, for a reason that tells nothing of what it counts."""
         if spend.in_window and not spend.is_refused:
             spend.is_dropped = True
-            TokenWindow.refuse(self, spend)
+            self._mark_refused(spend)
+
+    def _mark_refused(self, spend: Spend) -> None:
+        if spend.in_window and not spend.is_refused:
+            spend.is_refused = True
+            self._unserved += spend.cost
 
     def unserved(self, now: float) -> int:
         """Return what of the window at `now` was refused; forgets what has left it."""
@@ -205,7 +208,7 @@ class TokenWindow(Window):
             spend.in_window = False
         self.spends.clear()
         self._total = self._unserved = self._variance = 0
-        self.take_away(0, -math.inf, -math.inf)
+        self.forget_others()
 
     def used(self, now: float) -> int:
         """Return how many tokens are in the window at `now`, others' included. Reading forgets nothing."""

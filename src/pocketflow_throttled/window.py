@@ -78,6 +78,10 @@ class Window:
         if self._growth.rate:
             self.allowed = 0  # until it is looked at: that depends on the time
 
+    def forget_others(self) -> None:
+        """Count nothing of others any more."""
+        self.take_away(0, -math.inf, -math.inf)
+
     def is_filled(self, own: int) -> bool:
         """Whether what others usually have and `own` may be all of the limit."""
         return self._growth.rate > 0 and own + self._growth.rate * self.seconds >= _NEARLY * self._limit
@@ -233,4 +237,4 @@ class SlidingWindow(Window):
         """Forget every start, and what others have taken."""
         self.times.clear()
         self._refused.clear()
-        self.take_away(0, -math.inf, -math.inf)
+        self.forget_others()
