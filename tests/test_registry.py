@@ -85,7 +85,7 @@ def test_get_or_create_returns_the_existing_and_warns_when_settings_differ() -> 
         ({"max_per_window": 1.5}, r"max_per_window must be an int of at least 1, got 1\.5"),
         ({"window_seconds": None}, r"window_seconds must be positive, a number of seconds, got None"),
         ({"max_tokens_per_window": True}, r"max_tokens_per_window must be an int of at least 1, got True"),
-        ({"max_burst": 2}, r"max_burst spaces the calls of max_per_window, got max_burst=2 and max_per_window=None"),
+        ({"max_burst": 2}, r"max_burst needs max_per_window, got max_burst=2 and max_per_window=None"),
         ({"adaptive": "yes"}, r"adaptive must be True, an Adaptive or None, got 'yes'"),
     ],
 )

@@ -183,14 +183,14 @@ def test_bounds_that_contradict_each_other_are_refused_by_the_names_the_user_gav
 @pytest.mark.parametrize("cls", [Node, AdaptiveNode])
 def test_a_burst_without_a_rate_is_refused_by_the_names_the_user_gave(cls: Any) -> None:
     message = (
-        r"^max_burst spaces the calls of max_per_minute, got max_burst=2 and max_per_minute=None: set both, or max_burst=None$"
+        r"^max_burst needs max_per_minute, got max_burst=2 and max_per_minute=None: set max_per_minute, or leave max_burst out$"
     )
     with pytest.raises(ValueError, match=message):
         cls(max_burst=2)
     node = cls(max_burst=2, max_per_minute=60)
     node.max_per_minute = None
     for use in (lambda: node.limiter, lambda: node.stats, lambda: run_virtual(node.run_async({}))):
-        with pytest.raises(ValueError, match=r"^max_burst spaces the calls of max_per_minute"):
+        with pytest.raises(ValueError, match=r"^max_burst needs max_per_minute"):
             use()
 
 
@@ -199,7 +199,7 @@ def test_what_the_limiter_refuses_is_refused_as_often_as_it_is_used() -> None:
     node.limiter.max_burst = 2
     node.max_per_minute = None
     for use in (lambda: node.limiter, lambda: node.stats, lambda: run_virtual(node.run_async({}))):
-        with pytest.raises(ValueError, match=r"^max_burst spaces the calls of max_per_window"):
+        with pytest.raises(ValueError, match=r"^max_burst needs max_per_window"):
             use()
     node.max_per_minute = 30
     assert (node.limiter.max_per_window, node.limiter.max_burst) == (30, 2)

@@ -49,9 +49,7 @@ def check_limit(name: str, value: int | None, minute: str, per_minute: int | Non
 def check_burst(burst: int | None, name: str, limit: int | None) -> None:
     """Raise ValueError if calls are to be spaced of which there is no limit, by the name of that setting."""
     if burst is not None and limit is None:
-        raise ValueError(
-            f"max_burst spaces the calls of {name}, got max_burst={burst!r} and {name}=None: set both, or max_burst=None"
-        )
+        raise ValueError(f"max_burst needs {name}, got max_burst={burst!r} and {name}=None: set {name}, or leave max_burst out")
 
 
 def check_seconds(name: str, value: object, *, positive: bool = True) -> float:
