@@ -25,8 +25,8 @@ if TYPE_CHECKING:
     from .headers import Kind
     from .token_window import Spend
 
-# So many refusals, if they are an eighth of the calls since the first of them, are no chance: fewer may be, or have another
-# reason. To space starts slows down what follows a pause, so it takes five; to slice a window of tokens costs little: three do.
+# This many refusals among at most eight times as many calls are no accident. Fewer may be, or have another reason. Spaced starts
+# slow down what follows a pause, so these take five; to slice the window of tokens costs little, so three will do.
 _SOME: dict[Kind, int] = {"requests": 5, "tokens": 3}
 _SHARE = 1 / 8
 _MATTERS = 0.005  # of the calls of a window: if fewer are refused, they are not worth spaced starts
@@ -100,7 +100,7 @@ class Budget(Spaced):
         )
 
     def admit(self, now: float) -> bool:
-        """Stamp a request without tokens if it may start at `now`, and return whether it may: `fits` and `book` in one."""
+        """Stamp a request without tokens if it may start at `now`, and return whether it may: `fits` and `book`, faster."""
         requests = self.requests
         if requests is None:
             return True

@@ -6,24 +6,24 @@ import math
 from threading import RLock
 
 _DOUBT = 3.0  # an estimate may be wrong by such a factor, which only the first answer tells
-# Of the least estimate of late, if some were answered: of what is less, no answer has told, and it may be estimated otherwise.
-# By that factor again, but hardly so that it costs more than calls do on average.
+# Once more than _SOME were answered, an estimate below this part of the least one of late is new ground: no answer has told of
+# such a call. It is raised by _DOUBT again, but not above what calls cost on average.
 _UNHEARD, _SOME = 0.6, 10
-# Of the square of what calls are estimated at on average, if it is one call that told: by how much the factor is believed more
-# than the line. It fades as more have told.
+# How much more the factor is believed than the line: this part of the squared average estimate after one answer, and less and
+# less as more have told.
 _DOUBTED = 0.25
 _FREE = 0.5  # calls beyond the two that a line goes through anyway, at least: so the first few are thought to be further off
 _FLATTEST = 0.3  # of what the factor alone tells: no call costs less by what others cost
 _WIDEST = 1e6  # how far a single call may be off, as the square of so many times what it costs: after many that were free
 _KEPT = 0.97  # of what is known, after each answer: the last thirty or so count
-# One answer off its estimate does not tell how far off others are. Or all that fits by it would start at once, and be refused if
-# that one was cheap: as a part of what it was off, how far they may be, what stays of that after each answer, and what part of
-# all that was used is too little to matter.
+# After one answer, other estimates may be wrong by other amounts: if that call was cheap, all that seems to fit by it would start
+# at once and be refused. So others are raised by _UNSURE times its error. After each answer, _STILL_UNSURE of that stays, until
+# it is less than _SURE of all that was used.
 _UNSURE, _STILL_UNSURE, _SURE = 2.0, 0.6, 0.01
-# Calls may cost more and more: then the line is behind, by as much as they cost more than it told as they started.
-# That counts of the last twenty or so, from so many on, as far as it is beyond what does not matter and so many standard errors,
-# and up to a factor. Not so where they cost less and less: what is kept for them is given back as they end, and where they became
-# cheaper once, the line has followed while calls that started before still end. To tell less than it would send far too many.
+# Calls may cost more and more, and then the line lags behind: they cost more than it told as they started. That ratio is taken over
+# the last twenty calls or so, once there are more than _A_FEW. It counts as far as it is beyond _NO_MATTER and _ERRORS standard
+# errors, up to a factor of _BEHIND. Where calls cost less and less, what is kept for them is given back as they end. And where they
+# became cheaper once, the line has followed while calls that started before still end: to tell less than it would send too many.
 _BEHIND_KEPT, _A_FEW, _NO_MATTER, _ERRORS, _BEHIND = 0.95, 14, 0.02, 2.0, 2.0
 
 

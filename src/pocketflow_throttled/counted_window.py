@@ -165,8 +165,8 @@ class CountedWindow(TokenWindow):
         Args:
             now: seconds.
             used: of the limit, others' share included.
-            started: when its call did, and ...
-            by_start: ... what was counted then, if that is known.
+            started: when its call did; minus infinity: nobody knows.
+            by_start: what was counted then, if that is known.
             is_bucket: whether the server's limit is known to come back bit by bit.
             began_at: when its window began, if it is known to be a fixed one.
         """
@@ -200,8 +200,8 @@ class CountedWindow(TokenWindow):
             used: of the limit, others' share included.
             started: when its call did.
             limit: as it tells.
-            began_at: when the server's window began, if answers tell of their calls' starts, and if of their ends, and if it is
-                a fixed one; minus infinity: nobody knows; None: it is none.
+            began_at: when the server's window began, if it is a fixed one: first if answers tell of their calls' starts, then if
+                of their ends. Minus infinity: nobody knows; None: it is no fixed window.
         """
         if not self._more[Way.SETTLED] and not self._more[Way.ESTIMATE]:
             return

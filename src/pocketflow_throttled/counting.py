@@ -17,17 +17,18 @@ from .on_the_way import IN_ANY_ORDER
 if TYPE_CHECKING:
     from collections.abc import Callable, Container, Iterable
 
-# Of the window, from a try to the next, for a refusal to be back by then. Each makes it shorter; once one was refused, it stays.
+# The gap from a try to the next, as a part of the window: long enough for a refusal to be back. It shrinks from _FIRST_GAP to
+# _LEAST_GAP with each try; once one was refused, it is _GAP_ONCE_REFUSED.
 _FIRST_GAP, _LEAST_GAP, _GAP_ONCE_REFUSED = 1 / 50, 1 / 1200, 1 / 150
 _LEAST_PART = 1 / 2  # of the time in which what a call takes comes back, if that is less: or gaps would be a limit of their own
-# So many tries that were served rule a way out. A refusal outweighs some of them, and no more than so many are remembered:
-# so a few refusals are enough to doubt it again.
+# A way is ruled out once _RULED_OUT tries were served. A refusal outweighs _PER_REFUSAL of them, and at most _MOST_SERVED are
+# remembered, so that a few refusals are enough to doubt it again.
 _RULED_OUT, _PER_REFUSAL, _MOST_SERVED = 16, 8, 32
 # Calls that start IN_ANY_ORDER are tries of one moment, and the last of them to arrive are refused.
 _MOST_OF = 0.5  # of the tries of a moment: from there on each refusal outweighs served ones, before that only the first
 _BESIDE = 1  # refusals of a moment beyond its tries: with more, something else is the reason
-# Windows from a refused try to the next, after the first one and after the second; after each further one twice as many, up to
-# so many. Else, where few calls fit in a window, the tries alone would be one in a hundred of them.
+# For how many windows a refused try delays the next: one after the first, eight after the second, then twice as many after each,
+# up to a thousand. Else, where few calls fit in a window, the tries alone would be one in a hundred of them.
 _NEXT_TRY, _MUCH_LATER, _LATEST = 1.0, 8.0, 1000.0
 _NEXT_LOOK = 1 / 100  # windows from a look at every call to the next
 ENDED = 2  # calls that may have ended at the server whose answers are not here yet
@@ -227,8 +228,8 @@ class Counting:
         Args:
             now: seconds.
             used: of the limit.
-            by_start: what was counted as its call started ...
-            by_end: ... and what is counted now: nobody knows which of the two an answer tells of.
+            by_start: what was counted as its call started. Nobody knows whether the answer tells of then or of now.
+            by_end: what is counted now.
             cost: of what had started as its call did, as it is known by now.
             limit: of the window.
             unsure: what of it may not have arrived when its call did.

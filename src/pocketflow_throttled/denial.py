@@ -1,7 +1,7 @@
-"""Denial: answers by which a server cannot count in some way, whoever else uses the key and whatever kind its window is. Pure.
+"""Denial: which ways of counting a server's answers rule out, whoever else uses the key and whatever its window. Pure.
 
-Others only ever make what is used more. So a server that has counted less than a way makes of one's own calls alone does not
-count in that way; and who took the room, when it refuses a call nevertheless, are others.
+Others only ever add to what is used. So if a server has counted less than a way of counting would make of one's own calls alone,
+it does not count in that way. If it refuses a call all the same, others took the room.
 """
 
 from __future__ import annotations
@@ -34,9 +34,9 @@ class Told(NamedTuple):
     """What an answer tells of a moment that is known but for a part of a second.
 
     Attributes:
-        sure: what was added until then had surely been by that moment, ...
-        latest: ... what was taken off until then may have been, ...
-        earliest: ... and what was before then may have left the window.
+        sure: what was added until then had surely been counted by that moment.
+        latest: what was taken off until then may have been taken off by that moment.
+        earliest: what was added before a window that ends then may have left it.
         used: of the limit.
     """
 
@@ -97,7 +97,7 @@ class Denial:
             rises: what was added as calls started, and taken off as they ended, in the order of time.
             clearly: tokens; what differs by less, may do so by chance.
             rate: tokens a second, by which a bucket fills.
-            began_at: when the server's window began, if it is a fixed one; minus infinity: nobody knows; None: it is none.
+            began_at: when the server's window began, if it is a fixed one. Minus infinity: nobody knows; None: it is none.
         """
         self._find_turn(told, rises, clearly)
         self._is_fixed_out = self._is_fixed_out or began_at is None
@@ -150,8 +150,8 @@ class Answered(NamedTuple):
         used: of the limit, others' share included.
         limit: as it tells.
         rate: tokens a second, by which a bucket fills.
-        began_at: when the server's window began, if answers tell of their calls' starts, and if they tell of their ends, if it is
-            a fixed one; minus infinity: nobody knows; None: it is none.
+        began_at: when the server's window began, if it is a fixed one: first if answers tell of their calls' starts, then if of
+            their ends. Minus infinity: nobody knows; None: it is no fixed window.
     """
 
     now: float

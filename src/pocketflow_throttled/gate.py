@@ -28,9 +28,9 @@ class Gate:
     """Lets starts through at the rate of a hold.
 
     Args:
-        hold: how starts are held back from now on ...
-        now: seconds, as all times are.
-        until: ... and until when, unless it is set anew.
+        hold: how starts are held back.
+        now: from when on; in seconds, as all times are.
+        until: until when, unless it is set anew.
 
     Attributes:
         next_at: when the next may start.

@@ -1,7 +1,7 @@
 """What a response's headers say: how long to wait, and what is left of which limit.
 
-Pure but for the wall clock that dates are counted from, unless the caller gives one. Whatever a server sends, nothing raises,
-and no time is negative or endless. One rule reads every provider's format of a time.
+Pure but for the wall clock, from which `told_times` counts dates where a server tells no date of its own. Whatever a server
+sends, nothing raises.
 """
 
 from __future__ import annotations

@@ -16,15 +16,17 @@ from .token_window import Spend, TokenWindow
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-# From a try to the next, for a refusal to be back by then: seconds, or a part of the slice if that is less. So many that are
-# served, with none refused, tell a bucket, if a slice that is shorter by a fifth would refuse them too: calls take their way.
+# Tries are _GAP seconds apart, or _OF_SLICE of the slice if that is less, so that a refusal is back before the next. _PROVEN
+# served with none refused prove a bucket. Since calls are some time on their way, only those count that a slice of _CLEARLY of
+# the length would refuse too.
 _GAP, _OF_SLICE, _PROVEN, _CLEARLY = 1.0, 0.5, 6, 0.8
-# Windows from a refused try to the next, and how many times as many after each further one; by how much less it holds then.
+# A refused try delays the next by _NEXT_TRY of a window, each further one by _LONGER times as much. The bucket is then taken to
+# hold less by _LESS.
 _NEXT_TRY, _LONGER, _LESS = 0.5, 3.0, 0.15
-# With less of what it held when it was found, or more seconds that calls wait for it, it is none.
+# It is no bucket if it seems to hold less than _LEAST of what it held when it was found, or makes calls wait for _LATEST seconds.
 _LEAST, _LATEST = 0.5, 0.5
-# So many that are refused though they have room, each after one was served, less a part of those that are served, and whose
-# estimates are so many times what they cost: then it counts estimates.
+# The server counts estimates if it refuses _MISFITS calls with room, each after one was served, and the estimate of the last is
+# more than _TIMES its cost. Each served call takes _FOR_SERVED off the count.
 _MISFITS, _FOR_SERVED, _TIMES = 4, 1 / 8, 1.2
 
 

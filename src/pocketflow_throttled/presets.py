@@ -25,7 +25,15 @@ class Source:
 
 @dataclass(frozen=True, slots=True)
 class RateLimitConfig:
-    """Settings of a throttled node: calls at once, calls and tokens a minute, calls in a row (None: no limit)."""
+    """Settings of a throttled node; None: no limit.
+
+    Attributes:
+        max_concurrent: calls at once.
+        max_per_minute: calls in any minute.
+        description: for people.
+        max_tokens_per_minute: tokens in any minute.
+        max_burst: calls in any `max_burst / max_per_minute` minutes.
+    """
 
     max_concurrent: int
     max_per_minute: int | None

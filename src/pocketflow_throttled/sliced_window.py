@@ -19,11 +19,11 @@ if TYPE_CHECKING:
 
     from .token_window import Spend, TokenWindow
 
-# What refused may have been a server that was down, or others: a slice that was found is doubted after such a part of the window,
-# or so many seconds if that is longer, and after so many times as long each time that a try is refused.
+# A slice may have been found by mistake: the server was down, or others used the limit up. So after half a window, or 30 seconds
+# if that is longer, a call is tried beyond it. Each refused try makes the next one four times as late.
 _DOUBTED_AFTER, _AT_LEAST, _LONGER = 0.5, 30.0, 4
-# So it may be with refusals by which it seemed to count estimates: for so many windows that is believed, then costs are tried
-# again, and for so many times as long each time that it seems so again.
+# In the same way, that a server counts estimates is believed for two windows; then costs are tried again. Each time it seems so
+# again, that is believed for three times as long.
 _BELIEVED, _BELIEVED_LONGER = 2.0, 3
 
 
@@ -171,8 +171,6 @@ class SlicedWindow(CountedWindow):
             self.part.slice.stretch(self._differ)
             self.part.replay(self.spends)
 
-    # --- what is done in the window is done in its slice
-
     def stretch(self, spread: float, least: float = 0.0, *, cold: bool = False) -> None:
         """Count each start for longer, in its slice too."""
         super().stretch(spread, least, cold=cold)
@@ -247,9 +245,9 @@ class SlicedWindow(CountedWindow):
                 self.unslice()
 
     def refuse(self, spend: Spend, *, is_explained: bool = False) -> bool:
-        """Remember that a server refused a call, and return whether that tells how it counts: then it allows no less in less.
+        """Remember that a server refused a call, and return whether that tells how it counts: then there is no slice.
 
-        A try of what does not fit into a slice tells of that, and from then on the slice is kept.
+        If the call was a try of what does not fit into the slice, its refusal tells of the slice, which is kept from then on.
         """
         if self.part is not None and spend.in_window:
             is_explained = self.part.refuse(spend, self.spends[-1].time) or is_explained

@@ -1,9 +1,9 @@
 """The untold wait: a refusal says that nothing is left of a limit, and not when more will be.
 
 Pure: times are in seconds. If others have used a limit up, it comes back within a window. If it is a small bucket, there never is
-much left, and it comes back bit by bit. No single refusal tells these apart. But who has waited for a window, had hardly anything
-served since and is told the same again has waited for nobody: from then on it is tried when one more call may fit, and after
-twice as long each time that it is too soon.
+much left, and it comes back bit by bit. No single refusal tells these apart. But if a wait for the window has passed, little was
+served since, and the server says the same again, then nobody else had used the limit up: it is a small bucket. From then on the
+next try comes when one more call may fit, and twice as late after each refused one.
 """
 
 from __future__ import annotations

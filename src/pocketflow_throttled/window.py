@@ -209,7 +209,7 @@ class SlidingWindow(Window):
         return served
 
     def count_served_between(self, after: float, until: float) -> int:
-        """Return how many these are, without a look at each: it is asked at every answer."""
+        """Return how many starts `served_between` would, without a look at each: it is asked at every answer."""
         times, refused = self.times, self._refused
         count = bisect_right(times, until) - bisect_right(times, after)
         return max(0, count - bisect_right(refused, until) + bisect_right(refused, after))
