@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import math
 
+from .once import Once
+
 _AT_FIRST, _MOST = 1.5, 2.5  # standard deviations
 _MORE = 0.7  # of them, for a refusal, ...
 _LESS, _LESS_AT_FIRST = 0.0035, 0.01  # ... and less for a call that was served: five in a thousand may be refused
@@ -31,10 +33,10 @@ class Caution:
         219
     """
 
-    __slots__ = ("_deviations", "_learned_until", "_times")
+    __slots__ = ("_deviations", "_once", "_times")
 
     def __init__(self, deviations: float = _AT_FIRST) -> None:
-        self._learned_until = -math.inf  # refusals of calls that started by then tell nothing more
+        self._once = Once()
         self._set(deviations)
 
     def _set(self, deviations: float) -> None:
@@ -53,11 +55,10 @@ class Caution:
     def served(self) -> None:
         """Keep a bit less, as a call was served for which there was hardly any room."""
         if self._deviations:
-            less = _LESS if self._learned_until > -math.inf else _LESS_AT_FIRST
+            less = _LESS if self._once.until > -math.inf else _LESS_AT_FIRST
             self._set(max(0.0, self._deviations - less))
 
     def refused(self, started: float, last_started: float) -> None:
-        """Keep more, as a call was refused; once for all that start by `last_started`, as these did not know of it."""
-        if started > self._learned_until:
-            self._learned_until = last_started
+        """Keep more, as a call was refused; once for all that started by `last_started`."""
+        if self._once.is_new(started, last_started):
             self._set(min(_MOST, self._deviations + _MORE))

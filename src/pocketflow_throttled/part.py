@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
+from .once import Once
 from .token_bucket import TokenBucket
 from .token_window import Spend, TokenWindow
 
@@ -58,8 +59,8 @@ class Part:
     __slots__ = (
         "_bucket",
         "_found",
-        "_learned_until",
         "_misfits",
+        "_once",
         "_served",
         "_try_after",
         "_try_at",
@@ -90,7 +91,8 @@ class Part:
             self._misfits = _MISFITS - 1  # one more will do
         self._was_served = False  # a call, since the last misfit
         self._served = 0  # tries, since one was refused
-        self._try_at = self._learned_until = -math.inf  # refusals of tries that started by then tell nothing more
+        self._try_at = -math.inf
+        self._once = Once()  # refused tries
         self._try_after = _NEXT_TRY * window  # the next refused one
 
     def replay(self, spends: Iterable[Spend]) -> None:
@@ -179,7 +181,7 @@ class Part:
     def refuse(self, spend: Spend, last_started: float) -> bool:
         """Learn that a server refused a call, and return whether a bucket may explain that.
 
-        `last_started` is when the last call started by now, which did not know of it.
+        `last_started` is when the last call started by now.
         """
         bucket, start = self._bucket, spend.of_part
         if start is None:
@@ -192,8 +194,7 @@ class Part:
                 bucket.refused(start.time, cost, last_started)
                 if bucket.holds < _LEAST * self._found or bucket.late >= _LATEST:
                     self._wait_for_try(start.time)
-            elif start.is_try and start.time > self._learned_until:
-                self._learned_until = last_started
+            elif start.is_try and self._once.is_new(start.time, last_started):
                 bucket.holds = max(_LEAST * self._found, (1 - _LESS) * bucket.holds)
                 self._wait_for_try(start.time)
             if not start.is_try and self._was_served:

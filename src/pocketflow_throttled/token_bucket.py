@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 
+from .once import Once
+
 # Calls do not arrive as evenly as they start. So a bucket is taken to hold less with each call that is refused, by a part, and
 # more with each that is served close to what it holds: that settles where one of so many is refused.
 _LESS, _ONE_IN, _CLOSE = 0.15, 200, 0.8
@@ -32,7 +34,7 @@ class TokenBucket:
         (False, 5.0)
     """
 
-    __slots__ = ("_at", "_full_at", "_lacks", "_less_since", "holds", "late", "opens_at", "rate")
+    __slots__ = ("_at", "_full_at", "_lacks", "_once", "holds", "late", "opens_at", "rate")
 
     def __init__(self, holds: float, rate: float) -> None:
         self.holds, self.rate = holds, rate
@@ -40,7 +42,7 @@ class TokenBucket:
         self.opens_at = math.inf
         self._lacks, self._at = 0.0, -math.inf  # tokens, and at which time
         self._full_at = -math.inf  # the last time at which it was full
-        self._less_since = -math.inf  # refusals of calls that started by then tell nothing more
+        self._once = Once()
 
     def lacks(self, now: float) -> float:
         """Return how many tokens it lacks; less than none, if it has been full for a while."""
@@ -77,9 +79,8 @@ class TokenBucket:
         self.late *= _SOONER
 
     def refused(self, started: float, cost: int, last_started: float) -> None:
-        """Learn that a call was refused; once for all that start by `last_started`, as these did not know of it."""
-        if started > self._less_since:
-            self._less_since = last_started
+        """Learn that a call was refused; once for all that started by `last_started`."""
+        if self._once.is_new(started, last_started):
             less = (1 - _LESS) * self.holds
             if less < cost:
                 self.late = max(_LATE, _LATER * self.late)
