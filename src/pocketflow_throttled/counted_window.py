@@ -228,9 +228,9 @@ class CountedWindow(TokenWindow):
             super().correct(spend, cost)
             self._count_more(spend, 1)
         if self._unexplained is not None:
-            self._explain(spend, self._unexplained)
+            self._look_again(spend, self._unexplained)
 
-    def _explain(self, spend: Spend, refusal: _Unexplained) -> None:
+    def _look_again(self, spend: Spend, refusal: _Unexplained) -> None:
         """Take another look at a refusal, once all have told what they cost that were under way then."""
         refusal.untold.discard(spend)
         if not refusal.untold:

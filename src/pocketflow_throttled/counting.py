@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Container, Iterable
 
 # The gap from a try to the next, as a part of the window: long enough for a refusal to be back. It shrinks from _FIRST_GAP to
-# _LEAST_GAP with each try; once one was refused, it is _GAP_ONCE_REFUSED.
+# _LEAST_GAP, by half with every two tries; once one was refused, it is _GAP_ONCE_REFUSED.
 _FIRST_GAP, _LEAST_GAP, _GAP_ONCE_REFUSED = 1 / 50, 1 / 1200, 1 / 150
 _LEAST_PART = 1 / 2  # of the time in which what a call takes comes back, if that is less: or gaps would be a limit of their own
 # A way is ruled out once _RULED_OUT tries were served. A refusal outweighs _PER_REFUSAL of them, and at most _MOST_SERVED are
@@ -30,6 +30,7 @@ _BESIDE = 1  # refusals of a moment beyond its tries: with more, something else 
 # For how many windows a refused try delays the next: one after the first, eight after the second, then twice as many after each,
 # up to a thousand. Else, where few calls fit in a window, the tries alone would be one in a hundred of them.
 _NEXT_TRY, _MUCH_LATER, _LATEST = 1.0, 8.0, 1000.0
+_MOST_DOUBLED = 10  # times, by which the latest is long reached: a larger power may be more than a float holds
 _NEXT_LOOK = 1 / 100  # windows from a look at every call to the next
 ENDED = 2  # calls that may have ended at the server whose answers are not here yet
 CLEARLY = 0.05  # of the limit: by what differs less, an answer tells no way from another
@@ -103,7 +104,7 @@ class _Doubt:
         """Put the refusal of a call that started at a time down to it."""
         if stamp >= self.refused_at + _NEXT_TRY * window:
             self.refusals, self.refused_at = self.refusals + 1, stamp
-        windows = _NEXT_TRY if self.refusals == 1 else min(_LATEST, _MUCH_LATER * 2.0 ** min(self.refusals - 2, 10))
+        windows = _NEXT_TRY if self.refusals == 1 else min(_LATEST, _MUCH_LATER * 2.0 ** min(self.refusals - 2, _MOST_DOUBLED))
         self.next_at = max(self.next_at, stamp + windows * window)
         self.is_known = True
 

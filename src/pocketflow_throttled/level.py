@@ -19,6 +19,7 @@ _KEPT_SECONDS, _KEPT_CALLS = 10.0, 50  # for how long, and as of how many calls,
 _KNOWN = 0.3  # of that time, from which on it is known
 _CLEARLY = 0.06  # of what comes back, that others take: less may be calls that arrive in another order
 _DEVIATIONS = 3  # of what others take at random, that are kept in the bucket
+_MOST_KEPT = 0.5  # of what it holds, however much others take at random
 _SOON = 1.5  # seconds, in which what is left beyond that is used
 _SLOWEST = 0.1  # of what comes back, that is started however much others take
 _SEVERAL = 2  # in a bucket: of fewer, others take any or none
@@ -99,7 +100,7 @@ class _Track:
         """Return how many may be started now, others' share and what they may take at random aside."""
         age = now - self.time
         level = self.level + free * age - window.count_served_between(self.time, now)
-        return min(most, max(0.0, level)) - min(most / 2, _DEVIATIONS * math.sqrt(others * (age + UNCOUNTED)))
+        return min(most, max(0.0, level)) - min(_MOST_KEPT * most, _DEVIATIONS * math.sqrt(others * (age + UNCOUNTED)))
 
     def learn(self, time: float, left: int, window: SlidingWindow, rate: float, most: int) -> None:
         """Learn what was left at a time, unless that is old."""

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from .sliced_window import SlicedWindow
     from .window import SlidingWindow
 
+_COLD_FOR = 2  # windows from the first answer on: by then the calls that opened connections have left any window
 _SOME = 5  # calls whose seconds tell by how much they differ
 # Calls whose seconds differ by less take the same time. Else every third of a batch of instant calls would set a record.
 _ALIKE = 1e-4
@@ -68,7 +69,7 @@ class Stretched:
         A call that took no less than `usual_least` and no more than `usual_most` need not be told of.
         """
         if self._is_cold and self._cold_until == math.inf:
-            self._cold_until = now + 2 * self.seconds
+            self._cold_until = now + _COLD_FOR * self.seconds
         self._fastest, self._slowest = min(self._fastest, seconds), max(self._slowest, seconds)
         if self._to_time:
             self._to_time -= 1

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from .budget import Budget
     from .headers import Kind, Quota
 
+_HALF = 0.5  # of the window: resets of tokens that are longer may be those of the window itself
 _ROUNDING = 1e-6  # of what is calculated back and forth
 # Refusals by a server that served no more than so much of a limit, in a window whose length its resets told: then they tell of
 # something else. Two calls are served also where a limit is small, and fewer refusals may be bad luck.
@@ -93,7 +94,7 @@ class ToldLimits:
         longest = quota.window
         if longest is None:
             longest = self.spans[quota.kind].longest
-            most = SHORT if quota.kind == "requests" else self._budget.seconds / 2
+            most = SHORT if quota.kind == "requests" else _HALF * self._budget.seconds
             if quota.reset is None or quota.is_guess or not longest or seconds > most:
                 return False
         return longest - (FULL_SECOND if longest.is_integer() else 0.0) <= seconds  # full seconds are rounded up

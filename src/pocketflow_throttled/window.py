@@ -21,6 +21,7 @@ from .on_the_way import IN_ANY_ORDER
 # client, which open connections.
 _MOST_STRETCH, _MOST_STRETCH_COLD = (0.6, 0.03), (1.0, 0.25)  # in seconds, and as a part of the window
 _NEARLY = 0.8  # of a limit: by as much others' share and one's own may be off
+_ROUNDING = 1e-9  # of a step, by which its moment may seem not to have come
 _STEPS = 50  # in which the share of others comes back: a waiter is woken for each, not for every token
 
 
@@ -94,7 +95,7 @@ class Window:
             return self._taken
         step = max(1, self._taken // _STEPS)
         part = (now - self._back_from) / (self._back_until - self._back_from)
-        return max(0, self._taken - step * (1 + math.floor(part * self._taken / step + 1e-9)))
+        return max(0, self._taken - step * (1 + math.floor(part * self._taken / step + _ROUNDING)))
 
     def _others_back_at(self, now: float) -> float:
         """Return when more of the share of others comes back, after `now`."""
