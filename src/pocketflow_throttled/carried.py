@@ -185,6 +185,11 @@ def text_of(error: BaseException) -> str:
         return ""
 
 
+def name_of(error: BaseException) -> str:
+    """Return the message of an error, or the name of its class if it has none."""
+    return text_of(error) or type(error).__name__
+
+
 def told_by(thing: object, name: str) -> Any:
     """Return an attribute, or what is under a key, of whatever came from outside; or None."""
     try:

@@ -8,7 +8,7 @@ from pocketflow import AsyncParallelBatchNode
 
 from . import tokens
 from .adaptive import AdaptiveThrottled, of_the_rule
-from .carried import text_of
+from .carried import name_of
 from .correction import Estimate
 from .coverable import coverable
 from .exceptions import RateLimitHit
@@ -263,7 +263,7 @@ class AdaptiveThrottledNode(AdaptiveThrottled, ThrottledParallelBatchNode):
         if not self.propagate_rate_limit:
             return super()._as_final(error, refusals)
         source = type(self).__name__
-        hit = RateLimitHit(text_of(error) or type(error).__name__, retry_after=self._wait_of(error), source=source)
+        hit = RateLimitHit(name_of(error), retry_after=self._wait_of(error), source=source)
         hit.propagated = True
         raise hit from error
 

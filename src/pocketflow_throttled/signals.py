@@ -10,7 +10,7 @@ import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from .carried import BUGS, body_of, causes, codes_of, headers_in, inside, plain_text_of, status_in, status_of, text_of
+from .carried import BUGS, body_of, causes, codes_of, headers_in, inside, name_of, plain_text_of, status_in, status_of, text_of
 from .exceptions import RateLimitHit
 from .finals import FINAL_CODES, NEVER_FITS, compares_with_limit, final_reason
 from .hints import asked_for, longest_reset
@@ -143,7 +143,7 @@ def retry_after(exc: BaseException) -> float | None:
 
 def _read(error: BaseException, behind: Iterable[BaseException]) -> Refusal | None:
     if isinstance(error, RateLimitHit):
-        return Refusal(parse_wait(error.retry_after), final=False, reason=text_of(error) or type(error).__name__)
+        return Refusal(parse_wait(error.retry_after), final=False, reason=name_of(error))
     body = body_of(error)
     status = status_of(error) or status_in(body)
     texts = [text_of(error), *(plain_text_of(error) if body is None else _strings(body))]
@@ -161,9 +161,8 @@ def _read(error: BaseException, behind: Iterable[BaseException]) -> Refusal | No
     if not is_refusal:
         return None
     final = final_reason(texts, codes, fields, asked)
-    reason = final or texts[0] or type(error).__name__
     overloaded = is_overloaded or status in (_OVERLOADED, _UNAVAILABLE, _NO_ROOM)
-    return Refusal(wait, final is not None, reason, asked is None, overloaded)
+    return Refusal(wait, final is not None, final or name_of(error), asked is None, overloaded)
 
 
 def _is_refused_by_status(status: int, codes: set[str], texts: list[str], wait: float | None, *, is_overloaded: bool) -> bool:
