@@ -52,9 +52,9 @@ class Estimate(int):
 class Correction:
     """By how much estimates are wrong, learned from what calls have cost, as a straight line through these.
 
-    Until the first answer, an estimate may be too small by a factor: so less is sent until then, not three times too much. So may
-    one that is far less than all before it. When two calls in a row cost more by that factor than was known, all is learned anew.
-    When they cost more and more, what is told is ahead of the line by as much as it was behind.
+    Until the first answer, estimates are raised threefold, as they may be too small by as much: rather too little is sent until
+    then than too much. So is one that is far less than all before it. When two calls in a row cost more than three times what was
+    known, all is learned anew. When calls cost more and more, what is told is moved ahead of the line by as much as it was behind.
 
     Example:
         >>> correction = Correction()

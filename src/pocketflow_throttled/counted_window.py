@@ -20,11 +20,11 @@ if TYPE_CHECKING:
     from .counting import Counts
 
 _MORE = (Way.SETTLED, Way.SETTLED_BACK, Way.ESTIMATE)
-# Calls that started before anything was told tell of no known moment. Until the next ones do, nothing is tried: for so many times
-# as long as the first call took, or for such a part of the window.
+# Calls that started before anything was told tell of no known moment. Until the next ones do, nothing is tried: for _AS_LONG
+# times as long as the first call took, or for _WAITED of the window if that is less.
 _AS_LONG, _WAITED = 4.0, 0.25
 _DENIED_FOR = 2.0  # windows for which a way of counting is ruled out by answers: from then on, refusals may tell of it again
-_NEARLY = 0.9  # of the limit: a refusal with no more than that in the window, whatever calls under way cost, has another reason
+_NEARLY = 0.9  # of the limit: if less is in the window, whatever calls under way cost, a refusal has another reason
 
 
 class _Unexplained(NamedTuple):

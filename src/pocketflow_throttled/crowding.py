@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from .window import SlidingWindow
 
 _PARTS = (6, 60)  # of a window: ten seconds and one, of a minute
-_NEARLY = 0.9  # of what a part allows, that calls which arrive late leave
+_NEARLY = 0.9  # of what a part allows: calls that arrive late leave some of it
 _TIMES, _APART = 5, 1 / 8  # so many, and that part of a window from one to the next: what is refused together is one
 _LATELY = 3  # windows, in which they came
 

@@ -14,9 +14,10 @@ from itertools import product
 # they are late on average: the difference of two exponential times is a Laplace's. So five times as much lets some in a thousand
 # be refused.
 _TIMES = 5.0
-# What may be the cause: what calls are late on average, as a part of the time between starts, as all parts are,
-# and what share of them is refused at any margin. As logarithms, how much less likely each is than the one before: of calls that
-# are late by more, a little, so that one refusal does not halve the pace; but a larger margin is tried before it is thought vain.
+# A cause is a pair: what calls are late on average, as a part of the time between starts, as all parts here are; and what share
+# of them is refused at any margin. Each value is less likely at first than the one before, by _LATER or _OFTENER as logarithms: a
+# little for late calls, so that one refusal does not halve the pace; much for the share, so that a larger margin is tried before
+# it is thought vain.
 _LATE = tuple(0.2 / 2 ** (step / 2) for step in reversed(range(12)))
 _ANYWAY = (0.0005, 0.003, 0.01, 0.03, 0.1)
 _LATER, _OFTENER = 0.1, 3.0

@@ -10,8 +10,8 @@ _CLEARLY = 0.5  # as a part, how much less the right one is off
 class Moment:
     """What answers tell of: the moment when their calls arrived, or that when they were sent.
 
-    What others have used changes little from one answer to the next, and that is what is left when one's own count is taken off,
-    if it is the count of the right moment. By that of the other one it jumps, since calls differ in the time they take.
+    What others have used is what the server has counted, less one's own count at the right moment. It changes little from one
+    answer to the next. With one's own count at the other moment it jumps, since calls differ in the time they take.
 
     Attributes:
         is_start: whether they are known to tell of the start.

@@ -1,8 +1,8 @@
 """Others: what other clients on the same key have used of a limit, by what a server says is left of it.
 
-A server counts a call when it arrives, and may tell of that moment or of the one when it answers: what it says is left may be as
-old as the answer is slow. Until it is known which, it is held against the larger of the counts at the call's start and now; only
-what is missing then is others'. Pure: it knows neither clock nor queue.
+A server counts a call when it arrives. What it says is left may be of that moment, and so as old as the answer is slow, or of the
+moment when it answers. Until it is known which, it is held against one's own count at the call's start or now, whichever is
+larger; only what is missing then is others'. Pure: it knows neither clock nor queue.
 """
 
 from __future__ import annotations

@@ -19,9 +19,10 @@ Step = tuple[float, int]  # at a time, so many tokens more, or less
 
 
 class Buckets:
-    """What is used at least of a bucket that counts what calls may cost at most, by what is told as each starts and ends.
+    """What is used at least of a bucket that counts what calls may cost at most.
 
-    So a look at it takes no look at every call, and what was taken more than a window ago counts.
+    It is kept up to date as calls start and end. So a look at it takes no look at every call, and what was taken more than a
+    window ago still counts.
 
     Example:
         >>> from pocketflow_throttled.counting import Way

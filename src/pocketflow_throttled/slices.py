@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 _PARTS = (2, 3, 4, 5, 6, 10, 12, 15, 20, 30, 60)  # of the window, which a slice may be: of a minute, whole seconds
 # Whether it counts by a sliding window, a fixed one or as a bucket, what a server has served in a slice leaves no room for
-# what it refuses. It must be so for such a share of what was refused.
+# what it refuses. That must hold for _MOST of what was refused.
 _MOST = 0.75
 
 

@@ -19,8 +19,8 @@ from .window import SlidingWindow
 if TYPE_CHECKING:
     from .gate import Hold
 
-_TINY = 3  # calls at a time, of which a few that arrive late are all
-_CLOSEST = 0.02  # seconds between starts that refusals space: closer together, it is timers that tell
+_TINY = 3  # calls at a time: of so few, those that arrive late may be all
+_CLOSEST = 0.02  # seconds between starts that refusals space, at least: closer together, timers decide when they come
 _SAME_PACE = 0.01  # as a part, how far off the same pace may be
 
 

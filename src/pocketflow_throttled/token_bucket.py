@@ -6,10 +6,12 @@ import math
 
 from .once import Once
 
-# Calls do not arrive as evenly as they start. So a bucket is taken to hold less with each call that is refused, by a part, and
-# more with each that is served close to what it holds: that settles where one of so many is refused.
+# Calls do not arrive as evenly as they start. So each refused call makes the bucket hold less, by _LESS of it. Each call that is
+# served though the bucket then lacks more than _CLOSE of what it holds makes it hold more. That settles where one of _ONE_IN such
+# calls is refused.
 _LESS, _ONE_IN, _CLOSE = 0.15, 200, 0.8
-# It holds the largest call at least. Where that is refused, all wait for so many seconds longer, as that is learned the same way.
+# It holds at least what a refused call takes. Where it holds no more, calls wait longer instead: _LATE seconds at first, _LATER
+# times as long with each refusal, _SOONER times as long with each such call that is served.
 _LATE, _LATER, _SOONER = 0.05, 1.5, 0.996
 _ROUNDING = 1e-6
 

@@ -16,8 +16,9 @@ if TYPE_CHECKING:
 
 _HALF = 0.5  # of the window: resets of tokens that are longer may be those of the window itself
 _ROUNDING = 1e-6  # of what is calculated back and forth
-# Refusals by a server that served no more than so much of a limit, in a window whose length its resets told: then they tell of
-# something else. Two calls are served also where a limit is small, and fewer refusals may be bad luck.
+# Resets that told a window's length tell of something else if the server refuses at least _A_FEW calls in such a window, and has
+# served no more than _HARDLY of the limit; or than _FEW requests, which are served also where a limit is small. Fewer refusals
+# may be bad luck.
 _HARDLY, _FEW, _A_FEW = 0.1, 2, 3
 
 

@@ -20,7 +20,7 @@ from .on_the_way import IN_ANY_ORDER
 # window is stretched by what calls differ in time, within bounds: it costs a thirtieth at most, but for the first calls of a
 # client, which open connections.
 _MOST_STRETCH, _MOST_STRETCH_COLD = (0.6, 0.03), (1.0, 0.25)  # in seconds, and as a part of the window
-_NEARLY = 0.8  # of a limit: by as much others' share and one's own may be off
+_NEARLY = 0.8  # of a limit: by the rest of it, others' share and one's own may be off
 _ROUNDING = 1e-9  # of a step, by which its moment may seem not to have come
 _STEPS = 50  # in which the share of others comes back: a waiter is woken for each, not for every token
 
