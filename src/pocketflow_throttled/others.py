@@ -133,7 +133,7 @@ class Others:
     def _count(
         self, quota: Quota, answer: Answer, window: SlidingWindow | TokenWindow, others: int, back_after: tuple[float, float]
     ) -> None:
-        """Count what others have used, unless an answer that tells of a later call has told of more."""
+        """Count what others have used, unless more was told since the call of this answer started."""
         now, call, (first, last) = answer.now, answer.call, back_after
         if call is None or call.time >= self._told_at[quota.kind] or others >= window.others(now):
             back = now + min(first, answer.at_most), now + min(last, answer.at_most)

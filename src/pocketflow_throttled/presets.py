@@ -54,7 +54,13 @@ class RateLimitConfig:
 
 @dataclass(frozen=True, slots=True)
 class FlowRateLimitConfig:
-    """Settings of a throttled flow: instances at once, and starts a minute (None: no limit)."""
+    """Settings of a throttled flow; None: no limit.
+
+    Attributes:
+        max_concurrent_flows: instances at once.
+        max_flows_per_minute: instances that start in any minute.
+        description: for people.
+    """
 
     max_concurrent_flows: int
     max_flows_per_minute: int | None
