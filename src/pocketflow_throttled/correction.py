@@ -20,10 +20,10 @@ _KEPT = 0.97  # of what is known, after each answer: the last thirty or so count
 # at once and be refused. So others are raised by _UNSURE times its error. After each answer, _STILL_UNSURE of that stays, until
 # it is less than _SURE of all that was used.
 _UNSURE, _STILL_UNSURE, _SURE = 2.0, 0.6, 0.01
-# Calls may cost more and more, and then the line lags behind: they cost more than it told as they started. That ratio is taken over
-# the last twenty calls or so, once there are more than _A_FEW. It counts as far as it is beyond _NO_MATTER and _ERRORS standard
-# errors, up to a factor of _BEHIND. Where calls cost less and less, what is kept for them is given back as they end. And where they
-# became cheaper once, the line has followed while calls that started before still end: to tell less than it would send too many.
+# Calls may cost more and more, and then the line lags behind: they cost more than it told as they started. That ratio is taken
+# over the last twenty calls or so, once there are more than _A_FEW. It counts as far as it is beyond _NO_MATTER and _ERRORS
+# standard errors, up to a factor of _BEHIND. Where calls cost less and less, what is kept for them is given back as they end. And
+# where they became cheaper once, the line has followed while calls that started before still end: to tell less would send too many.
 _BEHIND_KEPT, _A_FEW, _NO_MATTER, _ERRORS, _BEHIND = 0.95, 14, 0.02, 2.0, 2.0
 
 
@@ -54,7 +54,7 @@ class Correction:
 
     Until the first answer, estimates are raised threefold, as they may be too small by as much: rather too little is sent until
     then than too much. So is one that is far less than all before it. When two calls in a row cost more than three times what was
-    known, all is learned anew. When calls cost more and more, what is told is moved ahead of the line by as much as it was behind.
+    known, all is learned anew. When calls cost more and more, what is told is moved ahead of the line by as much as it lagged.
 
     Example:
         >>> correction = Correction()
