@@ -23,7 +23,7 @@ _UNSURE, _STILL_UNSURE, _SURE = 2.0, 0.6, 0.01
 # Calls may cost more and more, and then the line lags behind: they cost more than it told as they started. That ratio is taken
 # over the last twenty calls or so, once there are more than _A_FEW. It counts as far as it is beyond _NO_MATTER and _ERRORS
 # standard errors, up to a factor of _BEHIND. Where calls cost less and less, what is kept for them is given back as they end. And
-# where they became cheaper once, the line has followed while calls that started before still end: to tell less would send too many.
+# where they became cheaper once, the line has followed while calls that started before still end: less would send too many.
 _BEHIND_KEPT, _A_FEW, _NO_MATTER, _ERRORS, _BEHIND = 0.95, 14, 0.02, 2.0, 2.0
 
 
