@@ -707,6 +707,36 @@ def test_a_call_that_ends_the_program_as_it_is_cancelled_does_so_whatever_failed
     assert idle(node.limiter)
 
 
+@pytest.mark.parametrize("cancels", [0, 1, 2])
+def test_the_first_exit_counts_and_is_raised_as_it_was_however_often_the_run_is_cancelled_meanwhile(cancels: int) -> None:
+    async def call(item: int) -> None:
+        if item == 0:
+            await asyncio.sleep(0.05)
+            raise ValueError("first")
+        try:
+            await asyncio.sleep(9)
+        except asyncio.CancelledError:
+            while True:
+                try:
+                    await asyncio.sleep(item)
+                except asyncio.CancelledError:
+                    continue
+                raise SystemExit(item) from KeyError("mine")
+
+    async def main() -> None:
+        running = asyncio.ensure_future(node.run_async({"items": range(3)}))
+        for _ in range(cancels):
+            await asyncio.sleep(0.1)
+            running.cancel()
+        await running
+
+    node = Batch(call, max_concurrent=3)
+    with pytest.raises(SystemExit) as raised:
+        run_virtual(main())
+    assert (raised.value.code, repr(raised.value.__cause__)) == (1, "KeyError('mine')")
+    assert idle(node.limiter)
+
+
 def test_a_call_that_ends_the_program_as_the_run_is_cancelled_does_so() -> None:
     async def call(_item: int) -> None:
         try:

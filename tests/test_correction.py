@@ -198,6 +198,12 @@ def test_calls_that_cost_more_and_more_are_told_ahead_of_what_was_learned() -> N
     assert unheard.by_line == 0
 
 
+def test_no_call_is_told_to_cost_more_than_twice_what_was_learned() -> None:
+    calls = [(1000, 1000)] * 60 + [(1000, 2900)] * 40
+    told = [each / each.by_line for each in ended(Correction(), calls, under_way=20) if each.by_line]
+    assert 1.5 < max(told) <= 2.001
+
+
 def test_calls_that_cost_less_and_less_are_told_as_they_were_learned() -> None:
     calls = [(1000, round(1000 / 1.005**number)) for number in range(300)]
     for each in ended(Correction(), calls, under_way=20):

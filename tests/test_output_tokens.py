@@ -44,6 +44,7 @@ def paused_for(headers: dict[str, str]) -> float:
         (told(0) | {"retry-after": "3"}, 3.0),
         (told(0) | of_requests(0), 40.0),
         (told(0) | of_requests(10), 25.0),
+        (told(0, None) | {f"{PREFIX}reset": "300s"}, 300.0),  # what is written beyond the limit is a debt
     ],
 )
 def test_no_call_starts_until_the_reset_when_none_is_left(headers: dict[str, str], pause: float) -> None:

@@ -162,6 +162,29 @@ def test_what_is_live_in_stats_adds_up_over_the_instances_that_are_under_way() -
     assert max(own) <= 3
 
 
+def test_tokens_and_those_who_wait_add_up_over_instances_and_a_shared_limiter_is_counted_once() -> None:
+    class Costly(Calls):
+        def estimate_tokens(self, item: Any) -> int:
+            return 100
+
+    def live(**settings: Any) -> list[int]:
+        node = Costly(lambda user, item: asyncio.sleep(1), range(6), **settings)
+
+        async def main() -> list[int]:
+            running = asyncio.ensure_future(Users(node, range(5), max_concurrent_flows=5).run_async({}))
+            await asyncio.sleep(0.5)
+            stats = node.stats
+            await running
+            return [stats[name] for name in ("active", "waiting", "current_window_tokens")]
+
+        return run_virtual(main())
+
+    active, waiting, spent = live(max_concurrent=3, max_tokens_per_minute=10_000)
+    assert (active, waiting) == (15, 5)
+    assert spent >= 15 * 100
+    assert live(shared_limiter=RateLimiter(4))[:2] == [4, 5]
+
+
 def test_within_an_instance_limiter_is_the_one_that_holds_it() -> None:
     seen = []
     node: Calls

@@ -234,6 +234,16 @@ NOT_REFUSED: list[BaseException] = [
         "failed with code 429",
         "code 429",
         "HTTP status code: 429",
+        "expected code 0, got 429",
+        "Expected status code 302, got 429",
+        "expected 2 or 200, got 429",
+        "expected 200 rows, got 429",
+        "Expected response within 5 seconds, got 429",
+        "API returned code 429",
+        "request failed code=429",
+        "got 429 and gave up after 3 tries",
+        "received 429 in response to POST /v1",
+        "429 came back",
     ],
 )
 def test_a_message_that_says_so_is_a_refusal(text: str) -> None:
@@ -345,6 +355,8 @@ def test_who_asks_for_a_short_wait_or_only_names_a_quota_of_a_day_has_not_used_i
         refused("requests per day (RPD): Limit 200, Used 200. Try again in 8s"),
         refused("Rate limit of 150 per 86400s exceeded for UserByModelByDay. Please wait 60 seconds before retrying."),
         refused("1000 requests per day exceeded", headers={"retry-after": "3600"}),
+        refused("1000 requests per day exceeded", headers={"x-ratelimit-remaining": "0", "x-ratelimit-reset": "30"}),
+        refused('{"url":"https://x.example/limits","quotaId":"RequestsPerDayPerProject"}'),
     ],
     ids=lambda value: f"{value!r:.60}",
 )
@@ -384,6 +396,39 @@ def test_who_quotes_what_is_no_refusal_is_none_either(error: Exception) -> None:
     assert read_error(quoting(quoting(error))) is None
 
 
+def test_who_quotes_a_refusal_is_read_too_as_it_may_say_more() -> None:
+    told = Exception("429 Too Many Requests")
+    more = RuntimeError(f"chat failed: {told}: insufficient_quota")
+    more.__cause__ = told
+    assert read_error(more) == Refusal(None, final=True, reason="insufficient_quota")
+
+
+def test_a_long_error_that_is_quoted_and_cut_is_still_quoted() -> None:
+    told = type("ValidationError", (ValueError,), {})("input: rate limit exceeded " + "x" * 5000)
+    assert read_error(quoting(told)) is None
+
+
+def test_an_error_far_behind_is_quoted_as_well_as_the_next_one() -> None:
+    between, outer = RuntimeError("no answer"), RuntimeError("failed for 'rate_limit' at last")
+    outer.__cause__, between.__cause__ = between, KeyError("rate_limit")
+    assert read_error(outer) is None
+
+
+def test_what_a_program_says_of_itself_is_no_quote() -> None:
+    outer = RuntimeError("got 429 for x")
+    outer.__cause__ = KeyError("x")
+    assert is_rate_limit_error(outer)
+
+
+def test_what_grpc_makes_of_another_answer_is_told_by_its_message() -> None:
+    """As of one that a proxy sent, with a status of HTTP."""
+    made = {"code": lambda: SimpleNamespace(name="UNAVAILABLE"), "trailing_metadata": tuple}
+    error = ToldError(**made)
+    assert read_error(error) is None
+    error.args = ("Received http2 header with status: 429",)
+    assert is_rate_limit_error(error)
+
+
 def test_who_says_in_its_own_words_that_it_was_refused_is_believed_whatever_is_behind_it() -> None:
     outer = RuntimeError("429 Too Many Requests")
     outer.__cause__ = KeyError("rate_limit")
@@ -400,6 +445,11 @@ def test_who_says_in_its_own_words_that_it_was_refused_is_believed_whatever_is_b
         (b'\xef\xbb\xbf{"error": {"message": "no", "code": "insufficient_quota"}}', None, True),
         (b'[{"error": {"message": "Please retry in 7s", "code": 429}}]', 7.0, False),
         (b"\xff\xfe", None, False),
+        (b'\n {"estimated_time": 7}', 7.0, False),
+        (b'\xef\xbb\xbf{"estimated_time": 7}', 7.0, False),
+        (b'[{"message": "no"}, {"code": "insufficient_quota"}]', None, True),
+        (b'{"message": "no", "requests_per_day": 1000}', None, False),
+        (b"slow down " * 1000 + b"insufficient_quota", None, False),
     ],
 )
 def test_a_body_is_read_whatever_it_begins_with(body: bytes, wait: float | None, is_final: bool) -> None:
@@ -424,6 +474,10 @@ class ToldError(Exception):
         {"body": {"errors": [], "status": "429"}},
         {"code": "429"},
         {"status_code": "429"},
+        {"status_code": 429, "body": {"code": 400}},
+        {"body": {"type": "rate_limit_error", "code": 500}},
+        {"body": {"type": "overloaded_error", "code": "400"}},
+        {"type": "overloaded_error"},
         {"code": lambda: SimpleNamespace(name="RESOURCE_EXHAUSTED"), "trailing_metadata": tuple},  # gRPC's
     ],
 )
@@ -445,6 +499,8 @@ def test_a_status_is_read_wherever_it_is_told(told: dict[str, Any]) -> None:
         {"code": lambda: 1 / 0, "trailing_metadata": tuple},
         {"body": {"code": 400}, "args": ("rate limit exceeded",)},
         {"body": {"code": 42}},
+        {"body": {"code": 200}, "status_code": 500},
+        {"status_code": "x" * 10_000_000},
         {"code": lambda needs: needs, "trailing_metadata": tuple},
     ],
 )
@@ -670,6 +726,9 @@ def test_every_providers_quotas_are_read(fields: dict[str, str], quotas: tuple[Q
 
 
 def test_headers_are_read_of_clients_that_keep_a_list_for_each() -> None:
+    many = lowered({"X": [str(number) for number in range(10**5)]})["x"]
+    assert many.startswith("0, 1, 2")
+    assert len(many) < 100
     assert lowered({"Retry-After": ["3"], "X": ("a", b"b"), "Y": []}) == {"retry-after": "3", "x": "a, b", "y": ""}
     assert header_wait(lowered({"Retry-After": ["3", "5"]})) == 5.0
 

@@ -215,3 +215,16 @@ def test_a_refusal_may_be_copied_and_sent_to_another_process(again: Any) -> None
     copied = again(error)
     assert (str(copied), copied.status_code, copied.body, copied.__notes__) == (str(error), 429, error.body, error.__notes__)
     assert copied.response.headers == {"retry-after": "2.500"}
+
+
+@pytest.mark.parametrize("algorithm", ["sliding_window", "token_bucket", "fixed_window"])
+def test_a_request_larger_than_the_limit_fits_an_empty_window_and_one_without_tokens_any(algorithm: Any) -> None:
+    async def main() -> tuple[int, int]:
+        api = SimulatedAPI(max_tokens_per_window=100, algorithm=algorithm)
+        await api.call(0, tokens=300)
+        await api.call(1, tokens=0)
+        with pytest.raises(SimulatedRateLimitError):
+            await api.call(2, tokens=1)
+        return api.served, api.refused
+
+    assert run_virtual(main()) == (2, 1)

@@ -28,7 +28,8 @@ def test_a_call_that_started_later_is_none_of_them() -> None:
     unbooked = Unbooked(window, calls=2, now=5.0)
     assert unbooked.ended(stamp=5.1, tokens=50) is None
     assert unbooked.includes(4.9)
-    assert not unbooked.includes(5.0)  # it may have started just after
+    assert not unbooked.includes(5.0)  # it may have started just after, ...
+    assert unbooked.ended(stamp=5.0, tokens=50) is not None  # ... or before
 
 
 def test_no_more_are_counted_than_were_under_way() -> None:

@@ -6,6 +6,7 @@ Pure, and with no SDK imported: everything is found by attributes. Whatever is t
 from __future__ import annotations
 
 import json
+import re
 from inspect import iscoroutinefunction
 from itertools import count, islice
 from typing import TYPE_CHECKING, Any
@@ -19,7 +20,9 @@ _CAUSES = 10  # as deep as anyone wraps; a cycle ends here too
 _TEXT = 2000  # of a message, in characters
 _DEPTH, _PARTS, _LONGEST_BODY = 6, 1000, 100_000  # of a body: levels, parts, characters of its text
 _STATUSES, _ERRORS = range(100, 600), range(400, 600)
-# google.rpc.code tells which status of HTTP is which of gRPC's, whose errors have them for a code.
+_STATUS = re.compile(r"[1-5]\d\d", re.ASCII)
+# google.rpc.code tells which status of HTTP is which of gRPC's, whose errors have them for a code. Not those that gRPC makes of
+# whatever else came (INTERNAL, UNAVAILABLE, UNKNOWN): of these the message tells.
 _GRPC = {
     "CANCELLED": 499,
     "INVALID_ARGUMENT": 400,
@@ -31,11 +34,7 @@ _GRPC = {
     "ALREADY_EXISTS": 409,
     "ABORTED": 409,
     "RESOURCE_EXHAUSTED": 429,
-    "UNKNOWN": 500,
-    "INTERNAL": 500,
-    "DATA_LOSS": 500,
     "UNIMPLEMENTED": 501,
-    "UNAVAILABLE": 503,
     "DEADLINE_EXCEEDED": 504,
 }
 BUGS = (ArithmeticError, AssertionError, AttributeError, LookupError, NameError, TypeError)
@@ -87,25 +86,21 @@ def status_of(told: object) -> int | None:
         told_by(told, "status"),
         told_by(told, "http_status"),  # voyageai's
     ):
-        status = _status(value)
-        if status is not None:
-            return status
+        if isinstance(value, int) and not isinstance(value, bool) and value in _STATUSES:
+            return value
     is_grpcs = told_by(told, "trailing_metadata") is not None  # of others nothing is called
     return _GRPC.get(str(told_by(_called(told, "code"), "name"))) if is_grpcs else None
 
 
-def status_in(body: Body) -> int | None:
-    """Return the status of an error that a body tells: in mid-stream, OpenRouter says so of an answer that began with another."""
+def status_said(error: BaseException, body: Body) -> int | None:
+    """Return the status of an error that it has as a text, or that its body tells: as OpenRouter's, in mid-stream.
+
+    That is no more than a word: names and codes tell more surely what it is.
+    """
     inner = told_by(body, "error") or body
-    values = (told_by(inner, "status"), told_by(inner, "code"))
-    return next((status for value in values if (status := _status(value)) is not None and status in _ERRORS), None)
-
-
-def _status(value: object) -> int | None:
-    """Return a status, which some tell as a text."""
-    if isinstance(value, str) and len(value) == 3 and value.isdecimal() and value.isascii():
-        value = int(value)
-    return value if isinstance(value, int) and not isinstance(value, bool) and value in _STATUSES else None
+    values = (told_by(error, "status_code"), told_by(error, "code"), told_by(inner, "status"), told_by(inner, "code"))
+    said = (int(value) for value in values if type(value) is int or (isinstance(value, str) and _STATUS.fullmatch(value)))
+    return next((status for status in said if status in _ERRORS), None)
 
 
 def headers_in(error: BaseException) -> dict[str, str]:

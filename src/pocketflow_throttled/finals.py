@@ -26,7 +26,7 @@ FINAL_CODES = frozenset(
     }
 )
 _FINAL_CODE = re.compile(rf"\b(?:{'|'.join(sorted(FINAL_CODES))})\b")
-_LINK = re.compile(r"\bhttps?://\S+")
+_LINK = re.compile(r"\bhttps?://[^\s\"'<>\\]+")
 # ai.google.dev/gemini-api/docs/rate-limits and console.groq.com/docs/rate-limits, November 2026.
 _A_DAY = "a quota per day is used up"
 _FINAL_TEXTS = (

@@ -165,7 +165,9 @@ def read_output_quota(headers: Mapping[str, str]) -> Quota | None:
 
 
 def output_pause(headers: Mapping[str, str]) -> float:
-    """Return for how many seconds lower-case headers say that no output token is left: until then any request is refused.
+    """Return the seconds until all output tokens are back, where lower-case headers say that none is left; else 0.
+
+    A bucket has some earlier. Who goes on then is refused again as soon as those are written, which is known only too late.
 
     Example:
         >>> names = "anthropic-ratelimit-output-tokens-remaining", "anthropic-ratelimit-output-tokens-reset"
@@ -173,9 +175,7 @@ def output_pause(headers: Mapping[str, str]) -> float:
         (12.0, 0.0)
     """
     quota = read_output_quota(headers)
-    if quota is None or quota.remaining != 0 or quota.reset is None:
-        return 0.0
-    return quota.until_reset
+    return quota.until_reset if quota is not None and quota.remaining == 0 else 0.0
 
 
 def never_fits(headers: Mapping[str, str], tokens: int) -> bool:

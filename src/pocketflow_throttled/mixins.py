@@ -177,7 +177,7 @@ class Throttled:
         return own
 
     def _limiter_stats(self) -> dict[str, Any]:
-        """Return the stats of the limiter; outside of flows' instances, what is live adds up over those that are under way."""
+        """Return the stats of the limiter; outside of flows' instances, what is live adds up over those in which it runs."""
         stats = self._throttled_limiter().stats
         with _choosing:
             owns = list(self._throttled_state.of_instances) if scope.get() is None and self.shared_limiter is None else []

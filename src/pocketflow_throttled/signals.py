@@ -10,7 +10,7 @@ import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from .carried import BUGS, body_of, causes, codes_of, headers_in, inside, name_of, plain_text_of, status_in, status_of, text_of
+from .carried import BUGS, body_of, causes, codes_of, headers_in, inside, name_of, plain_text_of, status_of, status_said, text_of
 from .exceptions import RateLimitHit
 from .finals import FINAL_CODES, NEVER_FITS, compares_with_limit, final_reason
 from .hints import asked_for, longest_reset
@@ -32,17 +32,21 @@ _REFUSED_TEXT = re.compile(
     r"|(?<!\bdisk )\bquota (?:has been |was |is )?exceeded\b|\bexceeded (?:your |the )?(?:current |request )?quota\b"
     r"|(?:^|\b(?:is|are|was|were|been|being|got|requests?|calls?) )throttled\b|(?:^|[:.)] ?)rate exceeded\b(?! \w)"
     r"|\bresource[ _]exhausted\b|\bthrottlingexception\b|\btoo many 429 error responses\b"
-    r"|(?:\bstatus(?:[ _]?code)?|(?:(?:^|[^\w\s])\s*|\b(?:status|error|response|http|got|with|an?|the)[ _-]?)code|\berror"
-    r"|\bhttp(?:/[\d.]+)?)['\" :=]{1,5}429\b"
-    r"|(?:\b(?:returned|(?:failed|responded) with|got|received)(?: an?)? |^[(\[]?)429\b(?!\.\d)"
-    r"(?![)\]]?\s+(?:(?!status\b)\w+s|is|was|are|were|in|of|out|not|and|or|to|than)\b)"
+    r"|(?:\bstatus(?:[ _]?code)?|\b(?<!zip )(?<!postal )(?<!area )(?<!country )(?<!product )(?<!language )(?:error[ _]?)?code"
+    r"|\berror|\bhttp(?:/[\d.]+)?)['\" :=]{1,5}429\b"
+    r"|\b(?:returned|(?:failed|responded) with|got|received)(?: an?)? 429\b(?!\.\d)(?!\s+(?!status\b)\w+s\b)"
+    r"|^[(\[]?429\b(?!\.\d)(?![)\]]?\s+(?:(?!status\b)\w+s|is not a|not in|out of)\b)"
     r"|\b(?:error|failed|response) [(\[]429[)\]]",
     re.IGNORECASE,
 )
-# As `expected 512 features, got 429`: what was counted is no status, unless one was expected.
+# As `expected 512 features, got 429`: what was counted is no status. But `expected 200, got 429` is one, and so is what came
+# instead of something within some seconds.
 _COUNTED_TEXT = re.compile(
-    r"\bexpect(?:ed|s|ing)?(?: [a-z]+){0,3} (?!2\d\d\b)\d+\b[^\n]{0,40}\b(?:got|received) 429\b", re.IGNORECASE
+    r"\bexpect(?:ed|s|ing)?(?: exactly| at least| at most)? (?!(?:0|10[0-3]|2\d\d|30[0-8])\b)\d+"
+    r"(?: (?!or\b|m?s\b|seconds?\b)[a-z]+)?,? (?:but )?(?:got|received) 429\b",
+    re.IGNORECASE,
 )
+_QUOTED = 300  # characters of a message: whoever repeats so many repeats it, though it may be cut
 _BUSY_TEXT = re.compile(r"\bserver (?:is )?(?:currently |too )?busy\b", re.IGNORECASE)
 _OVERLOADED_TYPE = "overloaded_error"  # Anthropic's: in mid-stream, with status 200; litellm passes it on as a 500
 _REFUSED_CODES = frozenset({"rate_limit_error", "rate_limit_exceeded"})  # Anthropic's and OpenAI's, in mid-stream
@@ -101,12 +105,15 @@ def read_error(exc: BaseException) -> Refusal | None:
 def _read_along(exc: BaseException, groups: int) -> Refusal | None:
     """Return the first refusal that is final, else the first that tells a wait: what wraps another may only repeat its name."""
     known: Refusal | None = None
-    chain = list(causes(exc))
-    for place, error in enumerate(chain):
-        behind = chain[place + 1 :]
-        refusal = _read_group(error, groups) if isinstance(error, BaseExceptionGroup) else _read(error, behind)
+    none: list[BaseException] = []  # of those behind: whoever quotes them says nothing by it
+    found: list[Refusal] = []
+    for error in reversed(list(causes(exc))):
+        refusal = _read_group(error, groups) if isinstance(error, BaseExceptionGroup) else _read(error, none)
         if refusal is None:
-            continue
+            none.append(error)
+        else:
+            found.insert(0, refusal)
+    for refusal in found:
         if refusal.final:
             return refusal
         if known is None or (known.retry_after is None and refusal.retry_after is not None):
@@ -144,8 +151,8 @@ def retry_after(exc: BaseException) -> float | None:
 def _read(error: BaseException, behind: Iterable[BaseException]) -> Refusal | None:
     if isinstance(error, RateLimitHit):
         return Refusal(parse_wait(error.retry_after), final=False, reason=name_of(error))
+    status = status_of(error)
     body = body_of(error)
-    status = status_of(error) or status_in(body)
     texts = [text_of(error), *(plain_text_of(error) if body is None else _strings(body))]
     codes = set(codes_of(error, body))
     fields = headers_in(error)
@@ -154,10 +161,11 @@ def _read(error: BaseException, behind: Iterable[BaseException]) -> Refusal | No
     if status == _TOO_LARGE and ("rate_limit_exceeded" in codes or compares_with_limit(texts)):  # Groq's
         return Refusal(None, final=True, reason=NEVER_FITS)
     is_overloaded = _OVERLOADED_TYPE in codes or _OVERLOADED_TYPE in texts[0]
-    if status is None:
-        is_refusal = _is_refused_by_name(error, codes) or _is_refused_by_text(error, texts[0], behind, wait)
-    else:
-        is_refusal = _is_refused_by_status(status, codes, texts, wait, is_overloaded=is_overloaded)
+    if status is None and not _is_refused_by_name(error, codes):
+        status = status_said(error, body)
+        if status is None and not _is_refused_by_text(error, texts[0], behind, wait):
+            return None
+    is_refusal = status is None or _is_refused_by_status(status, codes, texts, wait, is_overloaded=is_overloaded)
     if not is_refusal:
         return None
     final = final_reason(texts, codes, fields, asked)
@@ -185,9 +193,10 @@ def _is_refused_by_name(error: BaseException, codes: set[str]) -> bool:
 
 
 def _is_refused_by_text(error: BaseException, text: str, behind: Iterable[BaseException], wait: float | None) -> bool:
-    """Return whether the message of an error says so, and does not quote it from an error behind it, which has said so itself."""
-    if any(quoted in text for quoted in filter(_REFUSED_TEXT.search, map(text_of, behind))):
-        return False
+    """Return whether the message of an error says so, and does not quote it from one behind it that is no refusal."""
+    for quoted in filter(_REFUSED_TEXT.search, map(text_of, behind)):
+        if quoted.strip("'\"")[:_QUOTED] in text:
+            return False
     if wait is not None and _BUSY_TEXT.search(text):  # as with status 503: without a hint it may be broken
         return True
     if isinstance(error, BUGS) or _is_named(error, _QUOTING_NAME):  # bugs may quote a key or a name

@@ -229,7 +229,7 @@ class SimulatedAPI:
         if most is not None and self.in_flight >= most:
             return self._error(f"{self.in_flight} requests under way, {most} allowed", self._hint(None))
         for counter, cost, unit in ((self._requests, 1, "requests"), (self._tokens, tokens, "tokens")):
-            wait = 0.0 if counter is None else counter.wait(now, cost)
+            wait = counter.wait(now, cost) if counter is not None and cost else 0.0
             if counter is not None and wait > 0:
                 reason = f"{counter.limit} {unit} in {self.window_seconds:g} s allowed"
                 return self._error(reason, self._hint(wait))

@@ -57,22 +57,33 @@ class UnderWay:
 
     async def _until_finished(self) -> None:
         """Wait for the end, and raise the error that it came with; whatever ends this, nothing is under way any more."""
+        exit_: BaseException | None = None
         try:
             await self._finished
             if self._error is not None:
                 raise self._error
         except BaseException as error:
-            if not isinstance(error, GeneratorExit) or error is self._error:
-                await self._close()
-                if self._error is not error and isinstance(self._error, _EXITS):
-                    raise self._error from None
-            elif self._loop.is_closed():  # nobody runs this coroutine any more, so it cannot wait
-                self._give_back_unsent()
-            else:
-                self._cancel()
-            raise
+            try:
+                await self._end(error)
+            except asyncio.CancelledError:
+                if not isinstance(self._error, _EXITS):
+                    raise
+            if self._error is error or not isinstance(self._error, _EXITS):
+                raise
+            exit_ = self._error
         finally:
             self._error = None  # no cycle through the traceback
+        if exit_ is not None:
+            raise exit_
+
+    async def _end(self, error: BaseException) -> None:
+        """Leave nothing under way, as an error ends the batch, of an item or of whoever waits for it."""
+        if not isinstance(error, GeneratorExit) or error is self._error:
+            await self._close()
+        elif self._loop.is_closed():  # nobody runs this coroutine any more, so it cannot wait
+            self._give_back_unsent()
+        else:
+            self._cancel()
 
     def _cancel(self) -> None:
         self._is_closing = True
