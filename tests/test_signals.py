@@ -244,6 +244,10 @@ NOT_REFUSED: list[BaseException] = [
         "got 429 and gave up after 3 tries",
         "received 429 in response to POST /v1",
         "429 came back",
+        "429 out of credits",
+        "(429) Out of quota",
+        "expected 401, got 429",
+        "Expected 5 chunks, received 429 from server",
     ],
 )
 def test_a_message_that_says_so_is_a_refusal(text: str) -> None:
@@ -414,6 +418,19 @@ def test_an_error_far_behind_is_quoted_as_well_as_the_next_one() -> None:
     assert read_error(outer) is None
 
 
+def test_a_status_in_words_of_its_own_counts_beside_a_quote() -> None:
+    told = type("ValidationError", (ValueError,), {})("input: rate limit exceeded")
+    outer = RuntimeError(f"HTTP 429: {told}")
+    outer.__cause__ = told
+    assert is_rate_limit_error(outer)
+
+
+def test_what_a_body_says_does_not_take_back_what_the_message_says() -> None:
+    error = ToldError(body={"error": {"code": 502, "message": "bad gateway"}})
+    error.args = ("Provider returned 429: rate limit exceeded",)
+    assert is_rate_limit_error(error)
+
+
 def test_what_a_program_says_of_itself_is_no_quote() -> None:
     outer = RuntimeError("got 429 for x")
     outer.__cause__ = KeyError("x")
@@ -497,7 +514,7 @@ def test_a_status_is_read_wherever_it_is_told(told: dict[str, Any]) -> None:
         },
         {"code": lambda: SimpleNamespace(name="RESOURCE_EXHAUSTED")},  # some method of a program's own
         {"code": lambda: 1 / 0, "trailing_metadata": tuple},
-        {"body": {"code": 400}, "args": ("rate limit exceeded",)},
+        {"body": {"code": 400}},
         {"body": {"code": 42}},
         {"body": {"code": 200}, "status_code": 500},
         {"status_code": "x" * 10_000_000},

@@ -20,6 +20,7 @@ _CAUSES = 10  # as deep as anyone wraps; a cycle ends here too
 _TEXT = 2000  # of a message, in characters
 _DEPTH, _PARTS, _LONGEST_BODY = 6, 1000, 100_000  # of a body: levels, parts, characters of its text
 _STATUSES, _ERRORS = range(100, 600), range(400, 600)
+_MARKUP = re.compile(r"<(script|style)\b.*?(?:</\1>|$)|<[^>]{0,200}>", re.DOTALL | re.IGNORECASE)
 _STATUS = re.compile(r"[1-5]\d\d", re.ASCII)
 # google.rpc.code tells which status of HTTP is which of gRPC's, whose errors have them for a code. Not those that gRPC makes of
 # whatever else came (INTERNAL, UNAVAILABLE, UNKNOWN): of these the message tells.
@@ -95,7 +96,7 @@ def status_of(told: object) -> int | None:
 def status_said(error: BaseException, body: Body) -> int | None:
     """Return the status of an error that it has as a text, or that its body tells: as OpenRouter's, in mid-stream.
 
-    That is no more than a word: names and codes tell more surely what it is.
+    That is no more than a word: it may tell of a refusal, but not that there is none where something else says so.
     """
     inner = told_by(body, "error") or body
     values = (told_by(error, "status_code"), told_by(error, "code"), told_by(inner, "status"), told_by(inner, "code"))
@@ -159,7 +160,7 @@ def plain_text_of(error: BaseException) -> Iterator[str]:
     """Yield the body of an error's response if it is a text, as a proxy on the way answers, as far as it is worth reading."""
     text = told_by(told_by(error, "response"), "text")
     if isinstance(text, str):
-        yield text[:_TEXT]
+        yield _MARKUP.sub(" ", text[:_TEXT])
 
 
 def codes_of(error: BaseException, body: Body) -> Iterator[str]:

@@ -30,7 +30,10 @@ _LINK = re.compile(r"\bhttps?://[^\s\"'<>\\]+")
 # ai.google.dev/gemini-api/docs/rate-limits and console.groq.com/docs/rate-limits, November 2026.
 _A_DAY = "a quota per day is used up"
 _FINAL_TEXTS = (
-    (re.compile(r"(?:Per|By)Day|\((?:RPD|TPD)\)"), _A_DAY),  # as the name of the quota: Gemini's, GitHub's, OpenAI's and Groq's
+    (
+        re.compile(r"PerDay|By[A-Z][a-z]+ByDay\b|\((?:RPD|TPD)\)"),
+        _A_DAY,
+    ),  # as the name of the quota: Gemini's, GitHub's, OpenAI's and Groq's
     (re.compile(r"\blimit: ?0\b(?!\.\d)"), "the limit is 0"),
     (re.compile(r"\brequest too large\b|\blarger than max\b", re.IGNORECASE), NEVER_FITS),
     (
@@ -87,5 +90,5 @@ def final_reason(texts: list[str], codes: set[str], fields: dict[str, str], wait
             return reason
     if any(int(found[2]) > int(found[1]) for text in said if (found := _ASKED_FOR.search(text))):
         return NEVER_FITS
-    named = (found[0] for text in said if (found := _FINAL_CODE.search(text)))  # litellm passes the text on
+    named = (found[0] for text in texts if (found := _FINAL_CODE.search(text)))  # litellm passes the text on
     return next(named, None)

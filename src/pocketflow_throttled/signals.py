@@ -27,23 +27,27 @@ _REFUSED_NAME = re.compile(  # the end of it: there are ModelRateLimitError, Rat
 )
 # Errors of what is read quote it, and that may be an answer about rate limits.
 _QUOTING_NAME = re.compile(r"(?:Decode|Validation|Pars(?:e|er|ing)|Syntax|YAML)(?:Error|Exception)$")
-_REFUSED_TEXT = re.compile(
+_REFUSED_WORDS = re.compile(
     r"\brate[ _-]?limit(?:s|ed|ing|_?error|_?exceeded|_?reached|_?hit)?\b|\btoo[ _-]?many[ _-]?requests\b"
     r"|(?<!\bdisk )\bquota (?:has been |was |is )?exceeded\b|\bexceeded (?:your |the )?(?:current |request )?quota\b"
     r"|(?:^|\b(?:is|are|was|were|been|being|got|requests?|calls?) )throttled\b|(?:^|[:.)] ?)rate exceeded\b(?! \w)"
     r"|\bresource[ _]exhausted\b|\bthrottlingexception\b|\btoo many 429 error responses\b"
-    r"|(?:\bstatus(?:[ _]?code)?|\b(?<!zip )(?<!postal )(?<!area )(?<!country )(?<!product )(?<!language )(?:error[ _]?)?code"
+    r"|\boverloaded_error\b",
+    re.IGNORECASE,
+)
+_REFUSED_NUMBER = re.compile(
+    r"(?:\bstatus(?:[ _]?code)?|\b(?<!zip )(?<!postal )(?<!area )(?<!country )(?<!product )(?<!language )(?:error[ _]?)?code"
     r"|\berror|\bhttp(?:/[\d.]+)?)['\" :=]{1,5}429\b"
     r"|\b(?:returned|(?:failed|responded) with|got|received)(?: an?)? 429\b(?!\.\d)(?!\s+(?!status\b)\w+s\b)"
-    r"|^[(\[]?429\b(?!\.\d)(?![)\]]?\s+(?:(?!status\b)\w+s|is not a|not in|out of)\b)"
+    r"|^[(\[]?429\b(?!\.\d)(?![)\]]?\s+(?:(?!status\b)\w+s|is not a|not in (?:index|list|range)|out of (?:bounds|range))\b)"
     r"|\b(?:error|failed|response) [(\[]429[)\]]",
     re.IGNORECASE,
 )
 # As `expected 512 features, got 429`: what was counted is no status. But `expected 200, got 429` is one, and so is what came
 # instead of something within some seconds.
 _COUNTED_TEXT = re.compile(
-    r"\bexpect(?:ed|s|ing)?(?: exactly| at least| at most)? (?!(?:0|10[0-3]|2\d\d|30[0-8])\b)\d+"
-    r"(?: (?!or\b|m?s\b|seconds?\b)[a-z]+)?,? (?:but )?(?:got|received) 429\b",
+    r"\bexpect(?:ed|s|ing)?(?: exactly| at least| at most)? (?!(?:0|10[0-3]|2[0-2]\d|30[0-8]|4[0-5]\d|50\d|51[01])\b)\d+"
+    r"(?: (?!or\b|m?s\b|seconds?\b)[a-z]+)?,? (?:but )?(?:got|received) 429\b(?! (?:error|from|by|status|response)\b)",
     re.IGNORECASE,
 )
 _QUOTED = 300  # characters of a message: whoever repeats so many repeats it, though it may be cut
@@ -161,11 +165,12 @@ def _read(error: BaseException, behind: Iterable[BaseException]) -> Refusal | No
     if status == _TOO_LARGE and ("rate_limit_exceeded" in codes or compares_with_limit(texts)):  # Groq's
         return Refusal(None, final=True, reason=NEVER_FITS)
     is_overloaded = _OVERLOADED_TYPE in codes or _OVERLOADED_TYPE in texts[0]
-    if status is None and not _is_refused_by_name(error, codes):
-        status = status_said(error, body)
-        if status is None and not _is_refused_by_text(error, texts[0], behind, wait):
-            return None
-    is_refusal = status is None or _is_refused_by_status(status, codes, texts, wait, is_overloaded=is_overloaded)
+    if status is None:
+        is_refusal = _is_refused_by_name(error, codes) or _is_refused_by_text(error, texts[0], behind, wait)
+        if not is_refusal and (status := status_said(error, body)) is not None:
+            is_refusal = _is_refused_by_status(status, codes, texts, wait, is_overloaded=is_overloaded)
+    else:
+        is_refusal = _is_refused_by_status(status, codes, texts, wait, is_overloaded=is_overloaded)
     if not is_refusal:
         return None
     final = final_reason(texts, codes, fields, asked)
@@ -193,15 +198,26 @@ def _is_refused_by_name(error: BaseException, codes: set[str]) -> bool:
 
 
 def _is_refused_by_text(error: BaseException, text: str, behind: Iterable[BaseException], wait: float | None) -> bool:
-    """Return whether the message of an error says so, and does not quote it from one behind it that is no refusal."""
-    for quoted in filter(_REFUSED_TEXT.search, map(text_of, behind)):
-        if quoted.strip("'\"")[:_QUOTED] in text:
-            return False
+    """Return whether the message of an error says so.
+
+    It says nothing by words that it quotes from an error behind it that is no refusal, nor by those around it: an answer that
+    could not be read is often told twice. A status that it tells beside the quote counts.
+    """
+    before = text
+    for quoted in (text_of(error).strip("'\"") for error in behind):
+        if _says_refused(quoted) and quoted[:_QUOTED] in text:
+            text = text.replace(quoted, "").replace(quoted[:_QUOTED], "")
+    if text != before:
+        return _REFUSED_NUMBER.search(text) is not None
     if wait is not None and _BUSY_TEXT.search(text):  # as with status 503: without a hint it may be broken
         return True
     if isinstance(error, BUGS) or _is_named(error, _QUOTING_NAME):  # bugs may quote a key or a name
         return False
-    return _OVERLOADED_TYPE in text or _REFUSED_TEXT.search(_COUNTED_TEXT.sub("", text)) is not None
+    return _says_refused(text)
+
+
+def _says_refused(text: str) -> bool:
+    return _REFUSED_WORDS.search(text) is not None or _REFUSED_NUMBER.search(_COUNTED_TEXT.sub("", text)) is not None
 
 
 def _tells_throttled(codes: set[str]) -> bool:

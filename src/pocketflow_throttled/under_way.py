@@ -74,7 +74,10 @@ class UnderWay:
         finally:
             self._error = None  # no cycle through the traceback
         if exit_ is not None:
-            raise exit_
+            try:
+                raise exit_
+            finally:
+                del exit_  # no more than above
 
     async def _end(self, error: BaseException) -> None:
         """Leave nothing under way, as an error ends the batch, of an item or of whoever waits for it."""
