@@ -456,8 +456,11 @@ def test_who_says_in_its_own_words_that_it_was_refused_is_believed_whatever_is_b
 @pytest.mark.parametrize(
     ("body", "wait", "is_final"),
     [
-        (b"Please retry after 7 seconds", 7.0, False),
-        (b"<html>Error 1015. Retry in 30 seconds</html>", 30.0, False),
+        (
+            b"<p>Free plans have 100 requests per day. Support is available 24 hours a day.</p>",
+            None,
+            False,
+        ),  # a page of anybody's
         (b'\n {"error": {"message": "Please retry in 7s"}}', 7.0, False),
         (b'\xef\xbb\xbf{"error": {"message": "no", "code": "insufficient_quota"}}', None, True),
         (b'[{"error": {"message": "Please retry in 7s", "code": 429}}]', 7.0, False),

@@ -20,7 +20,6 @@ _CAUSES = 10  # as deep as anyone wraps; a cycle ends here too
 _TEXT = 2000  # of a message, in characters
 _DEPTH, _PARTS, _LONGEST_BODY = 6, 1000, 100_000  # of a body: levels, parts, characters of its text
 _STATUSES, _ERRORS = range(100, 600), range(400, 600)
-_MARKUP = re.compile(r"<(script|style)\b.*?(?:</\1>|$)|<[^>]{0,200}>", re.DOTALL | re.IGNORECASE)
 _STATUS = re.compile(r"[1-5]\d\d", re.ASCII)
 # google.rpc.code tells which status of HTTP is which of gRPC's, whose errors have them for a code. Not those that gRPC makes of
 # whatever else came (INTERNAL, UNAVAILABLE, UNKNOWN): of these the message tells.
@@ -154,13 +153,6 @@ def body_of(error: BaseException) -> Body:
         if isinstance(body, dict | list):
             return body
     return None
-
-
-def plain_text_of(error: BaseException) -> Iterator[str]:
-    """Yield the body of an error's response if it is a text, as a proxy on the way answers, as far as it is worth reading."""
-    text = told_by(told_by(error, "response"), "text")
-    if isinstance(text, str):
-        yield _MARKUP.sub(" ", text[:_TEXT])
 
 
 def codes_of(error: BaseException, body: Body) -> Iterator[str]:

@@ -10,7 +10,7 @@ import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from .carried import BUGS, body_of, causes, codes_of, headers_in, inside, name_of, plain_text_of, status_of, status_said, text_of
+from .carried import BUGS, body_of, causes, codes_of, headers_in, inside, name_of, status_of, status_said, text_of
 from .exceptions import RateLimitHit
 from .finals import FINAL_CODES, NEVER_FITS, compares_with_limit, final_reason
 from .hints import asked_for, longest_reset
@@ -157,7 +157,7 @@ def _read(error: BaseException, behind: Iterable[BaseException]) -> Refusal | No
         return Refusal(parse_wait(error.retry_after), final=False, reason=name_of(error))
     status = status_of(error)
     body = body_of(error)
-    texts = [text_of(error), *(plain_text_of(error) if body is None else _strings(body))]
+    texts = [text_of(error), *_strings(body)]
     codes = set(codes_of(error, body))
     fields = headers_in(error)
     asked = asked_for(error, body, texts, fields)
