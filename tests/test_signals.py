@@ -425,6 +425,13 @@ def test_a_status_in_words_of_its_own_counts_beside_a_quote() -> None:
     assert is_rate_limit_error(outer)
 
 
+def test_a_bug_that_quotes_another_is_none_whatever_status_it_names() -> None:
+    told = KeyError("rate_limit")
+    outer = KeyError("status 429 of rate_limit")
+    outer.__cause__ = told
+    assert read_error(outer) is None
+
+
 def test_what_a_body_says_does_not_take_back_what_the_message_says() -> None:
     error = ToldError(body={"error": {"code": 502, "message": "bad gateway"}})
     error.args = ("Provider returned 429: rate limit exceeded",)

@@ -207,13 +207,11 @@ def _is_refused_by_text(error: BaseException, text: str, behind: Iterable[BaseEx
     for quoted in (text_of(error).strip("'\"") for error in behind):
         if _says_refused(quoted) and quoted[:_QUOTED] in text:
             text = text.replace(quoted, "").replace(quoted[:_QUOTED], "")
-    if text != before:
-        return _REFUSED_NUMBER.search(text) is not None
     if wait is not None and _BUSY_TEXT.search(text):  # as with status 503: without a hint it may be broken
         return True
     if isinstance(error, BUGS) or _is_named(error, _QUOTING_NAME):  # bugs may quote a key or a name
         return False
-    return _says_refused(text)
+    return _says_refused(text) if text == before else _REFUSED_NUMBER.search(text) is not None
 
 
 def _says_refused(text: str) -> bool:
