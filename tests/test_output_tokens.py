@@ -2,6 +2,7 @@
 
 import asyncio
 import math
+from collections import deque
 from typing import Any
 
 import httpx2
@@ -62,44 +63,149 @@ def test_what_is_left_of_them_is_no_limit_of_what_calls_are_sent_with() -> None:
     assert (limiter.max_tokens_per_window, limiter.max_per_window) == (None, None)
 
 
-class Bucket:
-    """8,000 output tokens a minute, counted as they are written; a call is refused when none is left."""
+class Server:
+    """8,000 output tokens a minute, counted as they are written; a call is refused when none is left.
 
-    def __init__(self) -> None:
-        self.refused, self._left, self._since = 0, 8000.0, 0.0
+    What is written beyond them is owed, by a bucket; where it `slides`, for a minute.
+    """
 
-    def answer(self, written: int = 0) -> httpx2.Response:
-        self._left, self._since = min(8000, self._left + (now() - self._since) * 8000 / 60) - written, now()
-        headers = told(max(0, round(self._left, -3)), None) | {f"{PREFIX}reset": f"{math.ceil((8000 - self._left) * 60 / 8000)}s"}
-        return httpx2.Response(200, headers=headers, request=httpx2.Request("POST", "https://x"))
+    def __init__(self, *, slides: bool = False) -> None:
+        self.refused = self.written = 0
+        self._slides = slides
+        self._left, self._since = 8000.0, 0.0
+        self._log: deque[tuple[float, int]] = deque()
+
+    def _look(self) -> float:
+        if self._slides:
+            while self._log and self._log[0][0] + 60 <= now():
+                self._left += self._log.popleft()[1]
+        else:
+            self._left, self._since = min(8000, self._left + (now() - self._since) * 8000 / 60), now()
+        return self._left
+
+    def headers(self) -> dict[str, str]:
+        left = self._look()
+        seconds = self._log[-1][0] + 60 - now() if self._slides and self._log else (8000 - left) * 60 / 8000
+        return told(max(0, round(left, -3)), None) | {f"{PREFIX}reset": f"{math.ceil(seconds)}s"}
+
+    def answer(self, written: int) -> httpx2.Response:
+        self._look()
+        self._left -= written
+        self.written += written
+        self._log.append((now(), written))
+        return httpx2.Response(200, headers=self.headers(), request=httpx2.Request("POST", "https://x"))
 
     def admit(self) -> None:
-        self.answer()
-        if self._left <= 0:
+        if self._look() <= 0:
             self.refused += 1
-            raise SimulatedRateLimitError("no output token is left", 1.0)
+            error = SimulatedRateLimitError("no output token is left", 1.0)
+            error.response = httpx2.Response(429, headers=self.headers())  # type: ignore[attr-defined]
+            raise error
 
 
-@pytest.mark.parametrize("node_class", [ThrottledParallelBatchNode, AdaptiveThrottledNode])
-def test_a_batch_that_writes_more_than_is_allowed_is_hardly_refused(node_class: type[ThrottledParallelBatchNode]) -> None:
-    bucket = Bucket()
+class Writing(ThrottledParallelBatchNode):
+    """Calls that write 400 tokens on average; by their usage, if they return it."""
 
-    class Writing(node_class):  # type: ignore[misc, valid-type]
-        max_concurrent = 20
+    max_concurrent = 20
+    server: Server
+    has_hook = True
+    returns_usage = True
+    items = 200
+    least, most = 100, 700
 
-        async def prep_async(self, shared: Any) -> Any:
-            return range(200)
+    async def prep_async(self, shared: Any) -> Any:
+        return range(self.items)
 
-        async def exec_async(self, item: int) -> int:
-            bucket.admit()
-            await asyncio.sleep(4.0 + item % 7 * 0.31)
-            await self.limiter.observe_response(bucket.answer(written=400))
-            return item
+    async def exec_async(self, item: int) -> Any:
+        await asyncio.sleep(0.05)
+        self.server.admit()
+        await asyncio.sleep(4.0 + item % 7 * 0.31)
+        tokens = self.least + (self.most - self.least) * (item % 5) // 4
+        response = self.server.answer(tokens)
+        if self.has_hook:
+            await self.limiter.observe_response(response)
+        return {"item": item, "usage": {"input_tokens": 1, "output_tokens": tokens}} if self.returns_usage else {"item": item}
 
-        async def post_async(self, shared: Any, prep_res: Any, exec_res_list: list[Any]) -> None:
-            shared["answers"] = exec_res_list
+    async def post_async(self, shared: Any, prep_res: Any, exec_res_list: list[Any]) -> None:
+        shared["answers"] = [answer["item"] for answer in exec_res_list]
 
-    shared: dict[str, Any] = {}
-    run_virtual(Writing().run_async(shared))
-    assert shared["answers"] == list(range(200))
-    assert bucket.refused <= 2
+
+class AdaptiveWriting(Writing, AdaptiveThrottledNode):
+    max_concurrent = 20
+
+
+def run(node: Writing) -> float:
+    """Run a batch of calls that write, and return the seconds it took."""
+
+    async def main() -> float:
+        shared: dict[str, Any] = {}
+        await node.run_async(shared)
+        assert shared["answers"] == list(range(node.items))
+        return now()
+
+    return run_virtual(main())
+
+
+@pytest.mark.parametrize("slides", [False, True])
+@pytest.mark.parametrize("returns_usage", [False, True])
+@pytest.mark.parametrize("node_class", [Writing, AdaptiveWriting])
+def test_a_batch_that_writes_more_than_is_allowed_is_hardly_refused(
+    node_class: type[Writing], *, returns_usage: bool, slides: bool
+) -> None:
+    node = node_class()
+    node.server, node.returns_usage = Server(slides=slides), returns_usage
+    seconds = run(node)
+    assert node.server.refused <= (2 if returns_usage else 4)
+    assert seconds <= 1.1 * node.server.written / 8000 * 60
+
+
+@pytest.mark.parametrize("slides", [False, True])
+@pytest.mark.parametrize("node_class", [Writing, AdaptiveWriting])
+def test_without_a_hook_the_first_refusals_and_the_usage_tell(node_class: type[Writing], *, slides: bool) -> None:
+    node = node_class()
+    node.server, node.has_hook = Server(slides=slides), False
+    seconds = run(node)
+    assert node.server.refused <= 8
+    assert seconds <= 1.1 * node.server.written / 8000 * 60
+
+
+@pytest.mark.parametrize("node_class", [Writing, AdaptiveWriting])
+def test_where_only_refusals_tell_they_stay_few(node_class: type[Writing]) -> None:
+    node = node_class()
+    node.server, node.has_hook, node.returns_usage = Server(), False, False
+    seconds = run(node)
+    assert node.server.refused <= 14
+    assert seconds <= 1.1 * node.server.written / 8000 * 60
+
+
+def test_calls_that_each_write_a_large_part_of_the_limit_are_none_of_them_given_up() -> None:
+    node = Writing(max_concurrent=50, rate_limit_timeout=300.0)
+    node.server, node.has_hook, node.items = Server(), False, 60
+    node.least, node.most = 2000, 5000
+    run(node)
+    assert node.server.refused <= 50  # those that started before any had been told what calls write
+
+
+def test_calls_that_write_little_of_the_limit_are_not_held_back() -> None:
+    node = Writing()
+    node.server, node.items, node.least, node.most = Server(), 100, 10, 30
+    assert run(node) < 100 / 20 * 6.0
+
+
+def test_what_was_told_of_them_is_forgotten_when_the_limiter_is_reset() -> None:
+    async def main() -> None:
+        node = Writing()
+        node.server, node.items = Server(), 60
+        await node.run_async({})
+        assert not await starts_at_once(node.limiter, 20)
+        node.limiter.reset()
+        assert await starts_at_once(node.limiter, 20)
+
+    run_virtual(main())
+
+
+async def starts_at_once(limiter: RateLimiter, calls: int) -> bool:
+    taken = [limiter.try_acquire() for _ in range(calls)]
+    for _ in range(sum(taken)):
+        limiter.release()
+    return all(taken)

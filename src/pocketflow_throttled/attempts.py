@@ -15,6 +15,7 @@ from . import signals
 from .correction import Estimate
 from .headers import never_fits
 from .notes import explained
+from .tokens import written
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
@@ -75,6 +76,11 @@ class Attempts:
                 permit.took()
             if budget.tokens is not None:
                 self.node._settle_tokens(item, result, permit)
+        outputs = limiter._outputs
+        if outputs.is_told:
+            permit.wrote(written(result))
+        else:
+            outputs.served(permit._stamp or 0.0)
         state = self.state
         state.completed += 1
         if not permit.renewed:

@@ -11,6 +11,7 @@ from threading import RLock
 from typing import TYPE_CHECKING
 
 from .clock import Clock
+from .outputs import Outputs
 
 if TYPE_CHECKING:
     from .aimd import AdaptiveRule
@@ -34,6 +35,7 @@ class Granting(Clock):
         self.name: str | None = None  # for the log
         self._max_concurrent = max_concurrent if rule is None else rule.limit
         self._budget = budget
+        self._outputs = Outputs()
         self._rule = rule
         self._lock = RLock()  # re-entrant: a collected coroutine may release inside a locked section
         self._active = 0
@@ -52,6 +54,8 @@ class Granting(Clock):
             and (now < rule.opens_at or now < rule.beyond_at or rule.trial is not None)
             and not self._lets_start(rule, now)
         ):
+            return False
+        if self._outputs.is_scarce and self._outputs.opens_at(now, self._active) > now:
             return False
         if tokens:
             if not budget.fits(now, tokens):
@@ -121,4 +125,7 @@ class Granting(Clock):
             return self._paused_until
         if rule is not None and now < (opens := rule.opens_for(self._active + 1)):
             return opens
+        opens = self._outputs.opens_at(now, self._active)
+        if opens > now:
+            return opens if opens < math.inf else None
         return self._budget.opens_at(now)

@@ -164,20 +164,6 @@ def read_output_quota(headers: Mapping[str, str]) -> Quota | None:
     return _quota(headers, "tokens", _OUTPUT_NAMES, None)
 
 
-def output_pause(headers: Mapping[str, str]) -> float:
-    """Return the seconds until all output tokens are back, where lower-case headers say that none is left; else 0.
-
-    A bucket has some earlier. Who goes on then is refused again as soon as those are written, which is known only too late.
-
-    Example:
-        >>> names = "anthropic-ratelimit-output-tokens-remaining", "anthropic-ratelimit-output-tokens-reset"
-        >>> output_pause(dict(zip(names, ("0", "12s")))), output_pause(dict(zip(names, ("1000", "12s"))))
-        (12.0, 0.0)
-    """
-    quota = read_output_quota(headers)
-    return quota.until_reset if quota is not None and quota.remaining == 0 else 0.0
-
-
 def never_fits(headers: Mapping[str, str], tokens: int) -> bool:
     """Return whether lower-case headers of a refusal tell that a request of so many tokens can never fit.
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from .answers import Answer, Mark
 from .carried import status_of, told_by
-from .headers import lowered, output_pause, read_quotas, retry_after
+from .headers import lowered, read_output_quota, read_quotas, retry_after
 from .others import Others
 from .told_limits import ToldLimits
 from .waiting import Waiting
@@ -103,8 +103,11 @@ class Observing(Waiting):
                 if hint is None:
                     pause = max(pause, wait)
                 is_used_up |= quota.remaining == 0
-            if hint is None:
-                pause = max(pause, output_pause(headers))
+            output = read_output_quota(headers)
+            if output is not None:
+                self._outputs.told(output, now, self._budget.seconds, is_refused=is_refused)
+                if hint is None and output.remaining == 0 and (is_refused or not self._outputs.each):
+                    pause = max(pause, output.until_reset)  # nobody knows how much of what has come back calls will write
             if pause > 0:
                 is_sure = not is_refused or sent.get() is None  # the node whose call it is reads on
                 self._pause_until(now + min(pause, at_most), is_sure=is_sure)

@@ -201,6 +201,13 @@ class Permit:
             if stamp is not None and now >= stamp:  # else it was granted in a loop whose clock is ahead of this one's
                 limiter._budget.timed(now, now - stamp)
 
+    def wrote(self, tokens: int | None) -> None:
+        """Let the limiter learn what the answer took of a limit of output tokens; None: it does not tell."""
+        limiter, stamp = self.limiter, self._stamp
+        if stamp is not None:
+            with limiter._lock:
+                limiter._outputs.ended(limiter._now(), stamp, tokens)
+
     def not_served(self, *, is_of_limits: bool = True, is_down: bool = False) -> None:
         """Let the limiter know that the API does not count the request, which it refused.
 

@@ -88,6 +88,7 @@ class RateLimiter(Adjusting):
                     rule.called(now)
                 if (
                     now >= self._paused_until
+                    and not self._outputs.is_scarce
                     and (rule is None or self._lets_start(rule, now))
                     and (budget.requests is None or budget.admit(now))
                 ):
@@ -199,6 +200,7 @@ class RateLimiter(Adjusting):
         """Forget the windows and the pause. Held slots stay held."""
         with self._lock:
             self._budget.clear()
+            self._outputs.clear()
             if self._rule is not None:
                 self._rule.forget_times()
             self._paused_until = self._surely_paused_until = -math.inf

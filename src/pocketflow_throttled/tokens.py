@@ -69,5 +69,17 @@ def used(result: Any) -> int | None:
     return None if read is None else read + (_count(told_by(usage, "cache_creation_input_tokens")) or 0)
 
 
+def written(result: Any) -> int | None:
+    """Return the tokens of the answer itself, from the `usage` of an SDK's answer, or None if it has none.
+
+    Example:
+        >>> written({"usage": {"input_tokens": 10, "output_tokens": 5}})
+        5
+    """
+    usage = told_by(result, "usage")
+    tokens = _count(told_by(usage, "output_tokens"))
+    return _count(told_by(usage, "completion_tokens")) if tokens is None else tokens  # as litellm passes it on
+
+
 def _count(value: Any) -> int | None:
     return value if isinstance(value, int) and not isinstance(value, bool) and value >= 0 else None
