@@ -37,7 +37,7 @@ def test_nothing_is_held_back_before_calls_tell_what_they_write() -> None:
 def test_no_limit_that_is_told_is_none() -> None:
     outputs = Outputs()
     outputs.told(told(0, limit=None), now=0.0, default=60.0)
-    assert not outputs.is_told
+    assert not outputs.limit
     assert not outputs.is_scarce
 
 
@@ -91,16 +91,14 @@ def test_what_an_answer_tells_to_be_left_beats_what_was_counted() -> None:
 
 def test_what_calls_had_written_before_a_refusal_tells_what_each_writes() -> None:
     outputs = Outputs()
-    for _ in range(20):
-        outputs.served(started=100.0)
+    outputs.served(now=159.0, calls=20, seconds=59.0)
     outputs.told(told(0, reset=100.0), now=160.0, default=60.0, is_refused=True)
     assert outputs.each == pytest.approx(800.0)  # 6000 at first, 6000 since, and 4000 that are owed
 
 
 def test_what_calls_do_not_tell_is_thought_to_be_less_and_less() -> None:
     outputs = Outputs()
-    for _ in range(20):
-        outputs.served(started=100.0)
+    outputs.served(now=159.0, calls=20, seconds=59.0)
     outputs.told(told(0, reset=100.0), now=160.0, default=60.0, is_refused=True)
     for _ in range(100):
         outputs.ended(now=300.0, started=299.0, tokens=None)
@@ -135,8 +133,8 @@ def test_whatever_is_told_a_call_waits_ten_windows_at_most_or_for_one_that_ends(
         now += seconds
         if event in ("told", "refused"):
             outputs.told(Quota("tokens", limit, number, reset), now, 60.0, is_refused=event == "refused")
-        elif not outputs.is_told:
-            outputs.served(now - seconds)
+        elif not outputs.limit:
+            outputs.served(now, calls=limit, seconds=seconds)
         else:
             outputs.ended(now, now - seconds, number)
     opens_at = outputs.opens_at(now, active)

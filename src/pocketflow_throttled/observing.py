@@ -114,6 +114,12 @@ class Observing(Waiting):
             self._wake()
         return is_used_up and pause == 0
 
+    def _were_served(self, calls: int, seconds: float) -> None:
+        """Take note of the calls of a batch that were served in so many seconds, as one is refused."""
+        with self._lock:
+            if not self._outputs.limit:
+                self._outputs.served(self._now(), calls, seconds)
+
     def _told_wait(self) -> float:
         """Return for how many seconds no call may start by what a server told, beyond what the user's own limit asks for."""
         with self._lock:

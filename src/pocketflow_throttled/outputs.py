@@ -33,6 +33,7 @@ class Outputs:
     answers tell neither that nor what they leave, by what had been written when one was refused.
 
     Attributes:
+        limit: tokens in a window; 0: none was told.
         is_scarce: whether little was left once.
 
     Example:
@@ -51,7 +52,6 @@ class Outputs:
         "_calls",
         "_lately",
         "_left",
-        "_limit",
         "_seconds",
         "_span",
         "_told",
@@ -61,6 +61,7 @@ class Outputs:
         "_window",
         "_written",
         "is_scarce",
+        "limit",
     )
 
     def __init__(self) -> None:
@@ -69,12 +70,12 @@ class Outputs:
     def clear(self) -> None:
         """Forget all that is known."""
         self.is_scarce = False
-        self._limit, self._seconds, self._span = 0, math.inf, Span()
+        self.limit, self._seconds, self._span = 0, math.inf, Span()
         self._left, self._at = 0.0, 0.0  # what is left, and when
         self._told, self._told_at = 0.0, 0.0  # the same, as it was told last
         self._answered_at = -math.inf  # when the answer to a call that was served told it last
-        self._began = 0.0  # when the first call started
-        self._untold = 0  # calls served since it was told what is left, or since then, which did not tell what they wrote
+        self._began = 0.0  # when the first call started, if it was not
+        self._untold = 0  # calls served since then that did not tell what they wrote
         self._calls = self._written = 0.0  # sums: calls that tell, and what they wrote
         self._took = 0.0  # seconds that a call takes
         self._window = _Log()  # what was written in the last window ...
@@ -85,16 +86,9 @@ class Outputs:
         """What a call writes on average; 0: that is not known."""
         return max(0.0, self._written / self._calls) if self._calls else 0.0
 
-    @property
-    def is_told(self) -> bool:
-        """Whether an API told a limit."""
-        return self._limit > 0
-
-    def served(self, started: float) -> None:
-        """Take note of a call that was served before an API told a limit."""
-        if not self._untold:
-            self._began = started
-        self._untold += 1
+    def served(self, now: float, calls: int, seconds: float) -> None:
+        """Take note of calls that were served in the last `seconds`, before a limit was told: what they wrote, nobody knows."""
+        self._untold, self._began = calls, now - seconds
 
     def told(self, quota: Quota, now: float, default: float, *, is_refused: bool = False) -> None:
         """Learn what an API tells of the limit and of what is left.
@@ -108,12 +102,12 @@ class Outputs:
         limit = quota.limit
         if limit is None:
             return
-        if not self._limit:
+        if not self.limit:
             self._told, self._told_at = float(limit), self._began
         if not is_refused:
             self._answered_at = now
         is_answered = self._answered_at > -math.inf
-        self._limit = limit
+        self.limit = limit
         self._seconds = self._span.seconds(quota, default) if is_answered else default  # refusals tell of few moments
         left = float(limit if quota.remaining is None else min(quota.remaining, limit))
         if quota.remaining == 0:  # more may be written than there is: how much is owed, only the reset tells
@@ -136,8 +130,8 @@ class Outputs:
             self._untold += 1
             self._written *= _LESS
         else:
-            self._learn(1, min(tokens, self._limit))
-        wrote = min(self.each if tokens is None else tokens, self._limit)
+            self._learn(1, min(tokens, self.limit))
+        wrote = min(self.each if tokens is None else tokens, self.limit)
         self._window.add(now, wrote)
         self._lately.add(now, wrote)
         if self._answered_at < now - took / 2:  # else the answer told what is left without it
@@ -145,7 +139,7 @@ class Outputs:
 
     def opens_at(self, now: float, active: int) -> float:
         """Return when one more call may start beside those that are under way: by `now`, at once; endless, once some end."""
-        each, limit = self.each, self._limit
+        each, limit = self.each, self.limit
         if not self.is_scarce or not each:
             return now
         under_way = active * each
@@ -164,10 +158,10 @@ class Outputs:
 
     @property
     def _rate(self) -> float:
-        return self._limit / self._seconds
+        return self.limit / self._seconds
 
     def _left_at(self, now: float) -> float:
-        return min(self._left + self._rate * max(0.0, now - self._at), float(self._limit))
+        return min(self._left + self._rate * max(0.0, now - self._at), float(self.limit))
 
     def _learn(self, calls: int, written: float) -> None:
         kept = _KEPT**calls
