@@ -20,6 +20,7 @@ from .test_nodes import Batch, now
 
 LIMIT, INPUT, MOST_OUTPUT = 100_000, 300, 700
 BEYOND = [Way.ESTIMATE]
+CLEARLY = {Way.ESTIMATE: 1.0}
 
 
 class Server:
@@ -101,11 +102,36 @@ def test_estimates_too_high_leave_nothing_unused_where_thousands_of_calls_fit_in
     assert model.refused <= 0.005 * 3000
 
 
+@pytest.mark.no_cover  # a long simulation
+@pytest.mark.parametrize("seed", range(4))
+def test_a_bucket_that_serves_some_tries_and_counts_estimates_is_not_taken_for_one_that_counts_costs(seed: int) -> None:
+    chance = random.Random(seed)
+    model = Model(tokens=Count(38_000, 60.0, "bucket"), dialect="none", latency=jitter(chance, 0.8, 4.9))
+    costs = [chance.randint(100, 300) for _ in range(900)]
+
+    class Node(Batch):
+        def estimate_tokens(self, item: int) -> int:
+            return 2 * costs[item]
+
+    async def call(item: int) -> Any:
+        await model.call(2 * costs[item])
+        return {"usage": {"total_tokens": costs[item]}}
+
+    node = Node(call, max_concurrent=46, max_tokens_per_minute=38_000)
+
+    async def main() -> float:
+        await node.run_async({"items": list(range(900))})
+        return now()
+
+    assert run_virtual(main()) <= 900 * 400 / 38_000 * 60
+    assert model.refused <= 5
+
+
 def test_calls_that_may_not_fit_are_tried_one_at_a_time_and_then_faster_and_faster() -> None:
     counting, times, time = Counting(60.0), [], 0.0
     while len(times) < 20:
         if counting.may_start(time, BEYOND):
-            counting.started(time, BEYOND, BEYOND)
+            counting.started(time, BEYOND, CLEARLY)
             times.append(time)
         else:
             time = counting.opens_at(time)
@@ -120,16 +146,26 @@ def test_the_gaps_between_tries_that_tell_nothing_leave_no_part_of_the_limit_unu
     """Answers tell what is left, and a bucket may have room for each of them: so they rule nothing out."""
     counting, times = Counting(60.0), [0.0]
     for _ in range(200):
-        counting.started(times[-1], BEYOND, [], 1 / limit)
+        counting.started(times[-1], BEYOND, {}, 1 / limit)
         times.append(counting.opens_at(times[-1]))
     assert not counting.is_ruled_out(Way.ESTIMATE)
     assert times[5] >= 2.0  # by when a refusal of the first ones is back
     assert 60.0 / (times[-1] - times[-2]) >= 1.99 * limit  # as they come in bursts
 
 
+@pytest.mark.parametrize(("tells", "tries"), [(1.0, 16), (0.5, 32)])
+def test_a_way_is_ruled_out_by_tries_that_are_served_as_far_as_they_tell(tells: float, tries: int) -> None:
+    counting, time = Counting(60.0), 0.0
+    for _ in range(tries):
+        assert not counting.is_ruled_out(Way.ESTIMATE)
+        counting.started(time, BEYOND, {Way.ESTIMATE: tells})
+        time = counting.opens_at(time)
+    assert counting.is_ruled_out(Way.ESTIMATE)
+
+
 def test_calls_that_fit_however_is_counted_wait_for_no_try() -> None:
     counting = Counting(60.0)
-    counting.started(0.0, BEYOND, BEYOND)
+    counting.started(0.0, BEYOND, CLEARLY)
     assert counting.refused(0.0)
     assert counting.may_start(0.0, [])
 
@@ -138,7 +174,7 @@ def test_a_try_that_is_refused_is_not_repeated_for_a_window_and_a_second_one_for
     counting = Counting(60.0)
     for time, seconds in ((0.0, 60.0), (60.0, 480.0), (540.0, 960.0), (1500.0, 1920.0)):
         assert counting.may_start(time, BEYOND)
-        counting.started(time, BEYOND, BEYOND)
+        counting.started(time, BEYOND, CLEARLY)
         assert counting.refused(time)
         assert counting.opens_at(time) == time + seconds
         assert not counting.may_start(time + seconds - 1, BEYOND)
@@ -148,7 +184,7 @@ def test_a_try_that_is_refused_is_not_repeated_for_a_window_and_a_second_one_for
 def test_refusals_now_and_then_do_not_outweigh_that_most_were_served() -> None:
     counting = Counting(60.0)
     for call in range(1000):
-        counting.started(call, BEYOND, BEYOND)
+        counting.started(call, BEYOND, CLEARLY)
         if call > 50 and call % 50 < 3:
             counting.refused(call)
     assert counting.way is Way.COST
@@ -159,7 +195,7 @@ def test_calls_that_are_refused_together_do_not_outweigh_that_most_were_served()
     """As by a server that allows less in a shorter time, when that is full."""
     counting = Counting(60.0)
     for call in range(40):
-        counting.started(call / 10, BEYOND, BEYOND)
+        counting.started(call / 10, BEYOND, CLEARLY)
     assert not any(counting.refused(3.9) for _ in range(15))
     assert counting.is_ruled_out(Way.ESTIMATE)
 
@@ -167,7 +203,7 @@ def test_calls_that_are_refused_together_do_not_outweigh_that_most_were_served()
 def test_refusals_of_calls_that_would_fit_in_any_way_are_for_another_reason() -> None:
     """As those by a server that allows less in a shorter time."""
     counting = Counting(60.0)
-    counting.started(0.0, BEYOND, BEYOND)
+    counting.started(0.0, BEYOND, CLEARLY)
     assert not any(counting.refused(call + 1) for call in range(100))
     assert counting.way is Way.COST
 
@@ -257,7 +293,7 @@ def test_who_waits_for_what_a_call_cost_more_is_let_go_when_that_leaves() -> Non
     window.correct(first, 900, 9.0)
     window.forget(60.0)
     window.add(60.0, 100, estimated=100)
-    window.counting.started(60.0, [Way.SETTLED], [Way.SETTLED])
+    window.counting.started(60.0, [Way.SETTLED], {Way.SETTLED: 1.0})
     assert window.counting.refused(60.0)
     assert not window.fits(61.0, 500, estimated=500)
     assert window.opens_at(61.0) == 69.0

@@ -149,7 +149,7 @@ def test_refusals_tell_again_how_is_counted_once_answers_have_long_denied_it_no_
         window.correct(spend, COST, number + 0.5)
         window.deny(number + 0.5, (number + 1) * COST, float(number), limit=LIMIT, began_at=(None, None))
     assert is_denied(window, Way.ESTIMATE, 50.0)
-    window.counting.started(51.0, [Way.ESTIMATE], [Way.ESTIMATE])
+    window.counting.started(51.0, [Way.ESTIMATE], {Way.ESTIMATE: 1.0})
     assert not window.counting.refused(51.0)
     assert not is_denied(window, Way.ESTIMATE, 200.0)
 

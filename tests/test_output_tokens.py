@@ -209,3 +209,66 @@ async def starts_at_once(limiter: RateLimiter, calls: int) -> bool:
     for _ in range(sum(taken)):
         limiter.release()
     return all(taken)
+
+
+def enforced() -> dict[str, str]:
+    """Return the headers of a refusal because none of 4,000 a minute is left."""
+    return {f"{PREFIX}limit": "4000", f"{PREFIX}remaining": "0", f"{PREFIX}reset": "30s"}
+
+
+async def refuse(limiter: RateLimiter) -> None:
+    await limiter.observe_response(httpx2.Response(429, headers=enforced()))
+
+
+def test_who_holds_a_slot_by_hand_while_a_batch_runs_under_it_waits_for_it_in_vain_for_a_window_at_most() -> None:
+    class Batch(ThrottledParallelBatchNode):
+        async def prep_async(self, shared: Any) -> Any:
+            return range(4)
+
+        async def exec_async(self, item: int) -> Any:
+            await asyncio.sleep(1.0)
+            await refuse(limiter)
+            return {"usage": {"input_tokens": 1, "output_tokens": 4000}}
+
+    limiter = RateLimiter(5)
+
+    async def main() -> float:
+        batch = Batch(shared_limiter=limiter)
+        await batch.run_async({})
+        async with limiter:
+            await batch.run_async({})
+        return now()
+
+    assert run_virtual(main()) <= 10 * 60.0
+
+
+def test_counters_that_are_reset_while_a_batch_runs_tell_of_no_calls() -> None:
+    class Batch(ThrottledParallelBatchNode):
+        max_concurrent = 1
+        is_second = False
+
+        async def prep_async(self, shared: Any) -> Any:
+            return range(50 if self.is_second else 2000)
+
+        async def exec_async(self, item: int) -> int:
+            if self.is_second and item == 1:
+                self.reset_limiter()
+            if self.is_second and item == 2 and not refused:
+                refused.append(item)
+                error = SimulatedRateLimitError("no output token is left", 1.0)
+                error.response = httpx2.Response(429, headers=enforced())  # type: ignore[attr-defined]
+                raise error
+            return item
+
+        async def post_async(self, shared: Any, prep_res: Any, exec_res_list: list[Any]) -> None:
+            shared["answers"] = exec_res_list
+
+    node, refused, shared = Batch(), list[int](), dict[str, Any]()
+
+    async def main() -> None:
+        await node.run_async({})
+        node.is_second = True
+        await node.run_async(shared)
+
+    run_virtual(main())
+    assert shared["answers"] == list(range(50))

@@ -10,113 +10,168 @@ from pocketflow_throttled.headers import Quota
 from pocketflow_throttled.outputs import Outputs
 
 
-def told(remaining: int | None, reset: float | None = None, limit: int | None = 6000) -> Quota:
+def quota(remaining: int | None, reset: float | None = None, limit: int | None = 6000) -> Quota:
     return Quota("tokens", limit=limit, remaining=remaining, reset=reset)
 
 
-def scarce(remaining: int = 1500) -> Outputs:
-    """Return those of an API that has told, at 0 s, that little is left."""
-    outputs = Outputs()
-    outputs.told(told(remaining), now=0.0, default=60.0)
+def refused(outputs: Outputs, now: float, reset: float | None = 60.0, default: float = 60.0) -> Outputs:
+    """Let it be told that a call was refused as none was left."""
+    outputs.told(quota(0, reset), now, default, is_refused=True)
     return outputs
 
 
-def test_nothing_is_held_back_before_little_is_left() -> None:
-    outputs = scarce(5000)
+def answered(outputs: Outputs, now: float, remaining: int, reset: float | None = None) -> Outputs:
+    """Let it be told by an answer what is left."""
+    outputs.told(quota(remaining, reset), now, 60.0)
+    return outputs
+
+
+def test_nothing_is_held_back_before_a_call_was_refused_as_none_was_left() -> None:
+    outputs = answered(Outputs(), 0.0, remaining=0)
     outputs.ended(now=4.0, started=0.0, tokens=6000)
+    outputs.told(quota(3000), 4.0, 60.0, is_refused=True)  # for another reason
     assert outputs.opens_at(4.0, active=100) == 4.0
-    outputs.told(told(1500), now=5.0, default=60.0)
-    assert outputs.opens_at(5.0, active=1) > 5.0
+    assert refused(outputs, 5.0).opens_at(5.0, active=1) > 5.0
 
 
 def test_nothing_is_held_back_before_calls_tell_what_they_write() -> None:
-    outputs = scarce(0)
-    assert outputs.opens_at(1.0, active=100) == 1.0
+    assert refused(Outputs(), 0.0).opens_at(1.0, active=100) == 1.0
 
 
-def test_no_limit_that_is_told_is_none() -> None:
+def test_what_tells_no_limit_tells_nothing() -> None:
     outputs = Outputs()
-    outputs.told(told(0, limit=None), now=0.0, default=60.0)
+    outputs.told(quota(0, limit=None), 0.0, 60.0, is_refused=True)
     assert not outputs.limit
-    assert not outputs.is_scarce
+    assert not outputs.is_enforced
 
 
-def test_a_call_waits_until_what_one_writes_is_back() -> None:
-    outputs = scarce(1000)
-    outputs.ended(now=2.0, started=-3.0, tokens=1000)  # it was told in its second half, and is no part of what is left
-    assert outputs.opens_at(2.0, active=0) == 2.0
-    outputs.ended(now=10.0, started=9.0, tokens=1000)
-    assert outputs.opens_at(10.0, active=0) == pytest.approx(10.0)  # 8 s and 2 s brought back 1000
+def test_a_call_waits_until_as_much_is_back_as_one_writes() -> None:
+    outputs = refused(Outputs(), 0.0)
+    outputs.ended(now=2.0, started=1.0, tokens=1000)
+    assert outputs.opens_at(2.0, active=0) == pytest.approx(20.0)  # 1000 are owed; 100 a second come back
+    assert outputs.opens_at(20.0, active=0) == 20.0
 
 
 def test_what_is_owed_is_paid_off_first() -> None:
-    outputs = scarce()
+    outputs = refused(Outputs(), 0.0, reset=90.0)  # in which 9000 come back: so 3000 are owed
     outputs.ended(now=1.0, started=0.9, tokens=1000)
-    outputs.told(told(0, reset=90.0), now=10.0, default=60.0)  # 90 s bring 9000: so 3000 are owed
-    assert outputs.opens_at(10.0, active=0) == pytest.approx(10.0 + 40.0)
+    assert outputs.opens_at(40.0, active=0) == pytest.approx(50.0)
 
 
-def test_who_tells_of_an_endless_debt_is_not_believed() -> None:
-    outputs = scarce()
+@pytest.mark.parametrize("reset", [1e9, 1e300])
+def test_a_call_waits_ten_windows_at_most_for_what_is_owed(reset: float) -> None:
+    outputs = refused(Outputs(), 0.0, reset)
     outputs.ended(now=1.0, started=0.9, tokens=1000)
-    outputs.told(told(0, reset=1e9), now=10.0, default=60.0)
-    assert outputs.opens_at(10.0, active=0) <= 10.0 + 10 * 60.0
+    assert outputs.opens_at(1.0, active=0) <= 600.0
 
 
-def test_a_call_that_those_under_way_leave_nothing_for_waits_for_one_of_them() -> None:
-    outputs = scarce(1500)
+@pytest.mark.parametrize("default", [3600.0, 86_400.0])
+def test_they_come_back_in_a_minute_whatever_the_limiter_counts_in(default: float) -> None:
+    outputs = refused(Outputs(), 0.0, default=default)
+    outputs.ended(now=1.0, started=0.9, tokens=1000)
+    assert outputs.opens_at(1.0, active=0) == pytest.approx(20.0)
+
+
+def test_resets_of_answers_tell_that_they_come_back_in_less() -> None:
+    outputs = refused(answered(Outputs(), 0.0, remaining=1000, reset=5.0), 1.0, reset=12.0)
+    outputs.ended(now=2.0, started=1.9, tokens=1000)
+    assert outputs.opens_at(2.0, active=0) < 10.0
+
+
+def test_a_call_that_those_under_way_leave_nothing_for_waits_for_one_of_them_but_for_a_window_at_most() -> None:
+    outputs = refused(Outputs(), 0.0)
     outputs.ended(now=1.0, started=0.9, tokens=1500)
-    assert outputs.opens_at(30.0, active=2) <= 30.0
-    assert 60.0 < outputs.opens_at(30.0, active=3) < 61.0  # with what was written before, they take all of a window
-    assert outputs.opens_at(30.0, active=4) == math.inf
+    assert outputs.opens_at(50.0, active=2) == 50.0
+    outputs.started(now=50.0)
+    assert 60.0 < outputs.opens_at(50.0, active=3) < 61.0  # with what was written before, they take all of a window
+    assert outputs.opens_at(50.0, active=4) == 110.0  # they may be none that write
+    assert outputs.opens_at(110.0, active=4) == 110.0
+
+
+def test_of_calls_that_take_longer_than_a_window_as_many_more_are_under_way() -> None:
+    outputs = refused(Outputs(), 0.0)
+    outputs.ended(now=301.0, started=1.0, tokens=1000)
+    assert outputs.opens_at(340.0, active=24) == 340.0  # 24 in 300 s are not quite 5 in 60 s, and one has just been written
+    assert outputs.opens_at(340.0, active=30) > 340.0
 
 
 def test_a_call_that_writes_more_than_the_limit_starts_alone() -> None:
-    outputs = scarce()
+    outputs = refused(Outputs(), 0.0)
     outputs.ended(now=1.0, started=0.0, tokens=50_000)
-    assert outputs.opens_at(1.0, active=1) == math.inf
+    assert outputs.opens_at(1.0, active=1) == 61.0
     opens_at = outputs.opens_at(1.0, active=0)
-    assert opens_at == pytest.approx(105.0)  # 4400 are owed at 1 s, and all of the limit must be back
+    assert 1.0 < opens_at <= 61.0
     assert outputs.opens_at(opens_at, active=0) <= opens_at
 
 
 def test_what_an_answer_tells_to_be_left_beats_what_was_counted() -> None:
-    outputs = scarce()
+    outputs = refused(Outputs(), 0.0)
     for _ in range(12):
         outputs.ended(now=1.0, started=0.0, tokens=500)
-    assert outputs.opens_at(1.0, active=0) > 1.0
-    outputs.told(told(5000), now=2.0, default=60.0)
-    assert outputs.opens_at(2.0, active=0) == 2.0
+    assert outputs.opens_at(2.0, active=0) > 2.0
+    assert answered(outputs, 2.0, remaining=5000).opens_at(2.0, active=0) == 2.0
+
+
+def test_what_its_own_answer_left_is_taken_off_once_and_what_a_stream_told_as_it_began_is_not() -> None:
+    answer, stream = (refused(Outputs(), 0.0) for _ in range(2))
+    answered(answer, 10.0, remaining=1000).ended(now=10.1, started=4.0, tokens=1000)
+    answered(stream, 4.1, remaining=1000).ended(now=10.1, started=4.0, tokens=1000)
+    assert answer.opens_at(10.1, active=0) == 10.1
+    assert stream.opens_at(10.1, active=0) > 10.1
+
+
+def silent(calls: int) -> Outputs:
+    """Return those of a batch of 60 s, of which a call is refused; what the others wrote, they did not tell."""
+    outputs = Outputs()
+    outputs.served(now=160.0, calls=calls, seconds=60.0)
+    return refused(outputs, 160.0, reset=100.0)
 
 
 def test_what_calls_had_written_before_a_refusal_tells_what_each_writes() -> None:
-    outputs = Outputs()
-    outputs.served(now=159.0, calls=20, seconds=59.0)
-    outputs.told(told(0, reset=100.0), now=160.0, default=60.0, is_refused=True)
-    assert outputs.each == pytest.approx(800.0)  # 6000 at first, 6000 since, and 4000 that are owed
+    assert silent(20).each == pytest.approx(800.0)  # 6000 at first, 6000 since, and 4000 that are owed
 
 
 def test_what_calls_do_not_tell_is_thought_to_be_less_and_less() -> None:
-    outputs = Outputs()
-    outputs.served(now=159.0, calls=20, seconds=59.0)
-    outputs.told(told(0, reset=100.0), now=160.0, default=60.0, is_refused=True)
+    outputs = silent(20)
     for _ in range(100):
         outputs.ended(now=300.0, started=299.0, tokens=None)
     assert 500.0 < outputs.each < 750.0
 
 
-def test_where_answers_tell_what_is_left_no_refusal_is_asked_what_calls_write() -> None:
-    outputs = scarce()
+@pytest.mark.parametrize("calls", [0, 10**9])
+def test_however_many_calls_were_served_nothing_raises(calls: int) -> None:
+    assert silent(calls).opens_at(160.0, active=1) >= 160.0
+
+
+def test_where_answers_tell_what_is_left_no_refusal_tells_what_calls_write() -> None:
+    outputs = answered(Outputs(), 0.0, remaining=1500)
     outputs.ended(now=1.0, started=0.0, tokens=None)
-    outputs.told(told(0, reset=100.0), now=160.0, default=60.0, is_refused=True)
-    assert outputs.each == 0.0
+    assert refused(outputs, 160.0, reset=100.0).each == 0.0
+
+
+@pytest.mark.parametrize("tokens", [None, 7])
+def test_what_was_written_long_ago_is_not_kept(tokens: int | None) -> None:
+    outputs = answered(Outputs(), 0.0, remaining=6000)
+    for second in range(10_000):
+        outputs.ended(now=float(second), started=second - 1.0, tokens=tokens)
+        answered(outputs, float(second), remaining=5000)
+    assert len(outputs._window._entries) <= 60
+    assert len(outputs._overlap._entries) <= 60
+
+
+def test_all_is_forgotten_when_it_is_cleared() -> None:
+    outputs = refused(Outputs(), 0.0)
+    outputs.ended(now=1.0, started=0.0, tokens=6000)
+    outputs.clear()
+    assert outputs.opens_at(1.0, active=100) == 1.0
+    assert (outputs.limit, outputs.each) == (0, 0.0)
 
 
 EVENTS = st.lists(
     st.tuples(
         st.floats(0, 100),
-        st.sampled_from(["told", "refused", "served", "ended"]),
-        st.one_of(st.none(), st.integers(0, 10**12)),
+        st.sampled_from(["answered", "refused", "served", "started", "ended"]),
+        st.one_of(st.none(), st.just(0), st.integers(0, 10**12)),
         st.one_of(st.none(), st.floats(0, 1e9)),
         st.integers(1, 10**12),
     ),
@@ -124,27 +179,27 @@ EVENTS = st.lists(
 )
 
 
-@given(EVENTS, st.integers(0, 50))
-def test_whatever_is_told_a_call_waits_ten_windows_at_most_or_for_one_that_ends(
-    events: list[tuple[float, str, int | None, float | None, int]], active: int
+@given(EVENTS, st.integers(0, 50), st.sampled_from([1.0, 60.0, 86_400.0]))
+def test_whatever_is_told_a_call_waits_ten_minutes_at_most(
+    events: list[tuple[float, str, int | None, float | None, int]], active: int, default: float
 ) -> None:
     outputs, now = Outputs(), 0.0
     for seconds, event, number, reset, limit in events:
         now += seconds
-        if event in ("told", "refused"):
-            outputs.told(Quota("tokens", limit, number, reset), now, 60.0, is_refused=event == "refused")
-        elif not outputs.limit:
+        if event in ("answered", "refused"):
+            outputs.told(Quota("tokens", limit, number, reset), now, default, is_refused=event == "refused")
+        elif event == "served" and not outputs.limit:
             outputs.served(now, calls=limit, seconds=seconds)
-        else:
+        elif event == "started":
+            outputs.started(now)
+        elif outputs.limit:
             outputs.ended(now, now - seconds, number)
     opens_at = outputs.opens_at(now, active)
-    assert opens_at >= now
-    if opens_at == math.inf:
-        assert active
-        opens_at = outputs.opens_at(now, 0)
+    assert now <= opens_at <= now + 600.0
     for _ in range(100):  # each time one of those that were written has left the window
-        if outputs.opens_at(opens_at, 0) <= opens_at:
+        if outputs.opens_at(opens_at, active) <= opens_at:
             break
-        opens_at = outputs.opens_at(opens_at, 0)
-    assert outputs.opens_at(opens_at, 0) <= opens_at
-    assert opens_at <= now + 60.0 * (12 + len(events))
+        later = outputs.opens_at(opens_at, active)
+        assert later > opens_at or math.isclose(later, opens_at)
+        opens_at = later
+    assert outputs.opens_at(opens_at, active) <= opens_at <= now + 600.0

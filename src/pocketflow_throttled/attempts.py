@@ -168,7 +168,7 @@ class Trouble:
         final = refusal.reason if refusal is not None and refusal.final else None  # such a one says nothing of the other items
         if final is None and self._never_fits(told):
             final = "the request can never fit the limit of tokens"
-        limiter._were_served(attempts.state.completed - attempts.completed_before, now - attempts.began)
+        limiter._were_served(max(0, attempts.state.completed - attempts.completed_before), now - attempts.began)
         knows_better = limiter._observe(told, left if final is None else 0.0, is_refused=True)
         if final is not None:
             limiter._pause_no_longer_than_sure()

@@ -24,6 +24,9 @@ _MORE = (Way.SETTLED, Way.SETTLED_BACK, Way.ESTIMATE)
 # times as long as the first call took, or for _WAITED of the window if that is less.
 _AS_LONG, _WAITED = 4.0, 0.25
 _DENIED_FOR = 2.0  # windows for which a way of counting is ruled out by answers: from then on, refusals may tell of it again
+# How much it tells if a call is served that a bucket may have room for, and no window. Servers that refuse in one way, and have a
+# bucket, serve some such calls, but not many in a row.
+_MAYBE_OF_A_BUCKET = 1 / 2
 _NEARLY = 0.9  # of the limit: if less is in the window, whatever calls under way cost, a refusal has another reason
 
 
@@ -139,11 +142,17 @@ class CountedWindow(TokenWindow):
             leaving = list(takewhile(lambda each: each.time + self.seconds <= now + ARRIVES_SOON, self.spends))
             room += sum(each.cost + max(0, each.more()[Way.ESTIMATE]) for each in leaving if not each.is_refused)
             room += ENDED * max(0, spend.estimated - spend.cost)
-            clearly = self._beyond(room, cost)
-            if self._is_told:  # then answers rule out as well, and of a try that any bucket has room for nothing follows
-                known = self.counting.is_ruled_out
-                clearly = [way for way in clearly if known(way) or not self._fits_bucket(now, spend, way)]
-            self.counting.started(now, beyond, clearly, spend.cost / self._limit)
+            tells = {way: self._tells_of(now, spend, way) for way in self._beyond(room, cost)}
+            self.counting.started(now, beyond, tells, spend.cost / self._limit)
+
+    def _tells_of(self, now: float, spend: Spend, way: Way) -> float:
+        """Return how much it tells of a way of counting if a call is served that no window has room for.
+
+        A bucket may have some. Of such a call nothing follows where answers rule out as well.
+        """
+        if self.counting.is_ruled_out(way) or not self._fits_bucket(now, spend, way):
+            return 1.0
+        return 0.0 if self._is_told else _MAYBE_OF_A_BUCKET
 
     def _fits_bucket(self, now: float, spend: Spend, way: Way) -> bool:
         """Whether a call that starts would fit a bucket that counts in one way."""

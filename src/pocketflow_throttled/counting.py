@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from .on_the_way import IN_ANY_ORDER
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Container, Iterable
+    from collections.abc import Callable, Iterable, Mapping
 
 # The gap from a try to the next, as a part of the window: long enough for a refusal to be back. It shrinks from _FIRST_GAP to
 # _LEAST_GAP, by half with every two tries; once one was refused, it is _GAP_ONCE_REFUSED.
@@ -69,7 +69,7 @@ class _Doubt:
     def __init__(self) -> None:
         self.denied_until = -math.inf  # by answers
         self.is_known = False  # that it does
-        self.served = 0  # tries, until they are refused, less those that refusals outweigh
+        self.served = 0.0  # tries, until they are refused, by how much they tell, less what refusals outweigh
         self.tries = 0  # since the last refusal
         self.refusals, self.refused_at = 0, -math.inf  # windows with refusals that were put down to it, and the last such refusal
         self.tried_at, self.at_once = -math.inf, 0  # the last try, and how many since the first of its moment
@@ -87,8 +87,8 @@ class _Doubt:
         """When a call may be tried."""
         return max(self.next_at, self.barred_until)
 
-    def started(self, now: float, window: float, share: float, *, is_clear: bool) -> None:
-        """Learn of a try, which takes a share of the limit, and whether this way would refuse it whatever arrives when."""
+    def started(self, now: float, window: float, share: float, tells: float) -> None:
+        """Learn of a try, which takes a share of the limit, and how much it tells against this way if it is served."""
         self.at_once = self.at_once + 1 if now <= self.tried_at + IN_ANY_ORDER else 1
         self.tried_at = now
         self.tries += 1
@@ -96,8 +96,8 @@ class _Doubt:
             least = min(_LEAST_GAP, _LEAST_PART * share)
             gap = _GAP_ONCE_REFUSED if self.refusals else max(least, _FIRST_GAP * 0.5 ** ((self.tries + self.served) / 2))
             self.next_at = now + gap * window
-        if is_clear:
-            self.served = min(_MOST_SERVED, self.served + 1)
+        if tells:
+            self.served = min(_MOST_SERVED, self.served + tells)
             self.is_known = self.is_known and not self.is_ruled_out
 
     def blame(self, stamp: float, window: float) -> None:
@@ -132,7 +132,7 @@ class Counting:
         >>> counting, beyond = Counting(seconds=60.0), [Way.ESTIMATE]
         >>> counting.may_start(0.0, beyond)  # though it would not fit if estimates were counted for good
         True
-        >>> counting.started(0.0, beyond, beyond)
+        >>> counting.started(0.0, beyond, {Way.ESTIMATE: 1.0})
         >>> counting.may_start(0.1, beyond)  # it may still be refused
         False
         >>> counting.refused(0.0)
@@ -168,13 +168,17 @@ class Counting:
         """Return when the next try may start that may not now."""
         return min((doubt.opens_at for doubt in self._doubts.values() if doubt.opens_at > now), default=math.inf)
 
-    def started(self, now: float, beyond: Iterable[Way], clearly: Container[Way], share: float = 1.0) -> None:
-        """Learn that a call starts which would not fit in some ways, and in which of them not whatever arrives when.
+    def started(self, now: float, beyond: Iterable[Way], tells: Mapping[Way, float], share: float = 1.0) -> None:
+        """Learn of a call that starts.
 
-        It takes a `share` of the limit.
+        Args:
+            now: seconds.
+            beyond: the ways in which it would not fit.
+            tells: those of them in which it would not whatever arrives when, and how much that tells if it is served, up to 1.
+            share: of the limit, that it takes.
         """
         for way in beyond:
-            self._doubts[way].started(now, self._seconds, share, is_clear=way in clearly)
+            self._doubts[way].started(now, self._seconds, share, tells.get(way, 0.0))
 
     def refused(self, stamp: float) -> bool:
         """Learn that a call was refused that started at a time, and return whether that tells how is counted.

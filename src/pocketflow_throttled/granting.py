@@ -55,7 +55,8 @@ class Granting(Clock):
             and not self._lets_start(rule, now)
         ):
             return False
-        if self._outputs.is_scarce and self._outputs.opens_at(now, self._active) > now:
+        outputs = self._outputs
+        if outputs.is_enforced and outputs.opens_at(now, self._active) > now:
             return False
         if tokens:
             if not budget.fits(now, tokens):
@@ -68,6 +69,8 @@ class Granting(Clock):
             if level >= self._max_concurrent:
                 self._last_full = now
             rule.started(now, level)
+        if outputs.is_enforced:
+            outputs.started(now)
         self._active += 1  # at the end: an error before it has taken no slot
         permit.held = True
         permit._stamp = now
@@ -127,5 +130,5 @@ class Granting(Clock):
             return opens
         opens = self._outputs.opens_at(now, self._active)
         if opens > now:
-            return opens if opens < math.inf else None
+            return opens
         return self._budget.opens_at(now)

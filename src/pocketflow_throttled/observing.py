@@ -105,9 +105,11 @@ class Observing(Waiting):
                 is_used_up |= quota.remaining == 0
             output = read_output_quota(headers)
             if output is not None:
-                self._outputs.told(output, now, self._budget.seconds, is_refused=is_refused)
-                if hint is None and output.remaining == 0 and (is_refused or not self._outputs.each):
-                    pause = max(pause, output.until_reset)  # nobody knows how much of what has come back calls will write
+                outputs = self._outputs
+                outputs.told(output, now, self._budget.seconds, is_refused=is_refused)
+                is_held_back = not is_refused and outputs.is_enforced and outputs.each > 0  # so that there is room for each start
+                if hint is None and output.remaining == 0 and not is_held_back:
+                    pause = max(pause, output.until_reset)
             if pause > 0:
                 is_sure = not is_refused or sent.get() is None  # the node whose call it is reads on
                 self._pause_until(now + min(pause, at_most), is_sure=is_sure)

@@ -1,8 +1,8 @@
-"""Outputs: what calls write, where an API limits that apart, as Anthropic does. Pure: `now` is an argument, in seconds.
+"""Outputs: what calls write, where an API refuses them for that, as Anthropic does. Pure: `now` is an argument, in seconds.
 
-What a call writes is known only as it ends, and an API admits calls as long as anything is left. So when nothing is, those under
-way will still write what nobody has, and whatever starts before that is paid off is refused. Here those under way are expected to
-write what others did, and what they will leave nothing for does not start.
+What a call writes is known only as it ends, and an API admits calls as long as any output token is left. So when none is, those
+under way write on, and whatever starts before that debt is paid off is refused. Hence, once a call was refused for it, others
+start only as those under way leave room, if they write what calls write on average.
 """
 
 from __future__ import annotations
@@ -16,51 +16,53 @@ from .span import Span
 if TYPE_CHECKING:
     from .headers import Quota
 
-_SCARCE = 0.25  # of the limit: who never has less left is not held back by what may be written
-_KEPT = 0.97  # of what is known, after each call: the last thirty or so count
-_NEWEST = 0.1  # how much the last call counts of how long calls take
-# Of what was known, after each call that does not tell: if too much is expected of them, nothing is refused, and nothing else
-# would tell.
+_SECONDS = 60.0  # in which all of them come back, bit by bit, at most: docs.anthropic.com/en/api/rate-limits, "token bucket"
+_KEPT = 0.97  # of the sums, with each call that is added: so its weight is halved by 23 later ones
+_NEWEST = 0.1  # the weight of the last call in how long calls take
+# Calls that tell nothing are thought to write this part of what was thought before: while too much is expected of them, none is
+# refused, and only a refusal tells.
 _LESS = 0.998
-_MOST_OWED = 9  # limits, in as many windows: who tells of more is not believed
+_MOST_OWED = 9  # times the limit: a debt that is told counts as no more
 _ROUNDING = 1e-9  # of a second
 
 
 class Outputs:
     """The output tokens that calls may still write.
 
-    No call is held back before an API told that little is left of them, and calls what they write: by their `usage`, or, where
-    answers tell neither that nor what they leave, by what had been written when one was refused.
+    No call is held back before one was refused because none was left, and before it is known what calls write: by the `usage` of
+    results, or, where these tell none and answers do not tell what is left, by how much had been written when one was refused.
+    Then a call is held back for a window at most since the last one started or ended, or until the reset that was told.
 
     Attributes:
         limit: tokens in a window; 0: none was told.
-        is_scarce: whether little was left once.
+        is_enforced: whether a call was refused because none was left.
 
     Example:
         >>> from pocketflow_throttled.headers import Quota
         >>> outputs = Outputs()
-        >>> outputs.told(Quota("tokens", limit=6000, remaining=1500), now=0.0, default=60.0)
+        >>> outputs.told(Quota("tokens", limit=6000, remaining=0, reset=60.0), now=0.0, default=60.0, is_refused=True)
         >>> outputs.ended(now=4.0, started=3.0, tokens=1000)
-        >>> outputs.opens_at(now=4.0, active=1), outputs.opens_at(now=4.0, active=5)
-        (5.0, 63.0)
+        >>> outputs.opens_at(now=16.0, active=1), outputs.opens_at(now=30.0, active=1)
+        (20.0, 30.0)
     """
 
     __slots__ = (
         "_answered_at",
-        "_at",
-        "_began",
-        "_calls",
-        "_lately",
+        "_average",
+        "_batch_began",
+        "_last_change",
         "_left",
+        "_left_at",
+        "_left_told",
+        "_overlap",
         "_seconds",
+        "_silent",
         "_span",
-        "_told",
         "_told_at",
         "_took",
-        "_untold",
+        "_whole_at",
         "_window",
-        "_written",
-        "is_scarce",
+        "is_enforced",
         "limit",
     )
 
@@ -69,26 +71,28 @@ class Outputs:
 
     def clear(self) -> None:
         """Forget all that is known."""
-        self.is_scarce = False
-        self.limit, self._seconds, self._span = 0, math.inf, Span()
-        self._left, self._at = 0.0, 0.0  # what is left, and when
-        self._told, self._told_at = 0.0, 0.0  # the same, as it was told last
-        self._answered_at = -math.inf  # when the answer to a call that was served told it last
-        self._began = 0.0  # when the first call started, if it was not
-        self._untold = 0  # calls served since then that did not tell what they wrote
-        self._calls = self._written = 0.0  # sums: calls that tell, and what they wrote
+        self.limit, self.is_enforced = 0, False
+        self._seconds, self._span = _SECONDS, Span()
+        self._left, self._left_at = 0.0, 0.0  # what is left, as of a time
+        self._left_told, self._told_at = 0.0, 0.0  # what was left when that was told last, and when it was
+        self._answered_at = -math.inf  # when an answer told it last, and no refusal
+        self._whole_at = -math.inf  # when all is back, as it was told last
+        self._last_change = -math.inf  # when a call started or ended last
+        self._batch_began = 0.0  # when the calls began that were served before a limit was told
+        self._silent = 0  # calls since it was told what is left, or since the batch began, that did not tell what they wrote
+        self._average = _Average()
         self._took = 0.0  # seconds that a call takes
         self._window = _Log()  # what was written in the last window ...
-        self._lately = _Log()  # ... and what of that is still in it when a call ends that starts now
+        self._overlap = _Log()  # ... and what of it will still count when a call ends that starts now
 
     @property
     def each(self) -> float:
         """What a call writes on average; 0: that is not known."""
-        return max(0.0, self._written / self._calls) if self._calls else 0.0
+        return self._average.value
 
     def served(self, now: float, calls: int, seconds: float) -> None:
         """Take note of calls that were served in the last `seconds`, before a limit was told: what they wrote, nobody knows."""
-        self._untold, self._began = calls, now - seconds
+        self._silent, self._batch_began = calls, now - seconds
 
     def told(self, quota: Quota, now: float, default: float, *, is_refused: bool = False) -> None:
         """Learn what an API tells of the limit and of what is left.
@@ -96,107 +100,137 @@ class Outputs:
         Args:
             quota: what is told.
             now: seconds.
-            default: length of the window in seconds, unless resets tell that it is shorter.
-            is_refused: whether it is told as a call is refused, and not in an answer, which is told as every other.
+            default: length of the window in seconds, unless resets tell that it is shorter; a minute at most.
+            is_refused: whether a refusal tells it, or else the answer to a call.
         """
-        limit = quota.limit
-        if limit is None:
+        if quota.limit is None:
             return
-        if not self.limit:
-            self._told, self._told_at = float(limit), self._began
+        limit = float(quota.limit)
+        if not self.limit:  # all was there when the batch began
+            self._left_told, self._told_at = limit, self._batch_began
+        self.limit = quota.limit
+        self._seconds = min(self._seconds, default)
+        left = min(limit, quota.limit if quota.remaining is None else quota.remaining)
+        if left > 0:
+            self._seconds = self._span.seconds(quota, min(default, _SECONDS))  # where none is left, resets tell of a debt as well
+            self._window.keep(limit - left)
+            self._overlap.keep(limit - left)
+        else:  # there may be less than none: how much is owed, only the reset tells
+            left = max(min(0.0, limit - quota.until_reset * self._rate), -_MOST_OWED * limit)
+            self._whole_at = now + min(quota.until_reset, (_MOST_OWED + 1) * self._seconds)
+            self.is_enforced = self.is_enforced or is_refused
+            if self._silent and is_refused and self._answered_at == -math.inf:
+                self._average.add(self._silent, self._left_told + self._rate * (now - self._told_at) - left)
+        self._silent = 0
+        self._left = self._left_told = left
+        self._left_at = self._told_at = now
         if not is_refused:
             self._answered_at = now
-        is_answered = self._answered_at > -math.inf
-        self.limit = limit
-        self._seconds = self._span.seconds(quota, default) if is_answered else default  # refusals tell of few moments
-        left = float(limit if quota.remaining is None else min(quota.remaining, limit))
-        if quota.remaining == 0:  # more may be written than there is: how much is owed, only the reset tells
-            left = max(min(0.0, limit - quota.until_reset * self._rate), -_MOST_OWED * float(limit))
-        self.is_scarce = self.is_scarce or left <= _SCARCE * limit
-        if self._untold and not is_answered and left <= _SCARCE * limit:
-            self._learn(self._untold, self._told - left + self._rate * (now - self._told_at))
-        if left > 0:
-            for log in (self._window, self._lately):
-                log.keep(limit - left)
-        self._untold = 0
-        self._left = self._told = left
-        self._at = self._told_at = now
+
+    def started(self, now: float) -> None:
+        """Take note of a call that starts."""
+        self._last_change = now
 
     def ended(self, now: float, started: float, tokens: int | None) -> None:
         """Take note of a call that was served, and of what it wrote; None: it does not tell."""
         took = max(0.0, now - started)
         self._took += (took - self._took) * (_NEWEST if self._took else 1.0)
+        self._last_change = now
         if tokens is None:
-            self._untold += 1
-            self._written *= _LESS
+            self._silent += 1
+            self._average.shrink()
         else:
-            self._learn(1, min(tokens, self.limit))
+            self._average.add(1, min(tokens, self.limit))
         wrote = min(self.each if tokens is None else tokens, self.limit)
-        self._window.add(now, wrote)
-        self._lately.add(now, wrote)
-        if self._answered_at < now - took / 2:  # else the answer told what is left without it
-            self._left, self._at = self._left_at(now) - wrote, now
+        self._window.add(now, wrote, self._seconds)
+        self._overlap.add(now, wrote, self._seconds)
+        # An answer that came near the end of the call is its own, and tells what is left without what it wrote. One that came
+        # earlier is another's, or that of a stream, which tells it as it begins.
+        if self._answered_at < now - took / 2:
+            self._left, self._left_at = self._left_by(now) - wrote, now
 
     def opens_at(self, now: float, active: int) -> float:
-        """Return when one more call may start beside those that are under way: by `now`, at once; endless, once some end."""
-        each, limit = self.each, self.limit
-        if not self.is_scarce or not each:
+        """Return when one more call may start beside those under way, as far as is known now: by `now`, at once."""
+        each, limit, seconds = self.each, self.limit, self._seconds
+        if not self.is_enforced or not each:
             return now
-        under_way = active * each
-        if under_way >= limit:
-            return math.inf
+        latest = max(self._last_change + seconds, self._whole_at)
+        under_way = active * each * min(1.0, seconds / self._took if self._took else 1.0)  # of it, what ends within a window
         opens_at = now
-        missing = min(each, limit) - self._left_at(now)
+        if under_way >= limit:
+            opens_at = latest  # unless one ends before
+        missing = min(each, limit) - self._left_by(now)
         if missing > _ROUNDING * self._rate:
-            opens_at += missing / self._rate
-        if self._window.within(self._seconds, now) >= limit:
-            opens_at = max(opens_at, self._window.oldest + self._seconds)
-        seconds = max(0.0, self._seconds - self._took)
-        if self._lately.within(seconds, now) + under_way >= limit:
-            opens_at = max(opens_at, self._lately.oldest + seconds)
-        return opens_at
+            opens_at = max(opens_at, now + missing / self._rate)
+        if self._window.within(seconds, now) >= limit:
+            opens_at = max(opens_at, self._window.oldest + seconds)
+        overlap = max(0.0, seconds - self._took)
+        written = self._overlap.within(overlap, now)
+        if written and written + under_way >= limit:
+            opens_at = max(opens_at, self._overlap.oldest + overlap)
+        return max(now, min(opens_at, latest))
 
     @property
     def _rate(self) -> float:
         return self.limit / self._seconds
 
-    def _left_at(self, now: float) -> float:
-        return min(self._left + self._rate * max(0.0, now - self._at), float(self.limit))
+    def _left_by(self, now: float) -> float:
+        return min(self._left + self._rate * max(0.0, now - self._left_at), float(self.limit))
 
-    def _learn(self, calls: int, written: float) -> None:
+
+class _Average:
+    """What calls write on average, the last ones more than those before."""
+
+    __slots__ = ("_calls", "_tokens")
+
+    def __init__(self) -> None:
+        self._calls = self._tokens = 0.0  # sums in which older calls count less
+
+    @property
+    def value(self) -> float:
+        """The average; 0: it is not known."""
+        return max(0.0, self._tokens / self._calls) if self._calls else 0.0
+
+    def add(self, calls: int, tokens: float) -> None:
+        """Add calls, and what they wrote in all."""
         kept = _KEPT**calls
         self._calls = self._calls * kept + calls
-        self._written = self._written * kept + written
+        self._tokens = self._tokens * kept + tokens
+
+    def shrink(self) -> None:
+        """Make it a bit less, for a call that does not tell."""
+        self._tokens *= _LESS
 
 
 class _Log:
     """What was written, and when."""
 
-    __slots__ = ("_total", "_written")
+    __slots__ = ("_entries", "_total")
 
     def __init__(self) -> None:
-        self._written: deque[tuple[float, float]] = deque()
+        self._entries: deque[tuple[float, float]] = deque()
         self._total = 0.0
 
     @property
     def oldest(self) -> float:
         """When the first of it was written."""
-        return self._written[0][0]
+        return self._entries[0][0]
 
-    def add(self, now: float, tokens: float) -> None:
-        """Add what is written `now`."""
-        self._written.append((now, tokens))
+    def add(self, now: float, tokens: float, seconds: float) -> None:
+        """Add what is written `now`, and forget what was written more than `seconds` ago."""
+        self.within(seconds, now)
+        self._entries.append((now, tokens))
         self._total += tokens
 
     def within(self, seconds: float, now: float) -> float:
         """Return what was written in the last `seconds`, and forget the rest."""
-        written = self._written
-        while written and written[0][0] + seconds <= now:
-            self._total -= written.popleft()[1]
-        return self._total if written else 0.0
+        entries = self._entries
+        while entries and entries[0][0] + seconds <= now:
+            self._total -= entries.popleft()[1]
+        return self._total if entries else 0.0
 
     def keep(self, tokens: float) -> None:
-        """Forget the oldest of it, so that hardly more is left than so much."""
-        written = self._written
-        while written and self._total - written[0][1] >= tokens:
-            self._total -= written.popleft()[1]
+        """Forget the oldest of it, as long as what stays is no less than so much."""
+        entries = self._entries
+        while entries and self._total - entries[0][1] >= tokens:
+            self._total -= entries.popleft()[1]

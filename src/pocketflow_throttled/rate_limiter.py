@@ -88,7 +88,7 @@ class RateLimiter(Adjusting):
                     rule.called(now)
                 if (
                     now >= self._paused_until
-                    and not self._outputs.is_scarce
+                    and not self._outputs.is_enforced
                     and (rule is None or self._lets_start(rule, now))
                     and (budget.requests is None or budget.admit(now))
                 ):
