@@ -498,6 +498,7 @@ class ToldError(Exception):
     [
         {"body": {"error": {"code": 429, "message": "no"}}},  # OpenRouter's, in mid-stream
         {"body": {"code": 429}},
+        {"body": {"error": "too fast", "status": 429}},
         {"body": {"errors": [], "status": "429"}},
         {"code": "429"},
         {"status_code": "429"},

@@ -97,7 +97,8 @@ def status_said(error: BaseException, body: Body) -> int | None:
 
     That is no more than a word: it may tell of a refusal, but not that there is none where something else says so.
     """
-    inner = told_by(body, "error") or body
+    told = told_by(body, "error")
+    inner = told if isinstance(told, dict) else body
     values = (told_by(error, "status_code"), told_by(error, "code"), told_by(inner, "status"), told_by(inner, "code"))
     said = (int(value) for value in values if type(value) is int or (isinstance(value, str) and _STATUS.fullmatch(value)))
     return next((status for status in said if status in _ERRORS), None)
