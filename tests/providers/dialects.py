@@ -27,7 +27,7 @@ def quotas(
             told = _duration(reset) if dialect == "openai" else f"{math.ceil(reset)}"
             found |= _named(f"x-ratelimit-{{}}-{kind}", count.limit, left, told)
         elif dialect == "anthropic":
-            told = (clock + timedelta(seconds=reset)).strftime("%Y-%m-%dT%H:%M:%SZ")
+            told = _date(clock, reset)
             found |= _named(f"anthropic-ratelimit-{'input-tokens' if kind == 'tokens' else kind}-{{}}", count.limit, left, told)
         elif dialect == "mistral":
             found |= _named(f"x-ratelimit-{{}}-{'req' if kind == 'requests' else kind}-minute", count.limit, left, None)
@@ -43,6 +43,10 @@ def quotas(
     return found
 
 
+def _date(clock: datetime, seconds: float) -> str:
+    return (clock + timedelta(seconds=seconds)).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
 def _named(name: str, limit: object, remaining: object, reset: object) -> dict[str, str]:
     parts = {"limit": limit, "remaining": remaining, "reset": reset}
     return {name.format(part): str(value) for part, value in parts.items() if value is not None}
@@ -54,6 +58,11 @@ def _duration(seconds: float) -> str:
         return f"{math.ceil(seconds * 1000)}ms"
     minutes, rest = divmod(math.ceil(seconds * 1000) / 1000, 60)
     return f"{minutes:.0f}m{rest:g}s" if minutes else f"{rest:g}s"
+
+
+def output_quota(count: Count, now: float, clock: datetime) -> dict[str, str]:
+    """Return Anthropic's headers that tell of output tokens."""
+    return _named("anthropic-ratelimit-output-tokens-{}", count.limit, count.left(now), _date(clock, count.reset(now)))
 
 
 def retry_after(kind: RetryAfter, seconds: float, clock: datetime) -> dict[str, str]:

@@ -19,7 +19,7 @@ from aiohttp import web
 from pocketflow_throttled.headers import Kind
 
 from .counting import Count
-from .dialects import Dialect, RetryAfter, quotas, retry_after
+from .dialects import Dialect, RetryAfter, output_quota, quotas, retry_after
 
 
 @dataclass
@@ -48,6 +48,7 @@ class Provider:
 
     requests: Count | None = None
     tokens: Count | None = None
+    output: Count | None = None  # Anthropic's, counted as an answer is written; who has any left is admitted
     max_concurrent: int | None = None
     latency: float = 0.01
     dialect: Dialect | None = None  # that of the wire format, unless it is said
@@ -113,6 +114,8 @@ class Provider:
         if self.tokens is not None:
             counts.append(("tokens", self.tokens, cost))
         wait = max((count.wait(now, need) for _, count, need in counts), default=0.0)
+        if self.output is not None:
+            wait = max(wait, self.output.wait(now, 1))
         if wait > 0 or (self.max_concurrent is not None and self.in_flight >= self.max_concurrent):
             self.refused += 1
             headers = self._headers(wire, counts, now)
@@ -133,6 +136,8 @@ class Provider:
         finally:
             self.in_flight -= 1
         self.served += 1
+        if self.output is not None:
+            self.output.add(time.monotonic() - self._made, Anthropic.OUTPUT)
         return web.json_response(wire.answer(text.upper(), cost), headers=headers)
 
     def _misbehave(self, request: web.Request, behaviour: Behaviour, wire: "Wire") -> web.Response:
@@ -171,6 +176,8 @@ class Provider:
 
     def _headers(self, wire: "Wire", counts: list[tuple[Kind, Count, int]], now: float) -> dict[str, str]:
         told = quotas(self.dialect or wire.dialect, [(kind, count) for kind, count, _ in counts], now, self._clock())
+        if self.output is not None:
+            told |= output_quota(self.output, now, self._clock())
         # An empty one keeps the library from adding that of this machine.
         return told | {"Date": format_datetime(self._clock(), usegmt=True) if self.sends_date else ""}
 
@@ -217,10 +224,11 @@ class Anthropic:
     """The wire format of messages. Output and what is read from the cache are told, and do not count."""
 
     dialect: Dialect = "anthropic"
+    OUTPUT = 500  # tokens of each answer
 
     @staticmethod
     def answer(text: str, tokens: int) -> dict[str, Any]:
-        usage = {"input_tokens": tokens, "output_tokens": 500, "cache_read_input_tokens": 90}
+        usage = {"input_tokens": tokens, "output_tokens": Anthropic.OUTPUT, "cache_read_input_tokens": 90}
         content = [{"type": "text", "text": text}]
         message = {"id": "1", "type": "message", "role": "assistant", "model": "m", "content": content, "usage": usage}
         return message | {"stop_reason": "end_turn", "stop_sequence": None}
@@ -240,7 +248,7 @@ class Anthropic:
             delta(text[:half]),
             delta(text[half:]),
             event("content_block_stop", index=0),
-            event("message_delta", delta={"stop_reason": "end_turn", "stop_sequence": None}, usage={"output_tokens": 500}),
+            event("message_delta", delta={"stop_reason": "end_turn", "stop_sequence": None}, usage={"output_tokens": cls.OUTPUT}),
             event("message_stop"),
         ]
 

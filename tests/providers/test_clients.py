@@ -136,6 +136,17 @@ def test_items_keep_to_a_limit_of_tokens(client: str) -> None:
 
 
 @many
+@pytest.mark.parametrize("hook", [False, True])
+def test_a_limit_of_output_tokens_that_nobody_set_is_kept_to_by_what_answers_tell(hook: bool) -> None:
+    provider = Provider(output=Count(5000, 1.0, "bucket"), latency=0.2)  # ten answers a second
+    node = Asking(shared_limiter=RateLimiter(20, None, 1.0))
+    asked = questions(60)
+    assert answers_of(provider, node, asked, "anthropic", hook=hook) == right(asked)
+    assert provider.served == 60
+    assert provider.refused <= 40  # the calls that are on their way when the limit is met, and as many if timing is bad
+
+
+@many
 @both_clients
 @pytest.mark.parametrize("settings", [{"skew": 3600.0}, {"skew": -5.0, "sends_date": False}], ids=str)
 def test_limits_nobody_set_are_learned_from_the_headers(client: str, settings: dict[str, Any]) -> None:
