@@ -108,7 +108,7 @@ def test_tokens_of_calls_under_way_when_a_limit_is_told_are_those_that_others_ha
         limiter.observe(tokens_told(1000, 800))
         permits[0].settle(200)
         for permit in permits[1 : 1 + refused]:
-            permit.not_served()
+            permit._not_served()
         limiter.observe(tokens_told(1000, 800))
         assert limiter.stats["current_window_tokens"] == counted
         for permit in permits[1 + refused :]:
@@ -181,7 +181,7 @@ def test_an_item_that_was_granted_before_a_limit_of_tokens_was_told_takes_its_to
         async with limiter.reserve() as granted, limiter.reserve() as other:
             await asyncio.sleep(1)
             limiter.observe(tokens_told(1000, 1000))
-            granted.charge(100)
+            granted._charge(100)
             for permit in (granted, other):
                 permit.settle(100)
         tokens: int = limiter.stats["current_window_tokens"]
@@ -540,7 +540,7 @@ def test_a_bucket_that_refuses_one_call_in_ten_is_emptied_by_others() -> None:
             permit = limiter.reserve()
             await permit.wait()
             if call < refusals:
-                permit.not_served()
+                permit._not_served()
             permit.release()
         observed(limiter, 60, 48, "8s")
         return limiter.current_window_count
@@ -836,7 +836,7 @@ def test_calls_that_were_refused_before_a_limit_was_told_are_not_taken_for_serve
         await asyncio.sleep(0.1)
         await limiter.observe_response(httpx2.Response(429, headers=told(60, 0)))
         for permit in permits[1:]:
-            permit.not_served()
+            permit._not_served()
             permit.release()
         await asyncio.sleep(2)
         for _ in range(3):
@@ -850,7 +850,7 @@ def single(limiter: RateLimiter, *left: int) -> None:
     """Let a call be refused, and answers tell what is left of 60 a minute."""
     permit = limiter.reserve()
     assert permit.take()
-    permit.not_served()
+    permit._not_served()
     permit.release()
     for remaining in left:
         observed(limiter, 60, remaining)
@@ -1103,7 +1103,7 @@ def test_a_window_that_is_told_to_be_no_time_at_all_does_no_harm(per_minute: int
         for _ in range(10):
             async with limiter.reserve() as permit:
                 observed(limiter, 100, 0, reset)
-                permit.not_served()
+                permit._not_served()
         assert limiter.max_per_window == (per_minute or 100)
 
     run_virtual(main())
@@ -1466,7 +1466,7 @@ def refused(limiter: RateLimiter, calls: int) -> None:
     for _ in range(calls):
         permit = limiter.reserve()
         assert permit.take()
-        permit.not_served()
+        permit._not_served()
         permit.release()
 
 
@@ -1536,7 +1536,7 @@ def test_resets_of_a_small_bucket_are_no_reason_to_disregard_its_refusals() -> N
         await asyncio.sleep(0.1)
         for permit in permits[10:]:
             observed(limiter, 600, 0, "995ms", retry_after_ms=95)
-            permit.not_served()
+            permit._not_served()
             permit.release()
         await asyncio.sleep(5)
         return await starts(limiter, 4)
@@ -1586,7 +1586,7 @@ def test_refusals_of_calls_that_started_before_a_limit_was_told_are_no_reason_to
         assert all(permit.take() for permit in permits)
         observed(limiter, 100, 50, "30s")
         for permit in permits:
-            permit.not_served()
+            permit._not_served()
             permit.release()
         await asyncio.sleep(60)
         assert all(limiter.try_acquire() for _ in range(50))
@@ -1646,7 +1646,7 @@ def test_refusals_of_calls_that_started_before_a_pace_was_told_space_the_starts_
         await asyncio.sleep(0.1)
         limiter.observe({"ratelimit": '"api";r=0;t=1', "ratelimit-policy": '"api";q=10;w=1'})
         for permit in permits[10:]:
-            permit.not_served()
+            permit._not_served()
             permit.release()
         await asyncio.sleep(5)
         return await starts(limiter, 20)

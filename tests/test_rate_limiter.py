@@ -166,7 +166,7 @@ def test_tokens_of_before_a_limit_was_dropped_count_when_it_is_set_again_also_of
         limiter.max_tokens_per_window = None
         assert limiter.try_acquire(tokens=1000)
         first.settle(tokens=10)
-        unsent.give_back_unsent()
+        unsent._give_back_unsent()
         limiter.max_tokens_per_window = 200
         assert limiter.stats["current_window_tokens"] == 40
         second.settle(tokens=190)

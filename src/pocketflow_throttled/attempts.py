@@ -74,11 +74,11 @@ class Attempts:
         if budget.requests is not None or budget.tokens is not None:
             # The clock may be another thread's loop's, as this takes no lock for every call; what is learned from it is not.
             if not budget.usual_least <= limiter._clock() - (permit._stamp or 0.0) <= budget.usual_most:
-                permit.took()
+                permit._took()
             if budget.tokens is not None:
                 self.node._settle_tokens(item, result, permit)
         if limiter._outputs.limit:
-            permit.wrote(written(result))
+            permit._wrote(written(result))
         state = self.state
         state.completed += 1
         if not permit.renewed:
@@ -140,14 +140,14 @@ class Trouble:
         now = asyncio.get_running_loop().time()
         if self._refusals:
             # Time in our own queue, beyond the wait that was asked for, is none in which the API refused.
-            self._refused_for += min(now - self._refused_at, self._asked + permit.held_for())
+            self._refused_for += min(now - self._refused_at, self._asked + permit._held_for())
         self._refused_at = now
         self._refusals += 1
         refusal = signals.read_error(error)  # None: only the user's hook takes it for one
         is_of_limits = refusal is None or not (refusal.overloaded or refusal.final)
         # Calls that had started by then, together with the first of these, tell as much as if it were served.
-        is_down = attempts.drought > 0 and now - permit.held_for() > attempts.down_since
-        permit.not_served(is_of_limits=is_of_limits, is_down=is_down)
+        is_down = attempts.drought > 0 and now - permit._held_for() > attempts.down_since
+        permit._not_served(is_of_limits=is_of_limits, is_down=is_down)
         if attempts.drought == 0:
             attempts.down_since = now
         attempts.drought = max(attempts.drought, self._refused_for)
@@ -179,7 +179,7 @@ class Trouble:
         reason = self._too_long(left) if node._sends_again() else None
         at_most = left if reason is None else node.rate_limit_timeout  # a pause is the others' then
         pause = _pause(hint, max(self._refusals, attempts.given_up), at_most)
-        permit.hold_back(pause, hinted=hint is not None, at_most=at_most, is_of_limits=is_of_limits)
+        permit._hold_back(pause, hinted=hint is not None, at_most=at_most, is_of_limits=is_of_limits)
         return reason
 
     def _never_fits(self, told: dict[str, str]) -> bool:

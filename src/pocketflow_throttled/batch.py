@@ -66,7 +66,7 @@ class Batch(Feeding):
                 self._fail(error, f"in item {index}: {shown(item)}")
         except BaseException as error:
             if isinstance(error, GeneratorExit) and not self._is_running(index):  # nobody runs this coroutine any more
-                (permit.release if permit.sent else permit.give_back_unsent)()
+                (permit.release if permit.sent else permit._give_back_unsent)()
                 raise
             self._fail(error, f"in item {index}: {shown(item)}")  # it ends the batch, not this task
         self.live.pop(index, None)
@@ -75,7 +75,7 @@ class Batch(Feeding):
             if permit.sent:
                 permit.release(is_served, self._loop)
             else:
-                permit.give_back_unsent()
+                permit._give_back_unsent()
         except Exception as error:  # noqa: BLE001  (a task that nobody awaits must not keep it)
             self._fail(error, f"after item {index}: {shown(item)}")
         self._make_room()
@@ -91,7 +91,7 @@ class Batch(Feeding):
                 self._resting -= 1
         if not permit.tokens and permit.limiter._budget.tokens is not None:  # a limit that was told meanwhile
             permit.tokens = self._calls.tokens(index, item)
-        permit.renew()
+        permit._renew()
         if not permit.take():
             await permit.wait()
             self._charge(index, item, permit)

@@ -120,7 +120,7 @@ class Feeding(UnderWay):
         """Take the tokens of an item whose permit was granted, if there was no limit of them when it began to queue."""
         if not permit.tokens and permit.limiter._budget.tokens is not None:
             with suppress(Exception):  # what this raises, it raises again as the call tells its cost
-                permit.charge(self._calls.tokens(index, item))
+                permit._charge(self._calls.tokens(index, item))
 
     def _is_full(self) -> bool:
         """Return whether as many items are under way as may be."""
@@ -190,7 +190,7 @@ class Feeding(UnderWay):
             if index in self.live and self.live[index][0].done():
                 _, permit = self.live.pop(index)
                 self._fail(asyncio.CancelledError(), f"in item {index}, before its first step")
-                permit.give_back_unsent()
+                permit._give_back_unsent()
 
     def _fail_soon(self, error: BaseException) -> None:
         """End with an error of the feeder: those that were launched begin first, and one of theirs is the first."""

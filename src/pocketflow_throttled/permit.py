@@ -67,13 +67,13 @@ class Permit:
     async def __aexit__(self, exc_type: object, exc: object, traceback: object) -> None:
         self.release(served=exc_type is None and self._place == math.inf)
 
-    def renew(self) -> None:
+    def _renew(self) -> None:
         """Make a permit that was given back good for one request more."""
         self.sent = False
         self.renewed = True
         self._stamp = self._spend = self._waiter = None
         with self.limiter._lock:
-            self.estimate_again()
+            self._estimate_again()
 
     def take(self, waiter: Waiter | None = None, loop: asyncio.AbstractEventLoop | None = None) -> bool:
         """Take the permit if nobody waits and there is room now. Never waits.
@@ -110,7 +110,7 @@ class Permit:
         try:
             await future
         except BaseException:
-            self.give_back_unsent()
+            self._give_back_unsent()
             raise
 
     def release(self, served: bool = False, loop: asyncio.AbstractEventLoop | None = None) -> None:
@@ -134,14 +134,14 @@ class Permit:
             try:
                 if self._spend is not None and isinstance(self.tokens, Estimate):
                     self._untold = (*(spend for spend in self._untold if spend.in_window), self._spend)
-                    self.estimate_again()
+                    self._estimate_again()
             finally:
                 if limiter._queue:
                     limiter._wake()
         finally:
             lock.release()
 
-    def give_back_unsent(self) -> None:
+    def _give_back_unsent(self) -> None:
         """Give back slot, stamp and tokens of a request that was never sent, or leave the queue."""
         limiter = self.limiter
         with limiter._lock:
@@ -152,7 +152,7 @@ class Permit:
             finally:
                 limiter._wake()
 
-    def charge(self, tokens: int) -> None:
+    def _charge(self, tokens: int) -> None:
         """Book the tokens of a request that is about to be sent, and took none as there was no limit when it queued."""
         limiter, stamp = self.limiter, self._stamp
         assert stamp is not None
@@ -176,13 +176,13 @@ class Permit:
                 self._correct_untold()
                 limiter._wake()
 
-    def held_for(self) -> float:
+    def _held_for(self) -> float:
         """Return the seconds since the permit was granted."""
         limiter = self.limiter
         with limiter._lock:
             return 0.0 if self._stamp is None else limiter._now() - self._stamp
 
-    def estimate_again(self) -> None:
+    def _estimate_again(self) -> None:
         """Cost what is known by now, where the tokens are an estimate of a request that is not under way."""
         if isinstance(self.tokens, Estimate):
             self.tokens = self.tokens.again()
@@ -193,7 +193,7 @@ class Permit:
         for spend in self._untold:
             self.limiter._budget.correct(spend, self.tokens)
 
-    def took(self) -> None:
+    def _took(self) -> None:
         """Let the limiter learn how long the request took, now that its answer is there, if that is out of the ordinary."""
         limiter, stamp = self.limiter, self._stamp
         with limiter._lock:
@@ -201,14 +201,14 @@ class Permit:
             if stamp is not None and now >= stamp:  # else it was granted in a loop whose clock is ahead of this one's
                 limiter._budget.timed(now, now - stamp)
 
-    def wrote(self, tokens: int | None) -> None:
+    def _wrote(self, tokens: int | None) -> None:
         """Let the limiter learn what the answer took of a limit of output tokens; None: it does not tell."""
         limiter, stamp = self.limiter, self._stamp
         if stamp is not None:
             with limiter._lock:
                 limiter._outputs.ended(limiter._now(), stamp, tokens)
 
-    def not_served(self, *, is_of_limits: bool = True, is_down: bool = False) -> None:
+    def _not_served(self, *, is_of_limits: bool = True, is_down: bool = False) -> None:
         """Let the limiter know that the API does not count the request, which it refused.
 
         Args:
@@ -242,10 +242,10 @@ class Permit:
             TypeError, ValueError: the pause is no number of seconds, negative or endless.
         """
         check_seconds("pause", pause, positive=False)
-        self.not_served()
-        self.hold_back(pause, hinted=hinted, at_most=at_most)
+        self._not_served()
+        self._hold_back(pause, hinted=hinted, at_most=at_most)
 
-    def hold_back(self, pause: float, *, hinted: bool, at_most: float, is_of_limits: bool = True) -> None:
+    def _hold_back(self, pause: float, *, hinted: bool, at_most: float, is_of_limits: bool = True) -> None:
         """Let the limiter pause, or its rule learn, from a refusal that is known to be no call the API counts."""
         limiter = self.limiter
         if self._stamp is not None:

@@ -109,7 +109,7 @@ class RateLimiter(Adjusting):
         try:
             await future
         except BaseException:
-            permit.give_back_unsent()
+            permit._give_back_unsent()
             raise
         return self
 

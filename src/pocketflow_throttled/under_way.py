@@ -97,10 +97,10 @@ class UnderWay:
     def _give_back_unsent(self) -> None:
         """Give back what no task has begun to use; the rest is given back as the tasks end."""
         if self._next is not None:
-            self._next.give_back_unsent()
+            self._next._give_back_unsent()
         for _, permit in self.live.values():
             if not permit.sent:
-                permit.give_back_unsent()
+                permit._give_back_unsent()
 
     async def _close(self) -> None:
         """Cancel everything under way and wait until all of it has ended, however often this is cancelled meanwhile."""

@@ -173,7 +173,7 @@ class Waiting(Granting):
                     continue
                 try:
                     if head.tokens:
-                        head.estimate_again()  # it may have been estimated before much was known
+                        head._estimate_again()  # it may have been estimated before much was known
                     if self._grant(head, now):
                         queue.pop(head, None)
                         if loop is here:
