@@ -16,20 +16,21 @@ def quota(remaining: int | None, reset: float | None = None, limit: int | None =
 
 def refused(outputs: Outputs, now: float, reset: float | None = 60.0, default: float = 60.0) -> Outputs:
     """Let it be told that a call was refused as none was left."""
-    outputs.told(quota(0, reset), now, default, is_refused=True)
+    outputs.told(quota(0, reset), now, default, is_answer=False)
+    outputs.is_enforced = True
     return outputs
 
 
 def answered(outputs: Outputs, now: float, remaining: int, reset: float | None = None) -> Outputs:
     """Let it be told by an answer what is left."""
-    outputs.told(quota(remaining, reset), now, 60.0)
+    outputs.told(quota(remaining, reset), now, 60.0, is_answer=True)
     return outputs
 
 
 def test_nothing_is_held_back_before_a_call_was_refused_as_none_was_left() -> None:
     outputs = answered(Outputs(), 0.0, remaining=0)
     outputs.ended(now=4.0, started=0.0, tokens=6000)
-    outputs.told(quota(3000), 4.0, 60.0, is_refused=True)  # for another reason
+    outputs.told(quota(0), 4.0, 60.0, is_answer=False)  # an error, for another reason
     assert outputs.opens_at(4.0, active=100) == 4.0
     assert refused(outputs, 5.0).opens_at(5.0, active=1) > 5.0
 
@@ -40,9 +41,8 @@ def test_nothing_is_held_back_before_calls_tell_what_they_write() -> None:
 
 def test_what_tells_no_limit_tells_nothing() -> None:
     outputs = Outputs()
-    outputs.told(quota(0, limit=None), 0.0, 60.0, is_refused=True)
+    outputs.told(quota(0, limit=None), 0.0, 60.0, is_answer=False)
     assert not outputs.limit
-    assert not outputs.is_enforced
 
 
 def test_a_call_waits_until_as_much_is_back_as_one_writes() -> None:
@@ -120,33 +120,14 @@ def test_what_its_own_answer_left_is_taken_off_once_and_what_a_stream_told_as_it
     assert stream.opens_at(10.1, active=0) > 10.1
 
 
-def silent(calls: int) -> Outputs:
-    """Return those of a batch of 60 s, of which a call is refused; what the others wrote, they did not tell."""
-    outputs = Outputs()
-    outputs.served(now=160.0, calls=calls, seconds=60.0)
-    return refused(outputs, 160.0, reset=100.0)
-
-
-def test_what_calls_had_written_before_a_refusal_tells_what_each_writes() -> None:
-    assert silent(20).each == pytest.approx(800.0)  # 6000 at first, 6000 since, and 4000 that are owed
-
-
-def test_what_calls_do_not_tell_is_thought_to_be_less_and_less() -> None:
-    outputs = silent(20)
-    for _ in range(100):
-        outputs.ended(now=300.0, started=299.0, tokens=None)
-    assert 500.0 < outputs.each < 750.0
-
-
-@pytest.mark.parametrize("calls", [0, 10**9])
-def test_however_many_calls_were_served_nothing_raises(calls: int) -> None:
-    assert silent(calls).opens_at(160.0, active=1) >= 160.0
-
-
-def test_where_answers_tell_what_is_left_no_refusal_tells_what_calls_write() -> None:
-    outputs = answered(Outputs(), 0.0, remaining=1500)
-    outputs.ended(now=1.0, started=0.0, tokens=None)
-    assert refused(outputs, 160.0, reset=100.0).each == 0.0
+def test_where_a_call_does_not_tell_what_it_wrote_nothing_is_held_back_until_one_does() -> None:
+    outputs = refused(Outputs(), 0.0)
+    outputs.ended(now=1.0, started=0.0, tokens=3000)
+    assert outputs.opens_at(1.0, active=1) > 1.0
+    outputs.ended(now=2.0, started=0.0, tokens=None)
+    assert outputs.opens_at(2.0, active=100) == 2.0
+    outputs.ended(now=3.0, started=0.0, tokens=3000)
+    assert outputs.opens_at(3.0, active=1) > 3.0
 
 
 @pytest.mark.parametrize("tokens", [None, 7])
@@ -170,7 +151,7 @@ def test_all_is_forgotten_when_it_is_cleared() -> None:
 EVENTS = st.lists(
     st.tuples(
         st.floats(0, 100),
-        st.sampled_from(["answered", "refused", "served", "started", "ended"]),
+        st.sampled_from(["answered", "refused", "started", "ended"]),
         st.one_of(st.none(), st.just(0), st.integers(0, 10**12)),
         st.one_of(st.none(), st.floats(0, 1e9)),
         st.integers(1, 10**12),
@@ -187,9 +168,8 @@ def test_whatever_is_told_a_call_waits_ten_minutes_at_most(
     for seconds, event, number, reset, limit in events:
         now += seconds
         if event in ("answered", "refused"):
-            outputs.told(Quota("tokens", limit, number, reset), now, default, is_refused=event == "refused")
-        elif event == "served" and not outputs.limit:
-            outputs.served(now, calls=limit, seconds=seconds)
+            outputs.told(Quota("tokens", limit, number, reset), now, default, is_answer=event == "answered")
+            outputs.is_enforced |= event == "refused"
         elif event == "started":
             outputs.started(now)
         elif outputs.limit:

@@ -63,8 +63,7 @@ class Attempts:
         self.drought = 0.0  # seconds for which an item was refused while none of the batch was served, ...
         self.down_since = -math.inf  # ... and when that was known first
         self.given_up = 0  # items since one was served
-        self.state = state = node._throttled_state
-        self.began, self.completed_before = asyncio.get_running_loop().time(), state.completed
+        self.state = node._throttled_state
 
     def served(self, item: Any, result: Any, permit: Permit) -> None:
         """Count a call that returned a result."""
@@ -153,13 +152,13 @@ class Trouble:
         attempts.drought = max(attempts.drought, self._refused_for)
         attempts.state.refused += 1
         attempts.state.streak = 0
-        reason = self._hold_back(error, refusal, now, is_of_limits=is_of_limits)
+        reason = self._hold_back(error, refusal, is_of_limits=is_of_limits)
         final = attempts.node._as_final(error, self._refusals) if reason is None else explained(error, reason)
         attempts.given_up += final is not None and self._is_too_long(attempts.drought)
         self._asked = max(limiter.paused_for, limiter._held_for(), limiter._told_wait(), _growing_wait(self._refusals))
         return final
 
-    def _hold_back(self, error: Exception, refusal: signals.Refusal | None, now: float, *, is_of_limits: bool) -> str | None:
+    def _hold_back(self, error: Exception, refusal: signals.Refusal | None, *, is_of_limits: bool) -> str | None:
         """Let the limiter pause for a refusal, unless it is final, and return why to give the item up; None: do not."""
         attempts, permit = self._attempts, self._permit
         node, limiter = attempts.node, permit.limiter
@@ -168,8 +167,8 @@ class Trouble:
         final = refusal.reason if refusal is not None and refusal.final else None  # such a one says nothing of the other items
         if final is None and self._never_fits(told):
             final = "the request can never fit the limit of tokens"
-        limiter._were_served(max(0, attempts.state.completed - attempts.completed_before), now - attempts.began)
-        knows_better = limiter._observe(told, left if final is None else 0.0, is_refused=True)
+        at_most = left if final is None else 0.0
+        knows_better = limiter._observe(told, at_most, is_refused=True, is_of_limits=is_of_limits)
         if final is not None:
             limiter._pause_no_longer_than_sure()
             return f"not sent again: {final}"

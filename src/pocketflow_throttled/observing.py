@@ -80,8 +80,15 @@ class Observing(Waiting):
         told = {name: value for name, value in headers.items() if not name.startswith("retry-after")}
         self._observe(told, longest_pause.get(), is_refused=True)
 
-    def _observe(self, headers: dict[str, str], at_most: float, *, is_refused: bool) -> bool:
-        """Learn from headers, and return whether a limit is used up whose own log tells when there is room again."""
+    def _observe(self, headers: dict[str, str], at_most: float, *, is_refused: bool, is_of_limits: bool = False) -> bool:
+        """Learn from headers, and return whether a limit is used up whose own log tells when there is room again.
+
+        Args:
+            headers: with lower-case names.
+            at_most: seconds for which they may ask to wait.
+            is_refused: whether they are those of an error.
+            is_of_limits: whether that refuses a call because of a limit.
+        """
         if not headers:
             return False
         hint = retry_after(headers)
@@ -106,8 +113,9 @@ class Observing(Waiting):
             output = read_output_quota(headers)
             if output is not None:
                 outputs = self._outputs
-                outputs.told(output, now, self._budget.seconds, is_refused=is_refused)
-                is_held_back = not is_refused and outputs.is_enforced and outputs.each > 0  # so that there is room for each start
+                outputs.told(output, now, self._budget.seconds, is_answer=not is_refused)
+                outputs.is_enforced |= is_of_limits and output.remaining == 0 and not is_used_up
+                is_held_back = not is_refused and outputs.is_enforced and outputs.each > 0  # so that each start has room
                 if hint is None and output.remaining == 0 and not is_held_back:
                     pause = max(pause, output.until_reset)
             if pause > 0:
@@ -115,12 +123,6 @@ class Observing(Waiting):
                 self._pause_until(now + min(pause, at_most), is_sure=is_sure)
             self._wake()
         return is_used_up and pause == 0
-
-    def _were_served(self, calls: int, seconds: float) -> None:
-        """Take note of the calls of a batch that were served in so many seconds, as one is refused."""
-        with self._lock:
-            if not self._outputs.limit:
-                self._outputs.served(self._now(), calls, seconds)
 
     def _told_wait(self) -> float:
         """Return for how many seconds no call may start by what a server told, beyond what the user's own limit asks for."""
