@@ -1,6 +1,7 @@
 """What is found out of how a server counts tokens, in virtual time."""
 
 import asyncio
+import math
 import random
 from collections import deque
 from collections.abc import Iterator
@@ -161,6 +162,21 @@ def test_a_way_is_ruled_out_by_tries_that_are_served_as_far_as_they_tell(tells: 
         counting.started(time, BEYOND, {Way.ESTIMATE: tells})
         time = counting.opens_at(time)
     assert counting.is_ruled_out(Way.ESTIMATE)
+
+
+@pytest.mark.parametrize("is_told", [False, True])
+def test_tries_that_a_bucket_has_room_for_rule_out_a_way_slowly_or_not_at_all_where_answers_do(*, is_told: bool) -> None:
+    window = CountedWindow(limit=1000, seconds=60.0)
+    if is_told:
+        window.compare(0.0, 0, -math.inf, NOTHING)
+    ruled_out = []
+    for moment in (4.5 * call for call in range(55)):  # estimates: more than a window has room for, less than a bucket has
+        window.forget(moment)
+        spend = window.add(moment, 40, estimated=90)
+        window.correct(spend, 40, moment + 1.0)
+        ruled_out.append(window.counting.is_ruled_out(Way.ESTIMATE))
+    assert not any(ruled_out[:40])  # a dozen fill the window, and twice 16 are tried
+    assert ruled_out[-1] is not is_told
 
 
 def test_calls_that_fit_however_is_counted_wait_for_no_try() -> None:

@@ -192,11 +192,46 @@ def test_calls_that_write_little_of_the_limit_are_not_held_back() -> None:
 def test_what_was_told_of_them_is_forgotten_when_the_limiter_is_reset() -> None:
     async def main() -> None:
         node = Writing()
-        node.server, node.items = Server(), 60
+        node.server, node.items, node.has_hook = Server(), 60, False
         await node.run_async({})
+        assert node.limiter.paused_for == 0.0
         assert not await starts_at_once(node.limiter, 20)
         node.limiter.reset()
         assert await starts_at_once(node.limiter, 20)
+
+    run_virtual(main())
+
+
+async def held_back() -> RateLimiter:
+    """Return a limiter that holds calls back, for some of them were refused and their results told what each writes."""
+    node = Writing()
+    node.server, node.items, node.has_hook = Server(), 60, False
+    await node.run_async({})
+    return node.limiter
+
+
+def test_code_of_ones_own_is_held_back_as_the_node_is() -> None:
+    async def main() -> float:
+        limiter = await held_back()
+        start = now()
+
+        async def call() -> None:
+            async with limiter:
+                await asyncio.sleep(1.0)
+
+        await asyncio.gather(*(call() for _ in range(20)))
+        return now() - start
+
+    assert run_virtual(main()) > 2.0
+
+
+def test_who_is_held_back_need_not_pause_until_the_reset() -> None:
+    async def main() -> None:
+        limiter = await held_back()
+        await limiter.observe_response(httpx2.Response(200, headers=told(0, 25)))
+        assert limiter.paused_for == 0.0
+        await limiter.observe_response(httpx2.Response(429, headers=told(0, 25)))
+        assert limiter.paused_for == pytest.approx(25.0)
 
     run_virtual(main())
 

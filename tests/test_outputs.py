@@ -72,6 +72,31 @@ def test_they_come_back_in_a_minute_whatever_the_limiter_counts_in(default: floa
     assert outputs.opens_at(1.0, active=0) == pytest.approx(20.0)
 
 
+@pytest.mark.parametrize("default", [3600.0, 86_400.0])
+def test_so_they_do_where_answers_tell_no_reset(default: float) -> None:
+    outputs = refused(Outputs(), 0.0, default=default)
+    outputs.told(quota(1000), 1.0, default, is_answer=True)
+    outputs.ended(now=2.0, started=1.9, tokens=1500)
+    assert outputs.opens_at(2.0, active=0) == pytest.approx(21.0)  # 400 are owed, and 100 a second come back
+
+
+def test_what_calls_write_is_an_average_of_which_the_last_23_make_up_half() -> None:
+    outputs = refused(Outputs(), 0.0)
+    for _ in range(500):
+        outputs.ended(now=1.0, started=0.0, tokens=100)
+    for _ in range(23):
+        outputs.ended(now=1.0, started=0.0, tokens=1000)
+    assert outputs.each == pytest.approx(550.0, rel=0.02)
+
+
+def test_a_single_call_tells_little_of_how_long_calls_take() -> None:
+    outputs = refused(Outputs(), 0.0)
+    for _ in range(20):
+        outputs.ended(now=301.0, started=1.0, tokens=200)
+    outputs.ended(now=302.0, started=301.0, tokens=200)
+    assert outputs.opens_at(303.0, active=100) == 303.0  # of 20000, what ends within a minute has room
+
+
 def test_resets_of_answers_tell_that_they_come_back_in_less() -> None:
     outputs = refused(answered(Outputs(), 0.0, remaining=1000, reset=5.0), 1.0, reset=12.0)
     outputs.ended(now=2.0, started=1.9, tokens=1000)
@@ -98,6 +123,7 @@ def test_of_calls_that_take_longer_than_a_window_as_many_more_are_under_way() ->
 def test_a_call_that_writes_more_than_the_limit_starts_alone() -> None:
     outputs = refused(Outputs(), 0.0)
     outputs.ended(now=1.0, started=0.0, tokens=50_000)
+    assert outputs.each == 6000.0  # it takes all there is
     assert outputs.opens_at(1.0, active=1) == 61.0
     opens_at = outputs.opens_at(1.0, active=0)
     assert 1.0 < opens_at <= 61.0

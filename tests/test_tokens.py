@@ -19,7 +19,7 @@ from pocketflow_throttled import (
     ThrottledParallelBatchNode,
     run_virtual,
 )
-from pocketflow_throttled.tokens import estimate, used
+from pocketflow_throttled.tokens import estimate, used, written
 
 from .test_nodes import Batch, now, run
 from .test_signals import Raising, RaisingDict
@@ -575,3 +575,20 @@ def test_an_item_that_may_fit_is_sent_again_however_often_it_is_refused(remainin
         return item
 
     assert run(Tokens(call, max_tokens_per_minute=1000), [900 if remaining else 5000]) == [900 if remaining else 5000]
+
+
+@pytest.mark.parametrize(
+    ("usage", "tokens"),
+    [
+        ({"input_tokens": 10, "output_tokens": 5}, 5),
+        ({"prompt_tokens": 10, "completion_tokens": 5, "total_tokens": 15}, 5),  # as litellm tells what Anthropic does
+        ({"output_tokens": 0}, 0),
+        ({"output_tokens": True}, None),
+        ({"output_tokens": -1}, None),
+        ({}, None),
+        (None, None),
+    ],
+)
+def test_what_an_answer_wrote_is_read_from_its_usage(usage: Any, tokens: int | None) -> None:
+    assert written({"usage": usage}) == tokens
+    assert written("text") is None
