@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from .feeding import Feeding
 from .notes import shown
+from .turns import Again
 
 if TYPE_CHECKING:
     from .calling import Trouble
@@ -29,7 +30,10 @@ class Batch(Feeding):
         self._loop = asyncio.get_running_loop()
         self._finished = self._loop.create_future()
         self._start_feeding()
-        await self._until_finished()
+        try:
+            await self._until_finished()
+        finally:
+            self._anchor.batch = None
         return self._results
 
     async def _handle(self, index: int, item: Any, permit: Permit) -> None:
@@ -92,8 +96,15 @@ class Batch(Feeding):
         if not permit.tokens and permit.limiter._budget.tokens is not None:  # a limit that was told meanwhile
             permit.tokens = self._calls.tokens(index, item)
         permit._renew()
-        if not permit.take():
-            await permit.wait()
+        granted = self._loop.create_future()
+        if not permit.take(Again(granted, self._anchor), self._loop):
+            self._queued += 1
+            self._hold_on()
+            try:
+                await granted
+            finally:
+                self._queued -= 1
+                self._anchor.batch = None
             self._charge(index, item, permit)
 
     def _is_running(self, index: int) -> bool:

@@ -11,10 +11,10 @@ import inspect
 from collections.abc import AsyncIterable, Iterable
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
-from weakref import ref
 
 from .notes import shown
 from .permit import Permit
+from .turns import Anchor, Turn
 from .under_way import UnderWay
 
 if TYPE_CHECKING:
@@ -59,7 +59,9 @@ class Feeding(UnderWay):
         self._begun = 0  # items whose tasks have had their first step; where there are more, `_feed_on` is scheduled behind it
         self._to_begin = 0  # items whose tasks will have had it by then
         self._resting = 0  # items under way that wait between two attempts
-        self._turn = _Turn(self)
+        self._queued = 0  # items under way that wait in the limiter's queue for one more call
+        self._anchor = Anchor()
+        self._turn = Turn(self, self._anchor)
         self._room: asyncio.Future[None] | None = None  # that the reader waits for
         self._is_scheduled = self._is_exhausted = False
 
@@ -102,10 +104,11 @@ class Feeding(UnderWay):
                     continue
                 if not permit.take(turn, loop):
                     self._next = permit
+                    self._hold_on()
                     while not permit.held:
                         yield
                     self._charge(index, item, permit)
-                    self._next = None
+                    self._next = self._anchor.batch = None
                 results.append(None)
                 task = create_task(handle(index, item, permit))
                 if not task.done():
@@ -157,8 +160,14 @@ class Feeding(UnderWay):
         self._feed_soon()
 
     def _make_room(self) -> None:
+        self._hold_on()
         if self._next is None and not self._is_scheduled:  # what comes next waits for an item to end or rest, not for a permit
             self._feed_soon()
+
+    def _hold_on(self) -> None:
+        """Have the queue keep the batch that waits in it, where no call is under way that does."""
+        if len(self.live) == self._queued and (self._queued or self._next is not None):
+            self._anchor.batch = self
 
     def _feed_soon(self) -> None:
         """Feed on, behind all that is about to run: the room that many make is filled at one go."""
@@ -195,25 +204,3 @@ class Feeding(UnderWay):
     def _fail_soon(self, error: BaseException) -> None:
         """End with an error of the feeder: those that were launched begin first, and one of theirs is the first."""
         self._loop.call_soon(self._fail, error, f"while item {len(self._results)} was read")
-
-
-class _Turn:
-    """A batch's place in the limiter's queue: where a future would wake a task, this has the batch feed on."""
-
-    __slots__ = ("_batch",)
-
-    def __init__(self, batch: Feeding) -> None:
-        self._batch = ref(batch)  # or the queue would keep a batch, and its slots, whose loop was closed
-
-    def done(self) -> bool:
-        return self._batch() is None
-
-    def set_result(self, _: None, /) -> None:
-        batch = self._batch()
-        if batch is not None:
-            batch._feed_soon()
-
-    def set_exception(self, error: Exception, /) -> None:
-        batch = self._batch()
-        if batch is not None:
-            batch._fail_soon(error)
