@@ -109,6 +109,7 @@ class Writing(ThrottledParallelBatchNode):
     max_concurrent = 20
     server: Server
     has_hook = True
+    tells_of = "its end"  # what headers tell: what is left at that moment of the call
     returns_usage = True
     items = 200
     least, most = 100, 700
@@ -119,10 +120,16 @@ class Writing(ThrottledParallelBatchNode):
     async def exec_async(self, item: int) -> Any:
         await asyncio.sleep(0.05)
         self.server.admit()
-        await asyncio.sleep(4.0 + item % 7 * 0.31)
+        began = self.server.headers()
+        await asyncio.sleep(0.5)
+        if self.tells_of == "a stream's start":
+            self.limiter.observe(began)
+        await asyncio.sleep(3.5 + item % 7 * 0.31)
         tokens = self.least + (self.most - self.least) * (item % 5) // 4
         response = self.server.answer(tokens)
-        if self.has_hook:
+        if self.tells_of == "its start":
+            self.limiter.observe(began)
+        elif self.has_hook and self.tells_of == "its end":
             await self.limiter.observe_response(response)
         return {"item": item, "usage": {"input_tokens": 1, "output_tokens": tokens}} if self.returns_usage else {"item": item}
 
@@ -157,6 +164,19 @@ def test_a_batch_that_writes_more_than_is_allowed_is_hardly_refused(
     seconds = run(node)
     assert node.server.refused <= (2 if returns_usage else 4)
     assert seconds <= 1.1 * node.server.written / 8000 * 60
+
+
+@pytest.mark.parametrize("slides", [False, True])
+@pytest.mark.parametrize("tells_of", ["its start", "a stream's start"])
+@pytest.mark.parametrize("node_class", [Writing, AdaptiveWriting])
+def test_so_it_is_where_answers_tell_what_was_left_as_their_calls_began(
+    node_class: type[Writing], *, tells_of: str, slides: bool
+) -> None:
+    node = node_class()
+    node.server, node.tells_of, node.items = Server(slides=slides), tells_of, 300
+    seconds = run(node)
+    assert node.server.refused <= 4
+    assert seconds <= (1.25 if slides else 1.1) * node.server.written / 8000 * 60
 
 
 @pytest.mark.parametrize("slides", [False, True])

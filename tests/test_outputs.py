@@ -146,6 +146,41 @@ def test_what_its_own_answer_left_is_taken_off_once_and_what_a_stream_told_as_it
     assert stream.opens_at(10.1, active=0) > 10.1
 
 
+def test_what_was_written_since_the_moment_that_an_answer_tells_of_is_taken_off() -> None:
+    outputs = refused(Outputs(), 0.0)
+    for second in (1.0, 2.0, 3.0):
+        outputs.ended(now=second, started=second - 10.0, tokens=1000)
+    outputs.told(quota(3000), 4.0, 60.0, is_answer=True, since=1.5)
+    # 2000 of the 3000 were written after that, and 250 are back
+    outputs.ended(now=4.0, started=1.5, tokens=1000)
+    assert outputs.opens_at(4.0, active=0) == pytest.approx(4.0 + 750 / 100)
+
+
+def test_an_answer_tells_of_no_moment_before_as_long_as_calls_take() -> None:
+    outputs = refused(Outputs(), 0.0)
+    for second in (10.0, 20.0):
+        outputs.ended(now=second, started=second - 2.0, tokens=1000)
+    outputs.told(quota(1000), 21.0, 60.0, is_answer=True, since=-math.inf)
+    assert outputs.opens_at(21.0, active=0) == pytest.approx(21.0 + 800 / 100)  # 200 are back in two seconds, 1000 were written
+
+
+def test_where_little_is_left_calls_start_no_closer_than_they_are_paid_off() -> None:
+    outputs = refused(Outputs(), 0.0)
+    outputs.ended(now=1.0, started=0.0, tokens=500)
+    for left, wait in ((1400, 5.0), (1600, 0.0)):
+        answered(outputs, 10.0, remaining=left)
+        outputs.started(10.0)
+        assert outputs.opens_at(10.0, active=1) == pytest.approx(10.0 + wait)
+
+
+@pytest.mark.parametrize(("seconds", "is_early"), [(0.5, True), (2.4, True), (2.6, False), (math.inf, False)])
+def test_an_answer_that_comes_long_before_calls_end_is_that_of_a_stream(seconds: float, *, is_early: bool) -> None:
+    outputs = refused(Outputs(), 0.0)
+    assert not outputs.is_early(seconds)
+    outputs.ended(now=10.0, started=0.0, tokens=100)
+    assert outputs.is_early(seconds) == is_early
+
+
 def test_where_a_call_does_not_tell_what_it_wrote_nothing_is_held_back_until_one_does() -> None:
     outputs = refused(Outputs(), 0.0)
     outputs.ended(now=1.0, started=0.0, tokens=3000)

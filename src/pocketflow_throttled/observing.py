@@ -112,9 +112,11 @@ class Observing(Waiting):
                 is_used_up |= quota.remaining == 0
             output = read_output_quota(headers)
             if output is not None:
-                outputs = self._outputs
-                outputs.told(output, now, self._budget.seconds, is_answer=not is_refused)
-                outputs.is_enforced |= is_of_limits and output.remaining == 0 and not is_used_up
+                outputs, call = self._outputs, None if is_refused else answer.call
+                is_early = call is not None and outputs.is_early(now - call.time)
+                since = now if call is None else call.time
+                outputs.told(output, now, self._budget.seconds, is_answer=not is_refused, since=since)
+                outputs.is_enforced |= (is_of_limits or is_early) and output.remaining == 0 and not is_used_up
                 is_held_back = not is_refused and outputs.is_enforced and outputs.each > 0  # so that each start has room
                 if hint is None and output.remaining == 0 and not is_held_back:
                     pause = max(pause, output.until_reset)

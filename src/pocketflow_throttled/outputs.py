@@ -20,6 +20,8 @@ _SECONDS = 60.0  # the longest that a whole limit takes to come back: docs.anthr
 _KEPT = 0.97  # the part of the average's sums that stays as a call is added: 23 later calls halve the weight of one
 _NEWEST = 0.1  # the weight of the last call in how long calls take
 _MOST_OWED = 9  # times the limit: a debt that is told counts as no more
+_LITTLE = 0.25  # of the limit
+_EARLY = 0.25  # of the time that calls take: answers that come sooner are those of streams
 _ROUNDING = 1e-9  # of a second
 
 
@@ -47,6 +49,7 @@ class Outputs:
         "_answered_at",
         "_calls",
         "_last_change",
+        "_last_start",
         "_left",
         "_left_at",
         "_overlap",
@@ -70,6 +73,7 @@ class Outputs:
         self._left, self._left_at = 0.0, 0.0  # what is left, as of a time
         self._answered_at = -math.inf  # when an answer told it last, and no refusal
         self._whole_at = -math.inf  # when the limit is whole again, as it was told last
+        self._last_start = -math.inf  # of a call
         self._last_change = -math.inf  # when a call started or ended last
         self._calls = self._written = 0.0  # sums, in which older calls count less: how many, and what they wrote
         self._takes = 0.0  # seconds that a call takes
@@ -81,7 +85,11 @@ class Outputs:
         """What a call writes on average; 0: that is not known."""
         return self._written / self._calls if self._calls else 0.0
 
-    def told(self, quota: Quota, now: float, default: float, *, is_answer: bool) -> None:
+    def is_early(self, seconds: float) -> bool:
+        """Return whether an answer that comes so long after its call's start is that of a stream, which it tells as it begins."""
+        return self.each > 0 and seconds < _EARLY * self._takes
+
+    def told(self, quota: Quota, now: float, default: float, *, is_answer: bool, since: float = math.inf) -> None:
         """Learn what an API tells of the limit and of what is left.
 
         Args:
@@ -89,6 +97,7 @@ class Outputs:
             now: seconds.
             default: length of the window in seconds, unless resets tell that it is shorter; a minute at most.
             is_answer: whether the answer to a call tells it, and no error.
+            since: of which moment it may tell: when that call started; later than `now`: nobody knows.
         """
         if quota.limit is None:
             return
@@ -97,18 +106,22 @@ class Outputs:
         left = min(limit, quota.limit if quota.remaining is None else quota.remaining)
         if left > 0:
             self._seconds = self._span.seconds(quota, min(default, _SECONDS))  # where none is left, resets tell of a debt as well
-            self._window.forget_beyond(limit - left)
-            self._overlap.forget_beyond(limit - left)
         else:  # there may be less than none: how much is owed, only the reset tells
             left = max(min(0.0, limit - quota.until_reset * self._rate), -_MOST_OWED * limit)
             self._whole_at = now + min(quota.until_reset, (_MOST_OWED + 1) * self._seconds)
+        is_some_left, since = left > 0, max(since, now - self._takes)
+        if since < now:  # then what was written since is not told; if it was, as much came back meanwhile where all of it is used
+            left = min(limit, left + self._rate * (now - since)) - self._window.since(since)
+        if is_some_left:
+            self._window.forget_beyond(limit - left)
+            self._overlap.forget_beyond(limit - left)
         self._left, self._left_at = left, now
-        if is_answer:
+        if is_answer and since >= now:
             self._answered_at = now
 
     def started(self, now: float) -> None:
         """Take note of a call that starts."""
-        self._last_change = now
+        self._last_change = self._last_start = now
 
     def ended(self, now: float, started: float, tokens: int | None) -> None:
         """Take note of a call that was served, and of what it wrote; None: it does not tell, and nobody knows what is left."""
@@ -138,7 +151,10 @@ class Outputs:
         opens_at = now
         if under_way >= limit:
             opens_at = latest  # unless a call ends earlier
-        missing = min(each, limit) - self._left_by(now)
+        left = self._left_by(now)
+        if left < _LITTLE * limit:  # no closer than they are paid off, as what is left is not told exactly
+            opens_at = max(opens_at, self._last_start + min(each, limit) / self._rate)
+        missing = min(each, limit) - left
         if missing > _ROUNDING * self._rate:
             opens_at = max(opens_at, now + missing / self._rate)
         if self._window.within(seconds, now) >= limit:
@@ -176,6 +192,15 @@ class _Log:
         self.within(seconds, now)
         self._entries.append((now, tokens))
         self._total += tokens
+
+    def since(self, time: float) -> float:
+        """Return what was written after a time."""
+        total = 0.0
+        for when, tokens in reversed(self._entries):
+            if when <= time:
+                break
+            total += tokens
+        return total
 
     def within(self, seconds: float, now: float) -> float:
         """Return what was written in the last `seconds`, and forget the rest."""
