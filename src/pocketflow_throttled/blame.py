@@ -175,7 +175,7 @@ class Blame:
             rate.drop()
             level = max(self._least, min(ceiling.target, closing.level - 1))
             cost = asked.times * self._timing.cost(asked.seconds, level)
-            ceiling.found(level, is_doubted=False, cost=cost)  # or it was down for a moment: to find out is dear
+            ceiling.found(level, is_doubted=asked.times == 1, cost=cost)  # it may have been down for a moment
             limit = min(limit, level)
             ceiling.stay_clear(limit)
             return Verdict(limit, "as many as were admitted")
