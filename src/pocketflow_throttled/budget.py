@@ -188,6 +188,10 @@ class Budget(Spaced):
         """Count a call that may have started before there was a limit of tokens, and return its entry, if it had."""
         return None if self.tokens is None or self._unbooked is None else self._unbooked.ended(stamp, tokens)
 
+    def measured(self, estimated: int) -> int | None:
+        """Return what the server counts of a call that is estimated at so much, by its answers, if that is known."""
+        return None if self.tokens is None else self.tokens.measured(estimated)
+
     def correct(self, spend: Spend, tokens: int) -> None:
         """Correct what a request booked."""
         if self._kept_tokens is not None:

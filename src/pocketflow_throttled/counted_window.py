@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from .caution import Caution
 from .counting import CLEARLY, ENDED, Counting, Way
 from .denial import Answered, Denials
+from .measured import Measured
 from .on_the_way import ARRIVES_SOON, IN_ANY_ORDER
 from .refill import Buckets, in_bucket, in_fixed_window
 from .token_window import Spend, TokenWindow
@@ -62,7 +63,7 @@ class CountedWindow(TokenWindow):
         (150, 150, 150, 700)
     """
 
-    __slots__ = ("_buckets", "_denials", "_is_told", "_more", "_settled", "_unexplained", "counting")
+    __slots__ = ("_buckets", "_denials", "_is_told", "_measured", "_more", "_settled", "_unexplained", "counting")
 
     def __init__(self, limit: int, seconds: float) -> None:
         super().__init__(limit, seconds)
@@ -75,6 +76,7 @@ class CountedWindow(TokenWindow):
         self._is_told = False  # by a server, what is left
         self._buckets = Buckets()
         self._denials = Denials(self.seconds)
+        self._measured = Measured(self.seconds)
         self._settled: deque[tuple[float, int]] = deque()  # when calls ended, and what they cost more than was estimated
         self._unexplained: _Unexplained | None = None
 
@@ -92,6 +94,7 @@ class CountedWindow(TokenWindow):
         """Return whether `cost` more tokens, give or take, are allowed at `now`; forgets what has left the window."""
         if not super().fits(now, cost, variance):
             return False
+        estimated = self._measured.of(estimated)
         return not estimated or self.counting.may_start(now, self._beyond(self.allowed - self._total, max(cost, estimated)))
 
     def _beyond(self, room: int, cost: int) -> list[Way]:
@@ -117,6 +120,9 @@ class CountedWindow(TokenWindow):
     def add(self, now: float, cost: int, variance: int = 0, estimated: int = 0) -> Spend:
         """Book `cost` tokens, give or take, and return the entry, to be corrected."""
         spend = self._book(Spend(now, cost, variance, estimated))
+        if estimated:
+            self._measured.started(spend)
+            spend.estimated = self._measured.of(estimated)
         spend.is_close = self._is_nearly_full
         if estimated:
             self._learn_start(now, spend)
@@ -180,6 +186,7 @@ class CountedWindow(TokenWindow):
             began_at: when its window began, if it is known to be a fixed one.
         """
         self._is_told = True
+        self._measured.told(used, started)
         if not self._more[Way.SETTLED] and not self._more[Way.ESTIMATE]:
             return
         if started > -math.inf:
@@ -227,6 +234,11 @@ class CountedWindow(TokenWindow):
         """
         if now is not None and spend.is_close and spend.variance:
             self._caution.served()
+        if now is not None:
+            estimated = spend.estimated
+            if self._measured.ended(spend, now, cost):
+                self._count_as_measured()
+                cost = spend.estimated if cost == estimated else cost
         if spend.in_window:
             self._count_more(spend, -1)
             if now is not None and spend.estimated and spend.is_under_way:
@@ -239,6 +251,25 @@ class CountedWindow(TokenWindow):
         if self._unexplained is not None:
             self._look_again(spend, self._unexplained)
 
+    def measured(self, estimated: int) -> int | None:
+        """Return what the server counts of a call that is estimated at so much, by its answers, if that is known."""
+        return None if self._measured.ratio is None else self._measured.of(estimated)
+
+    def _count_as_measured(self) -> None:
+        """Count all by what the server counts of it, now that this is known, and learn anew in which way it counts."""
+        self.counting, self._denials, self._buckets = Counting(self.seconds), Denials(self.seconds), Buckets()
+        self._settled.clear()
+        self._more = [0] * len(Way)
+        for spend in self.spends:
+            is_a_guess = spend.cost == spend.estimated and not spend.is_under_way
+            spend.estimated = self._measured.of(spend.estimated)
+            if is_a_guess:
+                super().correct(spend, spend.estimated)
+            self._count_more(spend, 1)
+            if spend.is_awaited:
+                self._buckets.start(spend, self._limit, self._limit / self.seconds)
+        self._more[Way.SETTLED] = self._more[Way.SETTLED_BACK]
+
     def _look_again(self, spend: Spend, refusal: _Unexplained) -> None:
         """Take another look at a refusal, once all have told what they cost that were under way then."""
         refusal.untold.discard(spend)
@@ -250,6 +281,7 @@ class CountedWindow(TokenWindow):
     def take_back(self, spend: Spend) -> None:
         """Take back a request that was never sent, or leaves the window."""
         if spend.in_window:
+            self._measured.ended(spend, -math.inf, 0, is_served=False)
             self._count_more(spend, -1)
             if spend.is_awaited:
                 self._buckets.take_back(spend)
@@ -262,6 +294,7 @@ class CountedWindow(TokenWindow):
             return False
         if self._is_nearly_full:
             self._caution.refused(spend.time, self.spends[-1].time)
+        self._measured.ended(spend, -math.inf, 0, is_served=False)
         self._count_more(spend, -1)
         if spend.is_under_way:
             self._buckets.take_back(spend)
@@ -278,6 +311,7 @@ class CountedWindow(TokenWindow):
     def drop(self, spend: Spend) -> None:
         """Remember that a server did not serve a call, for a reason that tells nothing of what it counts."""
         if spend.in_window and not spend.is_refused:
+            self._measured.ended(spend, -math.inf, 0, is_served=False)
             self._count_more(spend, -1)
             if spend.is_under_way:
                 self._buckets.take_back(spend)

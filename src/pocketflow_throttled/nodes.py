@@ -137,7 +137,9 @@ class ThrottledParallelBatchNode(Throttled, AsyncParallelBatchNode):
         return tokens.estimate(item) + self.max_output_tokens
 
     def count_tokens(self, item: Any, result: Any) -> int | None:  # noqa: ARG002  (for those that override it)
-        """Return what a call has cost in tokens; None: the estimate stands. Override it if `exec_async` returns no `usage`.
+        """Return what a call has cost in tokens; None: nobody knows. Override it if `exec_async` returns no `usage`.
+
+        Where nobody knows, the estimate stands, or what the API counts of it, if the headers of other answers have told that.
 
         By default the `usage` of an OpenAI, Anthropic or Gemini answer is read, and counted as that provider does.
         """
@@ -156,7 +158,14 @@ class ThrottledParallelBatchNode(Throttled, AsyncParallelBatchNode):
         # The call may have changed the item.
         estimated = check_tokens("estimate_tokens", self.estimate_tokens(item)) if told is None else told.estimated
         counted = self.count_tokens(item, result)
-        counted = estimated if counted is None else check_tokens("count_tokens", counted)
+        if counted is None:
+            measured = permit._measured(estimated)
+            if measured is not None and not self._throttled_state.is_measured:
+                self._throttled_state.is_measured = True
+                self._throttled_state.correction.begin_anew()
+            counted = estimated if measured is None else measured
+        else:
+            counted = check_tokens("count_tokens", counted)
         self._throttled_state.learn_tokens(estimated, counted, told)
         permit.settle(counted)
 

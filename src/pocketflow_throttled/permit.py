@@ -176,6 +176,11 @@ class Permit:
                 self._correct_untold()
                 limiter._wake()
 
+    def _measured(self, estimated: int) -> int | None:
+        """Return what the API counts of a request that is estimated at so much, by its answers, if that is known."""
+        with self.limiter._lock:
+            return self.limiter._budget.measured(estimated)
+
     def _held_for(self) -> float:
         """Return the seconds since the permit was granted."""
         limiter = self.limiter

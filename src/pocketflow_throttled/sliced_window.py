@@ -182,7 +182,9 @@ class SlicedWindow(CountedWindow):
         """Return whether `cost` more tokens, give or take, are allowed at `now`; forgets what has left the window."""
         if not super().fits(now, cost, variance, estimated):
             return False
-        return self.part is None or self.part.fits(now, cost, variance, estimated) or now >= self._try_at
+        if self.part is None or now >= self._try_at:
+            return True
+        return self.part.fits(now, cost, variance, self._measured.of(estimated))
 
     def forget(self, now: float) -> None:
         """Forget what has left the window, and the share of others that has come back."""
@@ -205,7 +207,7 @@ class SlicedWindow(CountedWindow):
             self._count_costs()
         spend = super().add(now, cost, variance, estimated)
         if self.part is not None:
-            if now >= self._try_at and not self.part.fits(now, cost, variance, estimated):
+            if now >= self._try_at and not self.part.fits(now, cost, variance, spend.estimated):
                 if now > self._tried_since + self.seconds:
                     self._doubt(now)
                 self._tried_since = min(self._tried_since, now)
