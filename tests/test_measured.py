@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pocketflow_throttled import ThrottledParallelBatchNode, run_virtual
+from pocketflow_throttled.counted_window import CountedWindow
 from pocketflow_throttled.measured import Measured
 from pocketflow_throttled.token_window import Spend
 
@@ -118,6 +119,7 @@ class Node(ThrottledParallelBatchNode):
     estimate = 1500
     returns_usage = True
     items = 500
+    dear = 0  # of these, which the server counts three times
 
     async def prep_async(self, shared: Any) -> Any:
         return range(self.items)
@@ -126,7 +128,7 @@ class Node(ThrottledParallelBatchNode):
         return self.estimate
 
     async def exec_async(self, item: int) -> Any:
-        response = await self.model.call(1500)
+        response = await self.model.call(4500 if item < self.dear else 1500)
         await self.limiter.observe_response(response)
         return SimpleNamespace(usage=SimpleNamespace(total_tokens=700)) if self.returns_usage else "text"
 
@@ -170,3 +172,33 @@ def test_what_was_booked_for_text_before_is_corrected_too() -> None:
 
     run_virtual(main())
     assert node.stats["tokens_used"] < node.stats["tokens_estimated"]
+
+
+@pytest.mark.parametrize("counting", COUNTINGS)
+@pytest.mark.parametrize("returns_usage", [True, False])
+def test_a_batch_whose_first_calls_were_dearer_than_the_others_is_hardly_slower(
+    counting: Counting, *, returns_usage: bool
+) -> None:
+    seconds = []
+    for dear in (40, 0):
+        node = Node()
+        node.model = Model(tokens=Count(200_000, 60.0, counting, phase=22.0), latency=jitter(random.Random(3), 2.0, 6.0))
+        node.model.delay = jitter(random.Random(4), 0.02, 0.06)
+        node.dear, node.returns_usage = dear, returns_usage
+        seconds.append(run(node))
+        assert node.model.refused <= 0.05 * node.items
+    assert seconds[0] <= seconds[1] + 60 + 10  # what they were counted for more is less than a minute's limit
+
+
+@pytest.mark.parametrize("cost", [100, 500, 4000])
+def test_nothing_of_what_was_counted_before_stays_once_it_has_left_the_window(cost: int) -> None:
+    window = CountedWindow(1_000_000, 60.0)
+    spends = [window.add(0.0, 500, estimated=500) for _ in EACH]
+    for second, (spend, used) in enumerate(zip(spends, EACH, strict=True)):
+        window.compare(2.0 + second, used, -float("inf"), (0, 0, 0, 0))
+        window.correct(spend, cost, 2.0 + second)
+    later = window.add(10.0, cost, estimated=500)
+    assert later.estimated == 1500
+    window.correct(later, cost, 12.0)
+    assert max(window.counts(12.0)) <= 7 * max(cost, 1500)
+    assert window.counts(100.0) == (0, 0, 0, 0)

@@ -7,7 +7,7 @@ from bisect import bisect_left
 from collections import deque
 from functools import partial
 from itertools import islice, takewhile
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from .caution import Caution
 from .counting import CLEARLY, ENDED, Counting, Way
@@ -16,6 +16,7 @@ from .measured import Measured
 from .on_the_way import ARRIVES_SOON, IN_ANY_ORDER
 from .refill import Buckets, in_bucket, in_fixed_window
 from .token_window import Spend, TokenWindow
+from .unexplained import Unexplained
 
 if TYPE_CHECKING:
     from .counting import Counts
@@ -29,22 +30,6 @@ _DENIED_FOR = 2.0  # windows for which a way of counting is ruled out by answers
 # bucket, serve some such calls, but not many in a row.
 _MAYBE_OF_A_BUCKET = 1 / 2
 _NEARLY = 0.9  # of the limit: if less is in the window, whatever calls under way cost, a refusal has another reason
-
-
-class _Unexplained(NamedTuple):
-    """A refusal by a server that had room, as far as was known then.
-
-    Attributes:
-        room: what would have fitted beside what was known.
-        untold: calls under way then that have not told yet what they cost.
-        under_way: all of these.
-        refused: the call.
-    """
-
-    room: int
-    untold: set[Spend]
-    under_way: list[Spend]
-    refused: Spend
 
 
 class CountedWindow(TokenWindow):
@@ -78,7 +63,7 @@ class CountedWindow(TokenWindow):
         self._denials = Denials(self.seconds)
         self._measured = Measured(self.seconds)
         self._settled: deque[tuple[float, int]] = deque()  # when calls ended, and what they cost more than was estimated
-        self._unexplained: _Unexplained | None = None
+        self._unexplained: Unexplained | None = None
 
     @property
     def way(self) -> Way:
@@ -238,7 +223,7 @@ class CountedWindow(TokenWindow):
             estimated = spend.estimated
             if self._measured.ended(spend, now, cost):
                 self._count_as_measured()
-                cost = spend.estimated if cost == estimated else cost
+                cost = min(cost, spend.estimated) if cost == estimated else cost
         if spend.in_window:
             self._count_more(spend, -1)
             if now is not None and spend.estimated and spend.is_under_way:
@@ -248,12 +233,18 @@ class CountedWindow(TokenWindow):
                 self._buckets.end(spend, cost)
             super().correct(spend, cost)
             self._count_more(spend, 1)
-        if self._unexplained is not None:
-            self._look_again(spend, self._unexplained)
+        if self._unexplained is not None and self._unexplained.is_told_by(spend):
+            if self._unexplained.is_explained:
+                self.counting.take_back_blame()
+            self._unexplained = None
 
     def measured(self, estimated: int) -> int | None:
-        """Return what the server counts of a call that is estimated at so much, by its answers, if that is known."""
-        return None if self._measured.ratio is None else self._measured.of(estimated)
+        """Return what the server counts of a call that is estimated at too much, by its answers, if that is known.
+
+        More than estimated may be what it counts until the call ends: then that is no cost, and for the way of counting to say.
+        """
+        counted = self._measured.of(estimated)
+        return counted if counted < estimated else None
 
     def _count_as_measured(self) -> None:
         """Count all by what the server counts of it, now that this is known, and learn anew in which way it counts."""
@@ -262,21 +253,16 @@ class CountedWindow(TokenWindow):
         self._more = [0] * len(Way)
         for spend in self.spends:
             is_a_guess = spend.cost == spend.estimated and not spend.is_under_way
+            measured = self.measured(spend.estimated)
             spend.estimated = self._measured.of(spend.estimated)
-            if is_a_guess:
-                super().correct(spend, spend.estimated)
+            if is_a_guess and measured is not None:
+                super().correct(spend, measured)
             self._count_more(spend, 1)
             if spend.is_awaited:
                 self._buckets.start(spend, self._limit, self._limit / self.seconds)
-        self._more[Way.SETTLED] = self._more[Way.SETTLED_BACK]
-
-    def _look_again(self, spend: Spend, refusal: _Unexplained) -> None:
-        """Take another look at a refusal, once all have told what they cost that were under way then."""
-        refusal.untold.discard(spend)
-        if not refusal.untold:
-            self._unexplained = None
-            if sum(each.cost for each in refusal.under_way) + refusal.refused.cost > refusal.room:
-                self.counting.take_back_blame()
+            elif spend.estimated and not spend.is_refused:
+                self._settled.append((spend.time, spend.cost - spend.estimated))
+                self._more[Way.SETTLED] += spend.cost - spend.estimated
 
     def take_back(self, spend: Spend) -> None:
         """Take back a request that was never sent, or leaves the window."""
@@ -302,9 +288,9 @@ class CountedWindow(TokenWindow):
         if is_explained or not spend.estimated or not self.counting.refused(spend.time):
             return False
         if self._unexplained is None:
-            open_ = {each for each in self.spends if each.is_under_way and not each.is_refused}
-            known = self._total - self._unserved - sum(each.cost for each in open_)
-            self._unexplained = _Unexplained(self._limit - known, open_, list(open_), spend)
+            under_way = [each for each in self.spends if each.is_under_way and not each.is_refused]
+            known = self._total - self._unserved - sum(each.cost for each in under_way)
+            self._unexplained = Unexplained(self._limit - known, set(under_way), under_way, spend)
         self.forget_others()  # what seemed to be of others, and explains no refusal either
         return True
 
