@@ -35,7 +35,7 @@ class Measured:
         seconds: length of the window.
 
     Attributes:
-        ratio: that, on average, if it is neither one nor what the calls cost; None: it is not known.
+        ratio: that, on average; None: it is not known, or about what was estimated, or what the calls cost.
 
     Example:
         >>> from pocketflow_throttled.token_window import Spend

@@ -139,7 +139,7 @@ class ThrottledParallelBatchNode(Throttled, AsyncParallelBatchNode):
     def count_tokens(self, item: Any, result: Any) -> int | None:  # noqa: ARG002  (for those that override it)
         """Return what a call has cost in tokens; None: nobody knows. Override it if `exec_async` returns no `usage`.
 
-        Where nobody knows, the estimate stands, or what the API counts of it, if the headers of other answers have told that.
+        Where nobody knows, the estimate stands, or less of it, if the headers of answers have told that the API counts less.
 
         By default the `usage` of an OpenAI, Anthropic or Gemini answer is read, and counted as that provider does.
         """
