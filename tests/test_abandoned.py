@@ -138,6 +138,7 @@ def test_a_batch_that_nobody_keeps_waits_between_what_it_calls(cls: Any) -> None
 
     async def call(_: int) -> None:
         called.append(now())
+        await asyncio.sleep(2)  # the next one waits by then, and alone from then on
 
     async def main() -> None:
         asyncio.create_task(batch(cls, limiter, call).run_async({}))  # noqa: RUF006
@@ -148,11 +149,17 @@ def test_a_batch_that_nobody_keeps_waits_between_what_it_calls(cls: Any) -> None
 
 
 @pytest.mark.parametrize("others", [0, 1])
+@pytest.mark.parametrize("was_refused", [False, True])
 @pytest.mark.parametrize("cls", NODES)
-def test_a_batch_keeps_no_slot_once_its_loop_was_closed_while_one_of_it_queued_again(cls: Any, others: int) -> None:
+def test_a_batch_keeps_no_slot_once_its_loop_was_closed_while_one_of_it_queued_again(
+    cls: Any, *, was_refused: bool, others: int
+) -> None:
     limiter = RateLimiter(9, adaptive=cls is AdaptiveThrottledNode)
 
     async def call(item: int) -> None:
+        if was_refused and now() < 1:  # all of it, so that it queues and calls nothing
+            await asyncio.sleep(1)
+            raise RateLimitHit("slow down", retry_after=1.0)
         if item == 2:
             raise RateLimitHit("slow down", retry_after=50.0)
         await asyncio.sleep(1000)

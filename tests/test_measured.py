@@ -1,6 +1,7 @@
 """What a server counts for each token that was estimated, measured by its answers, and what a node makes of it."""
 
 import asyncio
+import math
 import random
 from types import SimpleNamespace
 from typing import Any
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 
 from pocketflow_throttled import ThrottledParallelBatchNode, run_virtual
 from pocketflow_throttled.counted_window import CountedWindow
+from pocketflow_throttled.counting import Way
 from pocketflow_throttled.measured import Measured
 from pocketflow_throttled.token_window import Spend
 
@@ -58,6 +60,16 @@ def test_what_one_call_after_another_was_counted_for_is_known_once_all_have_ende
 )
 def test_nothing_is_known_by_answers_that_may_tell_of_something_else(told: list[int]) -> None:
     assert measured(told).ratio is None
+
+
+def test_nothing_is_known_by_answers_of_which_some_are_those_of_other_calls() -> None:
+    found, spends = Measured(60.0), [Spend(0.0, 500, estimated=500) for _ in EACH]
+    for spend in spends:
+        found.started(spend)
+    for used in (*EACH, 90_000):
+        found.told(used, -math.inf)
+    assert not any(found.ended(spend, 4.0, 700) for spend in spends)
+    assert found.ratio is None
 
 
 def test_nothing_is_known_by_the_answers_of_some_calls() -> None:
@@ -160,6 +172,25 @@ def test_a_server_that_counts_neither_what_was_estimated_nor_what_calls_cost_is_
     assert seconds[0] <= 1.1 * seconds[1]
 
 
+def test_once_it_is_measured_what_text_costs_all_that_fits_is_sent() -> None:
+    node = Node()
+    node.model = Model(tokens=Count(200_000, 60.0, "sliding"), latency=jitter(random.Random(3), 2.0, 6.0))
+    node.model.delay = jitter(random.Random(4), 0.02, 0.06)
+    node.estimate, node.returns_usage, node.items = 4500, False, 130
+    assert run(node) < 30  # 195,000 tokens
+
+
+def test_what_answers_denied_of_estimates_that_were_wrong_is_forgotten() -> None:
+    window = CountedWindow(1_000_000, 60.0)
+    window.counting.deny(Way.ESTIMATE, 1000.0)
+    spends = [window.add(0.0, 500, estimated=500) for _ in EACH]
+    for second, (spend, used) in enumerate(zip(spends, EACH, strict=True)):
+        assert window.counting.is_ruled_out(Way.ESTIMATE)
+        window.compare(2.0 + second, used, -math.inf, (0, 0, 0, 0))
+        window.correct(spend, 700, 2.0 + second)
+    assert not window.counting.is_ruled_out(Way.ESTIMATE)
+
+
 def test_what_was_booked_for_text_before_is_corrected_too() -> None:
     node = Node()
     node.model = Model(tokens=Count(200_000, 60.0, "sliding"), latency=jitter(random.Random(3), 2.0, 6.0))
@@ -168,7 +199,7 @@ def test_what_was_booked_for_text_before_is_corrected_too() -> None:
 
     async def main() -> None:
         await node.run_async({})
-        assert node.limiter.stats["current_window_tokens"] == pytest.approx(40 * 1500, rel=0.1)
+        assert node.limiter.stats["current_window_tokens"] == pytest.approx(40 * 1500, rel=0.01)
 
     run_virtual(main())
     assert node.stats["tokens_used"] < node.stats["tokens_estimated"]
@@ -195,7 +226,7 @@ def test_nothing_of_what_was_counted_before_stays_once_it_has_left_the_window(co
     window = CountedWindow(1_000_000, 60.0)
     spends = [window.add(0.0, 500, estimated=500) for _ in EACH]
     for second, (spend, used) in enumerate(zip(spends, EACH, strict=True)):
-        window.compare(2.0 + second, used, -float("inf"), (0, 0, 0, 0))
+        window.compare(2.0 + second, used, -math.inf, (0, 0, 0, 0))
         window.correct(spend, cost, 2.0 + second)
     later = window.add(10.0, cost, estimated=500)
     assert later.estimated == 1500

@@ -92,7 +92,7 @@ class Measured:
 
     def told(self, used: int, started: float) -> None:
         """Take note of what an answer says is used, whose call started at a time. Minus infinity: before any had told."""
-        if (self._since <= started <= self._until or started == -math.inf) and len(self._told) < self._calls:
+        if self._since <= started <= self._until or started == -math.inf:
             self._told.append(used)
 
     def ended(self, spend: Spend, now: float, cost: int, *, is_served: bool = True) -> bool:
