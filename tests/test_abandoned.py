@@ -77,6 +77,33 @@ def test_a_batch_that_nobody_keeps_waits_for_the_slots_of_others(cls: Any, sourc
     assert (limiter.active, limiter.waiting) == (0, 0)
 
 
+async def one_later() -> AsyncIterator[int]:
+    yield 0
+    await asyncio.sleep(0.5)
+    yield 1
+
+
+@pytest.mark.parametrize("cls", NODES)
+def test_a_batch_that_nobody_keeps_waits_also_once_its_last_call_has_ended(cls: Any) -> None:
+    limiter = RateLimiter(1, adaptive=cls is AdaptiveThrottledNode)
+    called: list[int] = []
+
+    async def call(item: int) -> None:
+        await asyncio.sleep(1)
+        called.append(item)
+
+    async def main() -> None:
+        asyncio.create_task(batch(cls, limiter, call, one_later).run_async({}))  # noqa: RUF006
+        await asyncio.sleep(0.2)
+        async with limiter:  # ahead of the second item
+            await collect_for(5)
+            assert called == [0]
+        await collect_for(5)
+
+    run_virtual(main())
+    assert called == [0, 1]
+
+
 @pytest.mark.parametrize("cls", FLOWS)
 def test_a_flow_that_nobody_keeps_waits_for_the_slots_of_others(cls: Any) -> None:
     called: list[int] = []
