@@ -117,12 +117,6 @@ class Correction:
             if told is not None and told.by_line and told.restarts == self._restarts:
                 self._look_ahead(told.by_line, used)
 
-    def begin_anew(self) -> None:
-        """Forget all that was learned."""
-        with self._lock:
-            self._restarts += 1
-            self._start()
-
     def _learn(self, estimated: int, used: int) -> None:
         told = self._on_average(estimated) if self._estimated else math.inf
         is_wrong = used > _DOUBT * told

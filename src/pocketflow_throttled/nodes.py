@@ -159,13 +159,8 @@ class ThrottledParallelBatchNode(Throttled, AsyncParallelBatchNode):
         estimated = check_tokens("estimate_tokens", self.estimate_tokens(item)) if told is None else told.estimated
         counted = self.count_tokens(item, result)
         if counted is None:
-            measured = permit._measured(estimated)
-            if measured is not None and not self._throttled_state.is_measured:
-                self._throttled_state.is_measured = True
-                self._throttled_state.correction.begin_anew()
-            counted = estimated if measured is None else measured
-        else:
-            counted = check_tokens("count_tokens", counted)
+            counted = permit._measured(estimated)
+        counted = estimated if counted is None else check_tokens("count_tokens", counted)
         self._throttled_state.learn_tokens(estimated, counted, told)
         permit.settle(counted)
 

@@ -112,6 +112,7 @@ class Observing(Waiting):
                 is_used_up |= quota.remaining == 0
             output = read_output_quota(headers)
             if output is not None:
+                self._is_told = True
                 outputs, call = self._outputs, None if is_refused else answer.call
                 is_early = call is not None and outputs.is_early(now - call.time)
                 since = now if call is None else call.time

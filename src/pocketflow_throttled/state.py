@@ -65,7 +65,6 @@ class State:
         "correction",
         "failed",
         "gave_up",
-        "is_measured",
         "latest",
         "of_instances",
         "own",
@@ -81,7 +80,6 @@ class State:
         self.of_instances: WeakSet[Own] = WeakSet()  # the limiters that flows' instances have of their own
         self.gave_up = False
         self.correction = Correction()  # of token estimates
-        self.is_measured = False  # whether it has learned what the API counts of calls that do not tell it
         self.reset_counts()
 
     def learn_tokens(self, estimated: int, used: int, told: Estimate | None) -> None:
