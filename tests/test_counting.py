@@ -12,10 +12,12 @@ import pytest
 from pocketflow_throttled import RateLimitHit, run_virtual
 from pocketflow_throttled.counted_window import CountedWindow
 from pocketflow_throttled.counting import NOTHING, Counting, Way
+from pocketflow_throttled.on_the_way import IN_ANY_ORDER
 from pocketflow_throttled.refill import Buckets, in_bucket
 from pocketflow_throttled.token_window import Spend
 
 from .providers.counting import Count
+from .providers.counting import Counting as Counted
 from .providers.model import Model, jitter
 from .test_nodes import Batch, now
 
@@ -222,6 +224,70 @@ def test_refusals_of_calls_that_would_fit_in_any_way_are_for_another_reason() ->
     counting.started(0.0, BEYOND, CLEARLY)
     assert not any(counting.refused(call + 1) for call in range(100))
     assert counting.way is Way.COST
+
+
+@pytest.mark.parametrize("blamed", [1, 2, 3])
+def test_a_way_is_blamed_no_more_as_calls_that_had_room_in_it_are_refused_as_often(blamed: int) -> None:
+    """By a server that allows less in a shorter time, it may be a try that is refused first."""
+    counting, time = Counting(60.0), 0.0
+    for _ in range(blamed):
+        counting.started(time, BEYOND, CLEARLY)
+        assert counting.refused(time)
+        time = counting.opens_at(time)
+    for moment in range(1, max(2, blamed) + 1):
+        assert counting.way is Way.ESTIMATE
+        assert not counting.may_start(moment, BEYOND)
+        assert not any(counting.refused(time + moment) for _ in range(3))  # together: that tells it once
+    assert counting.way is Way.COST
+    assert counting.may_start(time + 4, BEYOND)
+
+
+def test_what_is_refused_beside_a_try_does_not_speak_for_the_way_it_tries() -> None:
+    counting = Counting(60.0)
+    counting.started(IN_ANY_ORDER, BEYOND, CLEARLY)
+    assert counting.refused(0.1)
+    assert not counting.refused(0.1 - IN_ANY_ORDER / 2)  # it may have arrived with those
+    assert not counting.refused(10.0)
+    assert counting.way is Way.ESTIMATE
+
+
+@pytest.mark.parametrize("refusals", [3, 4])
+def test_more_refusals_together_than_there_were_tries_speak_against_the_way_that_is_tried(refusals: int) -> None:
+    counting = Counting(60.0)
+    counting.started(0.0, BEYOND, CLEARLY)
+    for _ in range(refusals):
+        counting.refused(0.0)
+    assert counting.way is Way.COST
+    counting.started(1.0, BEYOND, CLEARLY)
+    assert counting.refused(1.0)
+    assert not counting.refused(2.0)
+    assert counting.way is Way.COST
+
+
+@pytest.mark.no_cover  # a long simulation
+@pytest.mark.parametrize(("counting", "seed"), [("bucket", 1), ("sliding", 4), ("fixed", 1)])
+def test_a_limit_enforced_by_ten_seconds_is_not_taken_for_one_of_estimates_for_good(counting: Counted, seed: int) -> None:
+    """Estimates are three times too high, so that the first calls refused would not fit in a minute by what is estimated."""
+    chance = random.Random(seed)
+    delay, latency = jitter(chance, 0.005, 0.01), jitter(chance, 2.5, 5.0)
+    requests, tokens = Count(16, 10.0, counting), Count(1400, 10.0, counting)
+    model = Model(requests, tokens, dialect="none", skew=7.0, retry_after="date", delay=delay, latency=latency)
+    costs = [chance.randint(50, 150) for _ in range(300)]
+
+    class Tripled(Batch):
+        def estimate_tokens(self, item: int) -> int:
+            return 3 * item
+
+    async def call(item: int) -> dict[str, Any]:
+        await model.call(item)
+        return {"usage": {"total_tokens": item}}
+
+    async def main() -> float:
+        node = Tripled(call, max_concurrent=28, max_per_minute=96, max_tokens_per_minute=8400)
+        await node.run_async({"items": costs})
+        return now()
+
+    assert run_virtual(main()) <= 1.6 * sum(costs) / 140
 
 
 def test_what_calls_cost_explains_a_refusal_if_they_told_of_less_before_it() -> None:

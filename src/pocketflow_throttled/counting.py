@@ -27,6 +27,7 @@ _RULED_OUT, _PER_REFUSAL, _MOST_SERVED = 16, 8, 32
 # Calls that start IN_ANY_ORDER are tries of one moment, and the last of them to arrive are refused.
 _MOST_OF = 0.5  # of the tries of a moment: from there on each refusal outweighs served ones, before that only the first
 _BESIDE = 1  # refusals of a moment beyond its tries: with more, something else is the reason
+_AGAINST = 2  # moments at which calls are refused that had room in a way, and it is blamed no more: something else is the reason
 # For how many windows a refused try delays the next: one after the first, eight after the second, then twice as many after each,
 # up to a thousand. Else, where few calls fit in a window, the tries alone would be one in a hundred of them.
 _NEXT_TRY, _MUCH_LATER, _LATEST = 1.0, 8.0, 1000.0
@@ -111,9 +112,14 @@ class _Doubt:
     def deny(self, until: float) -> None:
         """Rule it out by answers, and put no refusal down to it until then."""
         self.denied_until = until
-        self.served, self.is_known = _MOST_SERVED, False
+        self.acquit()
+        self.served, self.barred_until = _MOST_SERVED, -math.inf
+
+    def acquit(self) -> None:
+        """Put all its refusals down to something else: the next one will tell."""
+        self.served, self.is_known = max(self.served, _RULED_OUT), False
         self.refusals, self.refused_at = 0, -math.inf
-        self.next_at = self.barred_until = -math.inf
+        self.next_at = -math.inf
 
     def take_back(self) -> None:
         """Put the last refusal down to something else."""
@@ -141,12 +147,13 @@ class Counting:
         ('ESTIMATE', False, True)
     """
 
-    __slots__ = ("_blamed", "_doubts", "_is_told", "_refused", "_refused_at", "_seconds")
+    __slots__ = ("_against", "_against_at", "_blamed", "_doubts", "_is_told", "_refused", "_refused_at", "_seconds")
 
     def __init__(self, seconds: float) -> None:
         self._seconds = seconds
         self._is_told = False
         self._blamed: _Doubt | None = None  # to which the last refusal was put down
+        self._against, self._against_at = 0, -math.inf  # moments of refusals that no try explains, and the last of them
         self._refused_at, self._refused = -math.inf, 0  # the last refusal, and how many since the first of its moment
         self._doubts = {way: _Doubt() for way in Way if way}
 
@@ -191,6 +198,8 @@ class Counting:
             if abs(stamp - doubt.tried_at) <= IN_ANY_ORDER and stamp >= doubt.denied_until
         ]
         if not tried:
+            if abs(stamp - self._refused_at) > IN_ANY_ORDER:
+                self._contradict(stamp)
             return False
         is_first = abs(stamp - self._refused_at) > IN_ANY_ORDER
         for doubt in tried:
@@ -200,6 +209,7 @@ class Counting:
         if not is_first and self._blamed not in likely:
             self.take_back_blame()
         if not likely:
+            self._contradict(stamp)
             return False
         blamed = next((doubt for doubt in likely if not doubt.is_ruled_out), likely[0])
         if is_first or self._refused >= _MOST_OF * blamed.at_once:
@@ -208,6 +218,20 @@ class Counting:
             return False
         blamed.blame(stamp, self._seconds)
         self._blamed = blamed
+        return not self._acquits()
+
+    def _contradict(self, stamp: float) -> None:
+        """Learn that a call was refused for which there was room, however is counted."""
+        if abs(stamp - self._against_at) > IN_ANY_ORDER:
+            self._against, self._against_at = self._against + 1, stamp
+            self._acquits()
+
+    def _acquits(self) -> bool:
+        """Blame a way no more if calls that had room in it were refused as often as those that had none."""
+        if self._blamed is None or self._against < max(_AGAINST, self._blamed.refusals):
+            return False
+        self._blamed.acquit()
+        self._blamed, self._against = None, 0
         return True
 
     def take_back_blame(self) -> None:
