@@ -1790,3 +1790,17 @@ def test_a_window_that_ends_as_the_clock_shows_0_has_an_end() -> None:
         others._boundaries["requests"][0].learn(seconds, seconds + 1, 0.0, used, seconds=60.0)
     assert others._began_at("requests", now=-10.0, seconds=60.0) == -60.0
     assert others._began_at("requests", now=0.0, seconds=60.0) == -math.inf
+
+
+@pytest.mark.parametrize(
+    ("asked", "told", "reset", "allowed"),
+    [(832, 138, "9.98s", 829), (832, 138, "9.9s", 832), (832, 138, "10s", 832), (100, 16, "9.99s", 96), (100, 1, "1s", 100)],
+)
+def test_what_a_server_allows_in_ten_seconds_of_a_limit_a_minute_is_told_rounded_down(
+    asked: int, told: int, reset: str, allowed: int
+) -> None:
+    """A sixth of 832 is 138.67: of 138 that are told, in ten seconds, 828 are allowed in a minute, and never 138."""
+    limiter = RateLimiter(max_concurrent=100, max_per_window=asked)
+    names = ("limit", "remaining", "reset")
+    limiter.observe({f"x-ratelimit-{name}-requests": str(value) for name, value in zip(names, (told, told, reset), strict=True)})
+    assert limiter.max_per_window == allowed

@@ -62,7 +62,7 @@ class ToldLimits:
         if asked is None:
             self._set_alone(quota.kind, limit, seconds, now, active)
             return False
-        share = limit * budget.seconds / asked
+        share = self._share(limit, asked, quota)
         if self._tells_no_longer_than(share, quota):
             seconds = min(seconds, share)
         is_pace = seconds < ALIKE * budget.seconds and limit < asked
@@ -90,6 +90,11 @@ class ToldLimits:
         set_limit = self._budget.set_requests if kind == "requests" else self._budget.set_tokens
         set_limit(limit, seconds)
 
+    def _share(self, limit: int, asked: int, quota: Quota) -> float:
+        """Return the seconds in which as many as are told may start at the pace that is asked: what is told is rounded down."""
+        least, most = (each * self._budget.seconds / asked for each in (limit, limit + 1))
+        return max(least, min(_at_least(self.spans[quota.kind].longest), most))
+
     def _tells_no_longer_than(self, seconds: float, quota: Quota) -> bool:
         """Whether a window, as far as the API tells, may be as short as that: then the user's limit is told in other words."""
         longest = quota.window
@@ -98,7 +103,7 @@ class ToldLimits:
             most = SHORT if quota.kind == "requests" else _HALF * self._budget.seconds
             if quota.reset is None or quota.is_guess or not longest or seconds > most:
                 return False
-        return longest - (FULL_SECOND if longest.is_integer() else 0.0) <= seconds  # full seconds are rounded up
+        return _at_least(longest) <= seconds
 
     def doubt_length(self, now: float, stamp: float) -> None:
         """Take the word of resets for another, where a server refuses nearly all that would fit the windows they tell.
@@ -120,3 +125,8 @@ class ToldLimits:
             served = self._budget.served(kind, now)
             if served <= max(few, _HARDLY * window.limit) and self._budget.refused_since(since) >= _A_FEW:
                 self.spans[kind].is_of_one = True
+
+
+def _at_least(told: float) -> float:
+    """Return the least that seconds may be which are told: full ones are rounded up."""
+    return told - (FULL_SECOND if told.is_integer() else 0.0)
