@@ -3,6 +3,7 @@
 import multiprocessing
 import os
 import threading
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -297,3 +298,10 @@ def test_a_process_forked_while_a_thread_uses_the_registry_or_a_node_may_use_bot
     forked.set()
     holder.join()
     assert child.exitcode == 0
+
+
+@pytest.mark.parametrize("make", [LimiterRegistry.register, LimiterRegistry.get_or_create])
+def test_settings_of_the_adaptive_rule_are_told_where_they_belong(make: Callable[..., RateLimiter]) -> None:
+    with pytest.raises(TypeError, match=r"adaptive=Adaptive\(initial_concurrent=10, backoff_factor=0.7"):
+        make("llm", max_concurrent=50, adaptive=True, initial_concurrent=10, backoff_factor=0.7)
+    assert not LimiterRegistry.exists("llm")

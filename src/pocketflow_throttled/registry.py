@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import warnings
+from dataclasses import fields
 from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 
+from .adaptivity import Adaptive
 from .forked import Lock
 from .rate_limiter import RateLimiter
 
 if TYPE_CHECKING:
-    from .adaptivity import Adaptive
+    from collections.abc import Mapping
 
 
 class LimiterSettings(TypedDict, total=False):
@@ -24,6 +26,7 @@ class LimiterSettings(TypedDict, total=False):
 
 # What is of a minute, by the names of nodes and presets, and what it is in a limiter.
 _OF_A_MINUTE = {"max_per_minute": "max_per_window", "max_tokens_per_minute": "max_tokens_per_window"}
+_OF_THE_RULE = {field.name for field in fields(Adaptive)} - {"max_concurrent"}
 
 
 class _LimiterRegistry:
@@ -63,9 +66,10 @@ class _LimiterRegistry:
 
         Raises:
             ValueError: the name is taken or empty, or a setting is out of range.
-            TypeError: the name is no str, or a setting is of another type.
+            TypeError: the name is no str, or a setting is unknown or of another type.
         """
         _check_name(name)
+        _check_names(settings)
         limiter = RateLimiter(max_concurrent, max_per_window, window_seconds, **settings)
         limiter.name = name
         with self._lock:
@@ -98,6 +102,7 @@ class _LimiterRegistry:
             UserWarning: it exists, and a setting that was given differs from its own.
         """
         _check_name(name)
+        _check_names(settings)
         asked = RateLimiter(*args, **settings)  # refuses what `register` does, whether the name is taken or not
         asked.name = name
         with self._lock:
@@ -159,3 +164,11 @@ def _check_name(name: object) -> None:
 
 
 LimiterRegistry = _LimiterRegistry()
+
+
+def _check_names(settings: Mapping[str, object]) -> None:
+    """Raise if settings of the adaptive rule are given as if they were the limiter's."""
+    of_the_rule = {name: value for name, value in settings.items() if name in _OF_THE_RULE}
+    if of_the_rule:
+        given = ", ".join(f"{name}={value!r}" for name, value in of_the_rule.items())
+        raise TypeError(f"{given}: settings of the adaptive rule are given as adaptive=Adaptive({given}, max_concurrent=...)")
