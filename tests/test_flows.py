@@ -13,6 +13,8 @@ from hypothesis import strategies as st
 from pocketflow import AsyncFlow, AsyncNode
 
 from pocketflow_throttled import (
+    AdaptiveThrottledBatchFlow,
+    AdaptiveThrottledNode,
     FlowPresets,
     RateLimitHit,
     SimulatedAPI,
@@ -360,3 +362,80 @@ def test_slots_are_free_while_an_instance_waits_to_run_again() -> None:
         return number
 
     assert run(Many(start=Leaf(call), max_concurrent_flows=1, max_flow_retries=1), range(3)) == [0, 1, 2]
+
+
+def test_an_outage_takes_retries_of_a_few_instances_and_not_all_of_one() -> None:
+    refused: dict[int, int] = {}
+
+    async def call(number: int) -> int:
+        if 10 <= now() < 40:
+            refused[number] = refused.get(number, 0) + 1
+            raise RateLimitHit("down")
+        await asyncio.sleep(1)
+        return number
+
+    class Adapting(AdaptiveThrottledBatchFlow, Many):
+        pass
+
+    flow = Adapting(start=Leaf(call), max_concurrent_flows=20, max_flow_retries=4)
+    assert run(flow, range(400)) == list(range(400))
+    assert len(refused) >= 3
+    assert sum(refused.values()) > 5
+    assert flow.stats["total_rate_limits"] == sum(refused.values())
+
+
+@pytest.mark.parametrize("hint", [None, 30.0])
+def test_a_node_that_leaves_refusals_to_the_flow_does_not_wait_for_them_as_well(hint: float | None) -> None:
+    started: list[float] = []
+    called: list[float] = []
+
+    class Calls(AdaptiveThrottledNode):
+        propagate_rate_limit = True
+
+        async def prep_async(self, shared: Any) -> Any:
+            if self.params["number"] == 30:
+                started.append(now())
+            return [self.params["number"]]
+
+        async def exec_async(self, number: int) -> int:
+            if number == 30:
+                called.append(now())
+                if len(called) <= 4:
+                    raise RateLimitHit("slow down", retry_after=hint)
+            await asyncio.sleep(1)
+            return number
+
+    class Flow(AdaptiveThrottledBatchFlow, Many):
+        pass
+
+    flow = Flow(start=Calls(), max_flow_retries=4)
+    assert len(run(flow, range(60))) == 60
+    assert len(called) == 5
+    assert called == started
+    if hint:
+        assert all(later - earlier >= hint for earlier, later in zip(called, called[1:], strict=False))
+
+
+def test_a_node_that_leaves_refusals_to_who_runs_it_outside_of_a_flow_waits_for_them_itself() -> None:
+    called: list[float] = []
+
+    class Calls(AdaptiveThrottledNode):
+        propagate_rate_limit = True
+
+        async def prep_async(self, shared: Any) -> Any:
+            return [0]
+
+        async def exec_async(self, item: int) -> int:
+            called.append(now())
+            if len(called) == 1:
+                raise RateLimitHit("slow down")
+            return item
+
+    async def main() -> None:
+        node = Calls()
+        with pytest.raises(RateLimitHit):
+            await node.run_async({})
+        await node.run_async({})
+
+    run_virtual(main())
+    assert called[1] - called[0] >= 0.5

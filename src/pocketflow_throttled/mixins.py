@@ -65,6 +65,7 @@ class Throttled:
     _limiter_name: str  # by which the limiter in use may be looked at ...
     _set_instead: str  # ... and what to set, to have another
     _limit_names: tuple[str, ...] = ()  # of those that are for a limiter of one's own
+    _takes_turns = False  # whether of those that were refused the one goes first that has waited longest since
     _throttled_state: State
 
     def __init_subclass__(cls, **arguments: Any) -> None:
@@ -124,6 +125,10 @@ class Throttled:
     def _sends_again(self) -> bool:
         """Whether a refused item is waited out here, for `rate_limit_timeout`; if not, whoever hears of it does so."""
         return True
+
+    def _is_waited_for_by_flow(self) -> bool:
+        """Whether a flow pauses for a refusal, and nobody but its instance is held back here: no need to wait twice."""
+        return scope.get() is not None and self.shared_limiter is None and not self._sends_again()
 
     def _as_final(self, error: Exception, refusals: int) -> Exception | None:  # noqa: ARG002  (for those that do)
         """Return what to give up with for an item that was refused so often, though time is left; None: send it again."""
