@@ -242,6 +242,27 @@ def test_a_way_is_blamed_no_more_as_calls_that_had_room_in_it_are_refused_as_oft
     assert counting.may_start(time + 4, BEYOND)
 
 
+def test_a_way_that_was_acquitted_may_be_blamed_anew() -> None:
+    counting = Counting(60.0)
+    counting.started(0.0, BEYOND, CLEARLY)
+    assert counting.refused(0.0)
+    assert not any(counting.refused(time) for time in (1.0, 2.0))
+    for time in (10.0, 20.0):
+        counting.started(time, BEYOND, CLEARLY)
+    assert counting.refused(20.0)
+    assert not counting.refused(30.0)
+    assert counting.way is Way.ESTIMATE
+
+
+def test_a_way_that_answers_have_denied_is_blamed_only_after_several_refusals() -> None:
+    counting, blamed = Counting(60.0), []
+    counting.deny(Way.ESTIMATE, until=10.0)
+    for time in (20.0, 40.0):
+        counting.started(time, BEYOND, {})
+        blamed.append(counting.refused(time))
+    assert blamed == [False, True]
+
+
 def test_what_is_refused_beside_a_try_does_not_speak_for_the_way_it_tries() -> None:
     counting = Counting(60.0)
     counting.started(IN_ANY_ORDER, BEYOND, CLEARLY)

@@ -16,6 +16,7 @@ from pocketflow_throttled import (
     AdaptiveThrottledBatchFlow,
     AdaptiveThrottledNode,
     FlowPresets,
+    RateLimiter,
     RateLimitHit,
     SimulatedAPI,
     ThrottledAsyncParallelBatchFlow,
@@ -439,3 +440,32 @@ def test_a_node_that_leaves_refusals_to_who_runs_it_outside_of_a_flow_waits_for_
 
     run_virtual(main())
     assert called[1] - called[0] >= 0.5
+
+
+def test_a_limiter_that_others_share_pauses_also_for_what_is_left_to_the_flow() -> None:
+    limiter, called, others = RateLimiter(5, adaptive=True), [], []
+
+    class Calls(AdaptiveThrottledNode):
+        propagate_rate_limit = True
+        shared_limiter = limiter
+
+        async def prep_async(self, shared: Any) -> Any:
+            return [0]
+
+        async def exec_async(self, item: int) -> int:
+            called.append(now())
+            if len(called) <= 3:
+                raise RateLimitHit("slow down")
+            return item
+
+    async def other() -> None:
+        while len(called) < 3:
+            await asyncio.sleep(0.001)
+        async with limiter:
+            others.append(now())
+
+    async def main() -> None:
+        await asyncio.gather(Many(start=Calls(), max_flow_retries=3).run_async({"numbers": range(1)}), other())
+
+    run_virtual(main())
+    assert others[0] >= called[2] + 0.5
