@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from . import signals
 from .correction import Estimate
+from .exceptions import RateLimitHit
 from .headers import never_fits
 from .notes import explained
 from .tokens import written
@@ -182,6 +183,8 @@ class Trouble:
         pause = _pause(hint, max(self._refusals, attempts.given_up), at_most)
         turns = node._takes_turns
         permit._hold_back(pause, hinted=hint is not None, at_most=at_most, is_of_limits=is_of_limits, takes_turns=turns)
+        if isinstance(error, RateLimitHit) and error.held_for > 0:
+            limiter.pause(min(error.held_for, at_most))  # or the instance would wait within, and hold its slot
         return reason
 
     def _never_fits(self, told: dict[str, str]) -> bool:

@@ -22,6 +22,7 @@ class RateLimitHit(Exception):  # noqa: N818  (the name is the public one since 
         self.retry_after = retry_after
         self.source = source
         self.propagated = False  # by a node with propagate_rate_limit: past on_error and the fallback
+        self.held_for = 0.0  # seconds for which that node's limiter, if it is a shared one, lets no call start
 
     def __repr__(self) -> str:
         return f"RateLimitHit({self.message!r}, retry_after={self.retry_after!r}, source={self.source!r})"

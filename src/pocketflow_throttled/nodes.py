@@ -269,6 +269,9 @@ class AdaptiveThrottledNode(AdaptiveThrottled, ThrottledParallelBatchNode):
         source = type(self).__name__
         hit = RateLimitHit(name_of(error), retry_after=self._wait_of(error), source=source)
         hit.propagated = True
+        if self.shared_limiter is not None:
+            limiter = self._throttled_limiter()
+            hit.held_for = max(limiter.paused_for, limiter._held_for())
         raise hit from error
 
     def _collects_error(self, error: Exception) -> bool:
