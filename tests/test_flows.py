@@ -418,9 +418,9 @@ def test_a_node_that_leaves_refusals_to_the_flow_does_not_wait_for_them_as_well(
     flow = Flow(start=Calls(), max_flow_retries=4)
     assert len(run(flow, range(60))) == 60
     assert len(called) == 5
-    assert called == pytest.approx(started, abs=0.05)  # spaced, but no pause
+    assert called == pytest.approx(started, abs=5.0 if is_shared else 0.0)  # spaced by what the shared limiter learns
     if hint:
-        assert all(later - earlier >= hint for earlier, later in zip(called, called[1:], strict=False))
+        assert all(later - earlier >= hint - 1e-6 for earlier, later in zip(called, called[1:], strict=False))
 
 
 def test_a_node_that_leaves_refusals_to_who_runs_it_outside_of_a_flow_waits_for_them_itself() -> None:
@@ -475,3 +475,19 @@ def test_a_limiter_that_others_share_pauses_also_for_what_is_left_to_the_flow() 
 
     run_virtual(main())
     assert others[0] >= called[2] + 0.5
+
+
+def test_an_instance_that_was_refused_once_is_run_again_before_another_starts() -> None:
+    """It may go well at once, as where a node within now starts fewer calls together than a new instance would."""
+    began: list[int] = []
+
+    async def call(number: int) -> int:
+        began.append(number)
+        await asyncio.sleep(0.1)
+        if began.count(number) == 1:
+            raise RateLimitHit("the first time")
+        return number
+
+    flow = Many(start=Leaf(call), max_concurrent_flows=1, max_flow_retries=1)
+    assert run(flow, range(4)) == list(range(4))
+    assert began == [0, 0, 1, 1, 2, 2, 3, 3]

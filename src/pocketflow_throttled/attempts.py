@@ -181,7 +181,7 @@ class Trouble:
         if node._is_waited_for_by_flow():
             at_most = 0.0
         pause = _pause(hint, max(self._refusals, attempts.given_up), at_most)
-        turns = node._takes_turns
+        turns = node._takes_turns and self._refusals > 1  # one more may be enough, where calls within start fewer at once
         permit._hold_back(pause, hinted=hint is not None, at_most=at_most, is_of_limits=is_of_limits, takes_turns=turns)
         if isinstance(error, RateLimitHit) and error.held_for > 0:
             limiter.pause(min(error.held_for, at_most))  # or the instance would wait within, and hold its slot
