@@ -198,7 +198,3 @@ class ClockWindow(Held):
     def is_disproved(self) -> bool:
         """Whether more was admitted in a period than could be: what refuses is another limit."""
         return self._known > _MOST_ADMITTED * self._found
-
-    def was_used_up(self, since: float, until: float) -> bool:
-        """Return whether all that was thought to fit was used between two times."""
-        return self._evidence.between(since, until) >= self._known - 1

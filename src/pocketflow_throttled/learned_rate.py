@@ -8,7 +8,6 @@ and the next one twice as large; one that is refused costs that call, and ends t
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple
 
 from .clock_fit import clock_that_explains, shuts_between
@@ -155,8 +154,6 @@ class LearnedRate:
     def explain(self, closing: Closing, now: float, doubted: WindowFit | None = None) -> Explained:
         """Learn what explains a time of refusals that ended `now`; `doubted` explains that before."""
         pace, held, since, is_unexplained = self._pace, self.held, closing.since, False
-        if held is not None and held.was_used_up(closing.opened, since):
-            closing = replace(closing, is_rate=True)
         if closing.is_rate and closing.hinted_until > closing.last:
             self.evidence.told(closing.hinted_until)
         is_bucket = not self.is_window and pace.find_bucket(since)

@@ -172,10 +172,6 @@ class LearnedWindow(Probing):
         """Whether more was admitted in its length than in two windows that meet: what refuses is another limit."""
         return self._good[0] > _MOST_ADMITTED * self._base
 
-    def was_used_up(self, since: float, until: float) -> bool:
-        """Return whether all that was thought to fit was used between two times."""
-        return between(self._log, since, until) >= self._base - 1
-
     def _probe(self) -> None:
         if self.is_probing and self._beyond:  # neither refused nor beyond doubt
             self._step = min(2 * self._step, max(1, self._good[0] // _PART))

@@ -83,10 +83,6 @@ class Held(ABC):
         """Return whether a call only started because more may fit into a window."""
         return False
 
-    def was_used_up(self, _since: float, _until: float) -> bool:
-        """Return whether all that fits into a window was used between two times."""
-        return False
-
 
 class Probing(Held):
     """At most `count` starts in any `seconds`, some of them perhaps a probe beyond what is known to be admitted.
