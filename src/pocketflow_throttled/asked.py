@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 _ALIKE = 1.25  # times as many calls, or as few, are as many
 _ROUNDED, _BLUR = 1.0, 0.05  # seconds, or a part of it, by which the time differs from a first start to the end of a wait
 _FAR = 0.6  # of the calls at once that it was refused beyond: refused with fewer, it is no matter of that
-_PATIENCE = 2  # times in a row that a rate did not prevent, before it is doubted
 _NEWS = 2  # times as long a wait as where too many are under way may have another reason
 _SURELY = 4  # times as long a wait has, whatever calls take
 
@@ -47,15 +46,13 @@ class Asked:
         times: how often that was thought to be what it meant.
     """
 
-    __slots__ = ("_cycle", "_in_vain", "_patience", "_timing", "seconds", "times")
+    __slots__ = ("_cycle", "_timing", "seconds", "times")
 
     def __init__(self, timing: Timing) -> None:
         self.seconds = 0.0
         self.times = 0
         self._timing = timing
         self._cycle: _Cycle | None = None
-        self._in_vain = 0
-        self._patience = _PATIENCE
 
     def is_news(self, refusal: RefusedCall) -> bool:
         """Return whether a wait is too long to be asked for where only too many calls are under way."""
@@ -76,13 +73,8 @@ class Asked:
             return False
         if cycle is not None:
             if self._is_like(cycle, closing, evidence):
-                self._in_vain = 0
                 return False
-        elif self._in_vain >= self._patience:
-            self._in_vain = 0
-            self._patience *= 2
         elif self.times or closing.level <= before.proven:
-            self._in_vain += 1
             return False
         self.times += 1
         self.seconds = closing.asked_for
