@@ -211,7 +211,7 @@ class AdaptiveRule(MovingLimit):
         self._sure_since = None
         self._earned = self._unproven_starts = 0
         evidence = self.rate.evidence
-        level = evidence.log_refusal(started, now, level, wait)
+        level = evidence.log_refusal(started, now, level)
         self._timing.refused(now - started)
         if started <= self._last_cut and started != self.trial:
             return

@@ -31,7 +31,6 @@ _HOPELESS = 0.2  # of it: no less if some of the times are left out
 _AS_GOOD = 0.02  # of that: no worse a fit
 _CLEAR = 1.12  # times as fast as the slowest rate that fits is the fastest, at the most
 _MOST_TIMES = 0.75  # of the times that it refused: the others may have another reason
-_ROUNDED = 1.0  # seconds, by which a wait may be longer than it must
 _SOME_MORE = 25  # of all starts, such a part must be new to look again in vain, which takes time
 _NEWS = 10  # starts since one was found, without which it is no news that the same is found again
 
@@ -59,13 +58,13 @@ class _Log(NamedTuple):
 
     Attributes:
         starts: of the calls that were admitted, in their order.
-        refused: after so many of them, when it last refused, and the seconds it asked to wait then.
+        refused: after so many of them, when it last refused.
         level: before the first of them.
         rates: the slowest and the fastest that are tried.
     """
 
     starts: Sequence[float]
-    refused: dict[int, tuple[float, float]]
+    refused: dict[int, float]
     level: float
     rates: tuple[float, float]
 
@@ -79,7 +78,7 @@ class _Log(NamedTuple):
             levels.append(level)
             before = start
         burst = max(self.level, *levels)
-        refused = [levels[number - 1] - rate * (at - self.starts[number - 1]) for number, (at, _) in self.refused.items()]
+        refused = [levels[number - 1] - rate * (at - self.starts[number - 1]) for number, at in self.refused.items()]
         refused.sort(reverse=True)
         explained = refused[: max(_FEWEST, round(times * len(refused)))]
         # At a level of nothing, it was full: it did not refuse.
@@ -97,15 +96,15 @@ class _Log(NamedTuple):
             best = min(best, self.fit(best.rate / factor, times), self.fit(best.rate * factor, times))
         return best
 
-    def explained(self) -> tuple[Bucket, float] | None:
-        """Return the bucket that explains it, and the slowest rate that would as well; None: none, or several that differ."""
+    def explained(self) -> Bucket | None:
+        """Return the bucket that explains it; None: none does, or several that differ."""
         for times in (1.0, _MOST_TIMES):
             best = self.best(times)
             if best.misfit > _HOPELESS:
                 return None
             if best.misfit <= _MISFIT:
                 slowest, fastest = (self._last_as_good(best, times, factor) for factor in (1 / _FINE, _FINE))
-                return (Bucket(best.rate, best.burst), slowest) if fastest <= _CLEAR * slowest else None
+                return Bucket(best.rate, best.burst) if fastest <= _CLEAR * slowest else None
         return None
 
     def _last_as_good(self, best: _Fit, times: float, factor: float) -> float:
@@ -116,50 +115,37 @@ class _Log(NamedTuple):
         return rate
 
 
-def bucket_that_explains(
-    starts: Sequence[float], refusals: Sequence[tuple[float, float]], known: Bucket | None = None
-) -> Bucket | None:
+def bucket_that_explains(starts: Sequence[float], refusals: Sequence[float], known: Bucket | None = None) -> Bucket | None:
     """Return the bucket that explains when an API refused; None: none does, or several that differ.
 
     Args:
         starts: of the calls that were admitted, in their order.
-        refusals: when a call started that was refused, in that order, and the seconds that it was asked to wait, or 0.
+        refusals: when a call started that was refused, in that order.
         known: what explained it before, for a log that begins too late to tell.
 
     Example:
         >>> starts = [0.0, 0.1, 0.2, 0.3, *(0.5 * number for number in range(1, 20))]  # four, and then two a second
-        >>> refusals = [(0.4, 0.0), (3.2, 0.0), (6.3, 0.0), (9.7, 0.0)]
-        >>> bucket = bucket_that_explains(starts, refusals)
+        >>> bucket = bucket_that_explains(starts, refusals=[0.4, 3.2, 6.3, 9.7])
         >>> round(bucket.rate, 1), round(bucket.burst)
         (2.0, 4)
     """
     log = _log(starts, refusals, known)
-    while log is not None and len(log.refused) >= _FEWEST:
-        found = log.explained()
-        if found is None:
-            return None
-        bucket, slowest = found
-        # It has room for one call again after a while: who asks for more has another reason.
-        refused = {number: (at, wait) for number, (at, wait) in log.refused.items() if wait <= _ROUNDED + 1 / slowest}
-        if len(refused) == len(log.refused):
-            return bucket
-        log = log._replace(refused=refused)
-    return None
+    return None if log is None or len(log.refused) < _FEWEST else log.explained()
 
 
-def _log(starts: Sequence[float], refusals: Sequence[tuple[float, float]], known: Bucket | None) -> _Log | None:
+def _log(starts: Sequence[float], refusals: Sequence[float], known: Bucket | None) -> _Log | None:
     """Return what is looked through: all, or since a refusal, if it is known how much a bucket holds, or since shortly before."""
     level = 0.0
     if len(starts) > _MOST and known is not None:
-        refusals = [refusal for refusal in refusals if refusal[0] > starts[-_MOST]]
-        starts, level = starts[bisect_right(starts, refusals[0][0]) :] if refusals else [], known.burst
+        refusals = [refusal for refusal in refusals if refusal > starts[-_MOST]]
+        starts, level = starts[bisect_right(starts, refusals[0]) :] if refusals else [], known.burst
     elif len(starts) > _MOST and refusals:
-        starts = starts[max(0, bisect_right(starts, refusals[0][0]) - _MOST // 2) :]  # it was hardly used before the first one
+        starts = starts[max(0, bisect_right(starts, refusals[0]) - _MOST // 2) :]  # it was hardly used before the first one
     if not starts or starts[0] >= starts[-1] or len(starts) > _MOST:  # clocks of several loops may differ
         return None
-    refused = {bisect_right(starts, at): (at, wait) for at, wait in refusals if at >= starts[0]}
+    refused = {bisect_right(starts, at): at for at in refusals if at >= starts[0]}
     if known is None:
-        overall = len(starts) / (max(starts[-1], refusals[-1][0] if refusals else 0.0) - starts[0])
+        overall = len(starts) / (max([starts[-1], *refusals[-1:]]) - starts[0])
         return _Log(starts, refused, level, (_SLOWEST * overall, _FASTEST * overall))
     return _Log(starts, refused, level, (known.rate / _ALIKE, known.rate * _ALIKE))
 

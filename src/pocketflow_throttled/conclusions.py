@@ -67,19 +67,19 @@ def _admitted(evidence: Evidence, since: float, level: int, until: float = math.
     return sum(at >= level for at in islice(evidence.levels, first, max(first, end)))
 
 
-def refused_by_a_rate(evidence: Evidence) -> list[tuple[float, float]]:
-    """Return when calls started that no cap refused, in that order, and the seconds that each was asked to wait.
+def refused_by_a_rate(evidence: Evidence) -> list[float]:
+    """Return when calls started that no cap refused, in that order.
 
     No cap did where, between the refusal before and the one after, enough calls with as many under way were admitted.
     """
     starts, levels = list(evidence.starts), list(evidence.levels)
     calls = [(call, bisect_right(starts, call.started)) for call in sorted(evidence.refused_calls)]
     ends = sorted({0, len(starts), *(at for _, at in calls)})
-    refusals: list[tuple[float, float]] = []
+    refusals: list[float] = []
     for call, at in calls:
         nth = bisect_left(ends, at)
         since, until = ends[max(0, nth - 1)], ends[min(nth + 1, len(ends) - 1)]
         as_high = sum(level >= call.level for level in levels[since:until])
         if as_high > _TOP * (until - since):
-            refusals.append((call.started, call.wait))
+            refusals.append(call.started)
     return refusals

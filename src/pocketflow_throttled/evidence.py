@@ -22,12 +22,11 @@ _MOST_TAKE = 0.9  # of the refusals take no longer than what tells by how much c
 
 
 class _LoggedRefusal(NamedTuple):
-    """A call that was refused: from when to when it was under way, the how many-th, and the seconds that it was asked to wait."""
+    """A call that was refused: from when to when it was under way, and the how many-th."""
 
     started: float
     ended: float
     level: int
-    wait: float
 
 
 def between(log: Sequence[float], since: float, until: float) -> int:
@@ -95,18 +94,17 @@ class Evidence:
             if started > stamp and level > 1:
                 self.telling[index] = (started, level - 1)
 
-    def log_refusal(self, started: float, now: float, level: int, wait: float = 0.0) -> int:
+    def log_refusal(self, started: float, now: float, level: int) -> int:
         """Log that a call was refused; return how many were under way at the server as it started, itself included.
 
         Args:
             started: when it did.
             now: when it was refused: until then it was under way, but took no place at the server.
             level: how many were under way as it started, as its client counts.
-            wait: seconds that it was asked to wait; 0: it was not.
         """
         level = self.served_level(started, level)
         self.forget(started)
-        self.refused_calls.append(_LoggedRefusal(started, now, level, wait))
+        self.refused_calls.append(_LoggedRefusal(started, now, level))
         return level
 
     def log_telling(self, started: float, level: int) -> None:
