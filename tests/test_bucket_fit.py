@@ -61,7 +61,7 @@ def probing(rate: LearnedRate) -> tuple[float, float]:
     assert rate.is_bucket
     assert rate.held is not None
     known, now = rate.held.seconds, starts[-1]
-    while not rate.is_probe(now):
+    while not rate.held.is_beyond(now):
         now = rate.opens_at(now + 0.01)
         rate.held.started(now, 1)
     assert rate.held.seconds < known

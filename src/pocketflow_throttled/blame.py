@@ -79,8 +79,7 @@ class Blame:
         """Of none: it refuses some calls, however many there are. One that names a wait has a reason."""
         if refusal.hint:
             return None
-        is_probe = self.ceiling.is_probed_by(refusal.level, limit) or self.rate.is_probe(refusal.started)
-        is_found = not is_probe and self._chance.refused(refusal.started, refusal.level)
+        is_found = not self.ceiling.is_probed_by(refusal.level, limit) and self._chance.refused(refusal.started, refusal.level)
         if is_found:
             self.rate.drop()
             self.ceiling.drop()

@@ -174,10 +174,6 @@ class ClockWindow(Held):
         """Return whether a call only started because more may be allowed than is known."""
         return self._beyond_since is not None and started >= self._beyond_since
 
-    def is_tried_by(self, started: float) -> bool:
-        """Return whether a call tries if the next period has begun."""
-        return started == self._tries_at
-
     def is_probed_by(self, started: float) -> bool:
         """Return whether a call only started because more may fit into a period than is known."""
         return self.is_beyond(started)

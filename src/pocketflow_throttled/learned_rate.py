@@ -114,11 +114,6 @@ class LearnedRate:
         if held is not None and held.is_well_known and held.is_beyond(started):
             held.correct(started)
 
-    def is_probe(self, started: float) -> bool:
-        """Return whether a call only started because more may be allowed than is known, or sooner."""
-        held = self.held
-        return held is not None and (held.is_beyond(started) or held.is_tried_by(started))
-
     def probes_window(self, started: float) -> bool:
         """Return whether a call only started because more may fit into a window than is known."""
         return self.held is not None and self.held.is_probed_by(started)

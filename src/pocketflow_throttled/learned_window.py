@@ -153,10 +153,6 @@ class LearnedWindow(Probing):
         self._shorter, self._tried_since = None, math.inf
         return True
 
-    def is_tried_by(self, started: float) -> bool:
-        """Return whether a call tries if it has passed."""
-        return started == self._slow_start.since or started >= self._tried_since
-
     def is_probed_by(self, started: float) -> bool:
         """Return whether a call only started because a few more may fit."""
         return self.is_beyond(started) and self._good[0] <= self._base + max(_FEW, self._base // _PART)

@@ -70,10 +70,6 @@ class Held(ABC):
         """Correct the length if a refusal tells no more than that; return whether it does."""
         return False
 
-    def is_tried_by(self, _started: float) -> bool:
-        """Return whether a call tries if a window has passed."""
-        return False
-
     def is_probed_by(self, _started: float) -> bool:
         """Return whether a call only started because more may fit into a window."""
         return False
