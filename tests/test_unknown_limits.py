@@ -300,7 +300,7 @@ def test_slots_are_filled_while_a_slow_refusal_of_a_probe_is_awaited() -> None:
 
 
 def test_calls_that_may_yet_be_refused_are_not_taken_for_admitted() -> None:
-    """A refusal takes a second: those under way when one is back make it none that stands alone."""
+    """A refusal takes a second: those under way when one is back may be refused as well."""
     chance = random.Random(0)
     random.seed(0)
     api = SimulatedAPI(
