@@ -12,7 +12,6 @@ from collections import deque
 from typing import TYPE_CHECKING
 
 from .probing import Held
-from .slow_start import SlowStart
 
 if TYPE_CHECKING:
     from .clock_fit import Fit
@@ -57,8 +56,6 @@ class ClockWindow(Held):
         self._beginnings: deque[tuple[int, float, float]] = deque([(0, *fit.begun)], maxlen=_BEGINNINGS)
         self._tries_at: float | None = None  # when a call started that tries whether the next period has begun ...
         self._not_before = -math.inf  # ... and when the last such call did that was refused
-        self._is_early = False  # whether the next period may begin later than the try
-        self._slow_start = SlowStart(timing)
         self._in_vain = 0
         self._step, self._rarity, self._periods = 1, 1, 0
         self._beyond_since: float | None = None
@@ -75,12 +72,11 @@ class ClockWindow(Held):
         used = self._used(now)
         more = self._more_at(used)
         if used < self._known or (used < self.count and self._beyond_since is not None):
-            return max(now, self._slow_start.opens_at)
+            return now
         if used < self.count:
-            return max(now, self._slow_start.opens_at, self._evidence.starts[-1] + self._timing.apart(self._known, self.seconds))
+            return max(now, self._evidence.starts[-1] + self._timing.apart(self._known, self.seconds))
         low, high = max(self._begun[0] + self._length[0], self._not_before), self._begun[1] + self._length[1]
-        self._is_early = high - low > _KNOWN * self.seconds
-        if not self._is_early:
+        if high - low <= _KNOWN * self.seconds:
             return max(now, min(high, more))
         step = math.sqrt((high - low) * _WORTH * self.seconds / self.count)
         return max(now, min(low + min(step, _LONGEST_STEP * (high - low)), more))
@@ -103,7 +99,6 @@ class ClockWindow(Held):
                 return
             self._accept()
             self.count += self._step
-        self._slow_start.started(now)
         if used >= self._known and self._beyond_since is None:
             self._beyond_since = now
 
@@ -125,8 +120,6 @@ class ClockWindow(Held):
             after = max(self._begun[0] + periods * self._length[0], self._not_before)
             self._next(periods, min(after, at), min(self._begun[1] + periods * self._length[1], at))
             self._since = at
-            if self._is_early:
-                self._slow_start.begin(at, self.count)
             self._narrow()
 
     def _next(self, periods: int, after: float, by: float) -> None:
@@ -134,7 +127,6 @@ class ClockWindow(Held):
         self._begun = (min(after, by), by)
         self._since = self._begun[0]
         self._in_vain = 0
-        self._slow_start.end()
         self._periods += periods
         if self._beyond_since is not None and not self._is_refused:
             self._accept()

@@ -40,16 +40,12 @@ class SlowStart:
     def __init__(self, timing: Timing) -> None:
         self._timing = timing
         self._enough = 1
-        self.end()
+        self.since, self._size, self._more = -math.inf, 1, 0
 
     def begin(self, now: float, count: int) -> None:
         """Take note of the first call, of so many that may follow each other."""
         self._enough = min(_MOST, count // _PART)
         self.since, self._size, self._more = now, 1, 0
-
-    def end(self) -> None:
-        """Hold no call back."""
-        self.since, self._size, self._more = -math.inf, self._enough, 0
 
     @property
     def is_over(self) -> bool:
