@@ -827,3 +827,39 @@ def test_calls_that_all_started_at_one_moment_tell_no_pace_that_stats_could_show
     assert flow.stats["completed_flows"] == 5
     learned = flow.stats["learned_per_second"]
     assert learned is None or learned < 1000
+
+
+@pytest.mark.parametrize("tokens", [300_000, 600_000])
+def test_a_cap_is_not_taken_for_fewer_tokens_than_are_allowed_in_less_time(tokens: int) -> None:
+    def took(max_tokens_per_minute: int | None) -> list[float]:
+        chance = random.Random(1)
+        took: list[float] = []
+        under_way = 0
+
+        async def call(item: int) -> Any:
+            nonlocal under_way
+            await asyncio.sleep(0.05)
+            if under_way >= 12:
+                raise RateLimitHit("too many at once")
+            under_way += 1
+            await asyncio.sleep(chance.uniform(0.5, 3.0))
+            under_way -= 1
+            return {"usage": {"total_tokens": item}}
+
+        class Exact(Adapting):
+            def estimate_tokens(self, item: int) -> int:
+                return item
+
+        async def main() -> None:
+            node = Exact(call, max_concurrent=40, max_tokens_per_minute=max_tokens_per_minute)
+            for _ in range(4):
+                began = now()
+                await node.run_async({"items": [chance.randint(200, 1800) for _ in range(150)]})
+                took.append(now() - began)
+                await asyncio.sleep(90)
+
+        random.seed(1)
+        run_virtual(main())
+        return took
+
+    assert took(tokens) == took(None)

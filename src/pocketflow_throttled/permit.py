@@ -232,7 +232,7 @@ class Permit:
                     return
                 if limiter._rule is None or budget.is_single:
                     budget.space(now, self._stamp)
-                else:  # the rule finds the pace of starts
+                elif limiter._rule.rate.held is not None:  # else calls at once may be the reason; the pace is the rule's to find
                     budget.slice_tokens(now)
 
     def refused(self, pause: float, *, hinted: bool = True, at_most: float = math.inf) -> None:
