@@ -242,6 +242,14 @@ def test_a_way_is_blamed_no_more_as_calls_that_had_room_in_it_are_refused_as_oft
     assert counting.may_start(time + 4, BEYOND)
 
 
+def test_no_refusal_speaks_against_a_way_where_answers_tell_what_is_left() -> None:
+    counting = Counting(60.0)
+    counting.started(0.0, BEYOND, CLEARLY)
+    assert counting.refused(0.0, is_told=True)
+    assert not any(counting.refused(time, is_told=True) for time in (1.0, 2.0, 3.0))
+    assert counting.way is Way.ESTIMATE
+
+
 def test_a_way_that_was_acquitted_may_be_blamed_anew() -> None:
     counting = Counting(60.0)
     counting.started(0.0, BEYOND, CLEARLY)
@@ -338,10 +346,10 @@ def test_what_seemed_to_be_of_others_explains_no_refusal_that_tells_how_is_count
 def test_answers_that_tell_of_more_than_calls_cost_spare_the_tries() -> None:
     counting = Counting(60.0)
     counts = (20_000, 30_000, 30_000, 60_000)
-    counting.told(9.0, 60_000, by_start=counts, by_end=counts, cost=counts[0], limit=100_000, unsure=0)
+    counting.told(9.0, 60_000, by_start=counts, by_end=counts, cost=counts[0], limit=100_000, unsure=lambda: 0)
     assert counting.way is Way.ESTIMATE
     assert not counting.may_start(9.0, BEYOND)
-    counting.told(10.0, 20_000, by_start=counts, by_end=counts, cost=counts[0], limit=100_000, unsure=0)
+    counting.told(10.0, 20_000, by_start=counts, by_end=counts, cost=counts[0], limit=100_000, unsure=lambda: 0)
     assert counting.way is Way.COST
     assert counting.may_start(10.0, BEYOND)
 
@@ -359,7 +367,7 @@ def test_what_comes_back_by_itself_is_no_sign_that_calls_give_something_back(win
 
 def test_answers_by_which_all_ways_are_alike_tell_nothing() -> None:
     counting = Counting(60.0)
-    counting.told(9.0, 20_000, by_start=(20_000,) * 4, by_end=(20_000,) * 4, cost=20_000, limit=100_000, unsure=0)
+    counting.told(9.0, 20_000, by_start=(20_000,) * 4, by_end=(20_000,) * 4, cost=20_000, limit=100_000, unsure=lambda: 0)
     assert counting.way is Way.COST
     assert counting.may_start(9.0, BEYOND)
 
@@ -493,7 +501,7 @@ def test_what_is_used_is_held_against_what_calls_are_known_to_cost_by_now(cost: 
     counting = Counting(seconds=60.0)
     counting.wait_for_more(20.0)
     by_start, by_end = (97_000,) * 4, (30_000, 60_000, 60_000, 99_000)
-    counting.told(5.0, 13_000, by_start=by_start, by_end=by_end, cost=cost, limit=100_000, unsure=5_000)
+    counting.told(5.0, 13_000, by_start=by_start, by_end=by_end, cost=cost, limit=100_000, unsure=lambda: 5_000)
     assert counting.may_start(5.0, [Way.SETTLED, Way.SETTLED_BACK, Way.ESTIMATE]) is may_start
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from bisect import bisect_left
 from collections import deque
-from functools import partial
+from functools import cache, partial
 from itertools import islice, takewhile
 from typing import TYPE_CHECKING
 
@@ -175,9 +175,6 @@ class CountedWindow(TokenWindow):
         if not self._more[Way.SETTLED] and not self._more[Way.ESTIMATE]:
             return
         if started > -math.inf:
-            first = bisect_left(self.spends, started - IN_ANY_ORDER, key=_time_of)
-            lately = takewhile(lambda spend: spend.time <= started, islice(self.spends, first, None))
-            unsure = sum(max(spend.cost, spend.estimated) for spend in lately)
             by_end, cost = self.counts(now), by_start[Way.COST]
             if cost > by_end[Way.COST] + CLEARLY * self._limit and self._left_at < started:
                 cost = math.ceil(in_fixed_window(self.spends, -math.inf, started, Way.COST))
@@ -186,12 +183,19 @@ class CountedWindow(TokenWindow):
                 least = partial(in_bucket, self.spends, moments=(started, now), rate=self._limit / self.seconds)
             elif began_at > -math.inf:
                 least = partial(in_fixed_window, self.spends, began_at + IN_ANY_ORDER, started)
+            unsure = cache(partial(self._started_lately, started))
             self.counting.told(
                 now, used, by_start=by_start, by_end=by_end, cost=cost, limit=self._limit, unsure=unsure, least=least
             )
         elif self.spends:
             took = now - self.spends[0].time  # or less
             self.counting.wait_for_more(now + min(_AS_LONG * took, _WAITED * self.seconds))
+
+    def _started_lately(self, until: float) -> int:
+        """Return what is counted at most of calls that started so shortly before a time that they may arrive in any order."""
+        first = bisect_left(self.spends, until - IN_ANY_ORDER, key=_time_of)
+        lately = takewhile(lambda spend: spend.time <= until, islice(self.spends, first, None))
+        return sum(max(spend.cost, spend.estimated) for spend in lately)
 
     def deny(self, now: float, used: int, started: float, *, limit: int, began_at: tuple[float | None, float | None]) -> None:
         """Learn from what is used by an answer in which ways the server cannot count.
@@ -285,7 +289,7 @@ class CountedWindow(TokenWindow):
         if spend.is_under_way:
             self._buckets.take_back(spend)
         super().refuse(spend)
-        if is_explained or not spend.estimated or not self.counting.refused(spend.time):
+        if is_explained or not spend.estimated or not self.counting.refused(spend.time, is_told=self._is_told):
             return False
         if self._unexplained is None:
             under_way = [each for each in self.spends if each.is_under_way and not each.is_refused]

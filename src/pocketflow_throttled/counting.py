@@ -187,10 +187,11 @@ class Counting:
         for way in beyond:
             self._doubts[way].started(now, self._seconds, share, tells.get(way, 0.0))
 
-    def refused(self, stamp: float) -> bool:
+    def refused(self, stamp: float, *, is_told: bool = False) -> bool:
         """Learn that a call was refused that started at a time, and return whether that tells how is counted.
 
-        Any try of the same moment may be to blame, but for no more refusals than there were tries.
+        Any try of the same moment may be to blame, but for no more refusals than there were tries. Where answers tell what is
+        left (`is_told`), these speak for a way that is blamed in vain, and no refusal does.
         """
         tried = [
             doubt
@@ -199,7 +200,7 @@ class Counting:
         ]
         if not tried:
             if abs(stamp - self._refused_at) > IN_ANY_ORDER:
-                self._contradict(stamp)
+                self._contradict(stamp, is_told=is_told)
             return False
         is_first = abs(stamp - self._refused_at) > IN_ANY_ORDER
         for doubt in tried:
@@ -209,7 +210,7 @@ class Counting:
         if not is_first and self._blamed not in likely:
             self.take_back_blame()
         if not likely:
-            self._contradict(stamp)
+            self._contradict(stamp, is_told=is_told)
             return False
         blamed = next((doubt for doubt in likely if not doubt.is_ruled_out), likely[0])
         if is_first or self._refused >= _MOST_OF * blamed.at_once:
@@ -220,9 +221,9 @@ class Counting:
         self._blamed = blamed
         return not self._acquits()
 
-    def _contradict(self, stamp: float) -> None:
+    def _contradict(self, stamp: float, *, is_told: bool) -> None:
         """Learn that a call was refused for which there was room, however is counted."""
-        if abs(stamp - self._against_at) > IN_ANY_ORDER:
+        if not is_told and abs(stamp - self._against_at) > IN_ANY_ORDER:
             self._against, self._against_at = self._against + 1, stamp
             self._acquits()
 
@@ -249,7 +250,7 @@ class Counting:
         by_end: Counts,
         cost: int,
         limit: int,
-        unsure: int,
+        unsure: Callable[[], int],
         least: Callable[[Way], float] | None = None,
     ) -> None:
         """Learn from what is used by an answer, others' share included.
@@ -261,19 +262,22 @@ class Counting:
             by_end: what is counted now.
             cost: of what had started as its call did, as it is known by now.
             limit: of the window.
-            unsure: what of it may not have arrived when its call did.
+            unsure: tells what of it may not have arrived when its call did, which takes a look at each call.
             least: tells what a bucket would count, which is less than what is counted here; None: it is none.
         """
         clearly = CLEARLY * limit
         more_than_cost = max(by_start[Way.COST], by_end[Way.COST]) + clearly
         more_than_known = max(cost, by_end[Way.COST]) + clearly
         for way, doubt in self._doubts.items():
-            counted = min(by_start[way], by_end[way]) - unsure
+            counted = min(by_start[way], by_end[way])
             if doubt.is_ruled_out or counted <= more_than_known or now < doubt.denied_until:
+                continue
+            counted -= unsure()
+            if counted <= more_than_known:
                 continue
             if used < counted - clearly:
                 if doubt.is_known and least is not None:
-                    if now >= doubt.look_at and used >= least(way) - unsure - clearly:
+                    if now >= doubt.look_at and used >= least(way) - unsure() - clearly:
                         doubt.look_at = now + _NEXT_LOOK * self._seconds
                     if now < doubt.look_at:
                         continue
