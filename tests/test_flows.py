@@ -477,6 +477,26 @@ def test_a_limiter_that_others_share_pauses_also_for_what_is_left_to_the_flow() 
     assert others[0] >= called[2] + 0.5
 
 
+def test_a_hit_of_a_program_that_calls_no_init_of_ours_is_run_again_too() -> None:
+    class Busy(RateLimitHit):
+        def __init__(self) -> None:
+            Exception.__init__(self, "busy")
+
+        retry_after = 3.0
+        message, source = "busy", None
+
+    seen: list[float] = []
+
+    async def call(number: int) -> int:
+        seen.append(now())
+        if len(seen) == 1:
+            raise Busy
+        return number
+
+    assert run(Many(start=Leaf(call), max_flow_retries=1), range(1)) == [0]
+    assert seen == [0.0, 3.0]
+
+
 def test_an_instance_that_was_refused_once_is_run_again_before_another_starts() -> None:
     """It may go well at once, as where a node within now starts fewer calls together than a new instance would."""
     began: list[int] = []

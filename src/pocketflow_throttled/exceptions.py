@@ -16,13 +16,14 @@ class RateLimitHit(Exception):  # noqa: N818  (the name is the public one since 
         RateLimitHit('Test', retry_after=10.0, source='api')
     """
 
+    propagated = False  # by a node with propagate_rate_limit: past on_error and the fallback
+    held_for = 0.0  # seconds for which that node's limiter, if it is a shared one, lets no call start
+
     def __init__(self, message: str = "Rate limit hit", retry_after: float | None = None, source: str | None = None) -> None:
         super().__init__(message)
         self.message = message
         self.retry_after = retry_after
         self.source = source
-        self.propagated = False  # by a node with propagate_rate_limit: past on_error and the fallback
-        self.held_for = 0.0  # seconds for which that node's limiter, if it is a shared one, lets no call start
 
     def __repr__(self) -> str:
         return f"RateLimitHit({self.message!r}, retry_after={self.retry_after!r}, source={self.source!r})"
