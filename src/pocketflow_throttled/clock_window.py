@@ -27,6 +27,7 @@ _IN_VAIN = 3  # tries, after it must have begun
 _RAREST = 16  # periods from one probe of how many fit to the next
 _PART = 16  # of the starts known, the largest step
 _USED_UP = 0.97  # of the starts known: a refusal after so many tells no more than that they were all
+_MOST_ADMITTED = 2  # times as many as were thought to fit
 
 
 class ClockWindow(Held):
@@ -47,7 +48,7 @@ class ClockWindow(Held):
 
     def __init__(self, evidence: Evidence, timing: Timing, fit: Fit, opened: float) -> None:
         self._evidence, self._timing = evidence, timing
-        self._known = fit.count
+        self._found = self._known = fit.count
         self.count = fit.count + 1  # at once: if the API was only down now and then, there is no window, and more is admitted
         self._set_length(*fit.length)
         self._begun = fit.begun
@@ -180,3 +181,8 @@ class ClockWindow(Held):
         self.count, self._step = self._known, 1
         self._rarity, self._periods = min(2 * self._rarity, _RAREST), 0
         self._is_refused = True
+
+    @property
+    def is_disproved(self) -> bool:
+        """Whether more was admitted in a period than could be: what refuses is another limit."""
+        return self._known > _MOST_ADMITTED * self._found

@@ -99,6 +99,9 @@ class LearnedRate:
         held = self.held
         if held is None:
             return False
+        if held.is_disproved:
+            self.held = None
+            return False
         if held.correct_length(started):
             return True
         if self._absorbed >= _MOST_ABSORBED or not held.explains(started):

@@ -34,6 +34,7 @@ _DOUBT = 0.04  # of its length: it is known well enough when the error is smalle
 _AGAIN_AFTER, _AGAIN_IN = 0.15, 0.2
 _NOT_BEFORE = 1.2  # seconds: not in the same second, as it may be that which is counted
 _PAUSE = 0.05  # of its length: a longer time without a start ends a cycle
+_MOST_ADMITTED = 2  # times what it allows, in its length: one that is counted by the clock admits as much around its end
 _FIRMLY = 0.97  # of its length: more starts than it allows, in so much of it, surely are too many
 
 
@@ -161,6 +162,11 @@ class LearnedWindow(Probing):
         """Return whether a refusal is no more than the end of a probe."""
         # Where it grew without being sure, it was another window than was thought.
         return self.is_beyond(started) and (self._is_sure or self._good[0] <= self._base)
+
+    @property
+    def is_disproved(self) -> bool:
+        """Whether more was admitted in its length than in two windows that meet: what refuses is another limit."""
+        return self._good[0] > _MOST_ADMITTED * self._base
 
     def _probe(self) -> None:
         if self.is_probing and self._beyond:  # neither refused nor beyond doubt

@@ -58,6 +58,11 @@ class Held(ABC):
         return 0.0
 
     @property
+    def is_disproved(self) -> bool:
+        """Whether more was admitted than it can explain, so that what refuses is another limit."""
+        return False
+
+    @property
     def is_well_known(self) -> bool:
         """Whether a probe beyond it is taken back also if another limit may have refused it."""
         return False
