@@ -863,3 +863,25 @@ def test_a_cap_is_not_taken_for_fewer_tokens_than_are_allowed_in_less_time(token
         return took
 
     assert took(tokens) == took(None)
+
+
+@pytest.mark.parametrize(("initial", "most"), [(5, 80.0), (1, 90.0)])
+def test_an_outage_near_the_start_is_no_window_for_good_where_calls_at_once_are_limited(initial: int, most: float) -> None:
+    """It may look like one until more is admitted in its length than two of them would hold."""
+    under_way = 0
+
+    async def call(item: int) -> int:
+        nonlocal under_way
+        if 1 <= now() < 11 or under_way >= 15:
+            raise RateLimitHit("down, or too many at once")
+        under_way += 1
+        await asyncio.sleep(0.3)
+        under_way -= 1
+        return item
+
+    async def main() -> float:
+        node = Adapting(call, initial_concurrent=initial, max_concurrent=20)
+        await node.run_async({"items": range(2000)})
+        return now()
+
+    assert run_virtual(main()) <= most

@@ -178,13 +178,12 @@ class Trouble:
             hint = None
         reason = self._too_long(left) if node._sends_again() else None
         at_most = left if reason is None else node.rate_limit_timeout  # a pause is the others' then
-        if node._is_waited_for_by_flow():
+        if hint is None and node._is_waited_for_by_flow():
             at_most = 0.0
         pause = _pause(hint, max(self._refusals, attempts.given_up), at_most)
-        turns = node._takes_turns and self._refusals > 1  # one more may be enough, where calls within start fewer at once
-        permit._hold_back(pause, hinted=hint is not None, at_most=at_most, is_of_limits=is_of_limits, takes_turns=turns)
-        if isinstance(error, RateLimitHit) and error.held_for > 0:
-            limiter.pause(min(error.held_for, at_most))  # or the instance would wait within, and hold its slot
+        permit._hold_back(pause, hinted=hint is not None, at_most=at_most, is_of_limits=is_of_limits)
+        if isinstance(error, RateLimitHit) and error._held_for > 0:
+            limiter.pause(min(error._held_for, at_most))  # or the instance would wait within, and hold its slot
         return reason
 
     def _never_fits(self, told: dict[str, str]) -> bool:

@@ -16,10 +16,13 @@ class RateLimitHit(Exception):  # noqa: N818  (the name is the public one since 
         RateLimitHit('Test', retry_after=10.0, source='api')
     """
 
+    message = "Rate limit hit"
+    retry_after: float | None = None
+    source: str | None = None
     propagated = False  # by a node with propagate_rate_limit: past on_error and the fallback
-    held_for = 0.0  # seconds for which that node's limiter, if it is a shared one, lets no call start
+    _held_for = 0.0  # seconds for which that node's limiter, if it is a shared one, lets no call start
 
-    def __init__(self, message: str = "Rate limit hit", retry_after: float | None = None, source: str | None = None) -> None:
+    def __init__(self, message: str = message, retry_after: float | None = None, source: str | None = None) -> None:
         super().__init__(message)
         self.message = message
         self.retry_after = retry_after

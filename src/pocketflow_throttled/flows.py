@@ -70,7 +70,6 @@ class ThrottledAsyncParallelBatchFlow(Throttled, AsyncParallelBatchFlow):
 
     _setting_names = tuple(FlowSettings.__annotations__)
     _limiter_has: Mapping[str, str] = {"max_concurrent_flows": "max_concurrent", "max_flows_per_minute": "max_per_window"}
-    _takes_turns = True  # or the first instance that an outage meets would use up its max_flow_retries for all others
     _limiter_name, _set_instead = "flow_limiter", "max_concurrent_flows and max_flows_per_minute"
 
     def __init__(self, start: Any = None, **settings: Unpack[FlowSettings]) -> None:

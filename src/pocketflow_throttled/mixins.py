@@ -65,7 +65,6 @@ class Throttled:
     _limiter_name: str  # by which the limiter in use may be looked at ...
     _set_instead: str  # ... and what to set, to have another
     _limit_names: tuple[str, ...] = ()  # of those that are for a limiter of one's own
-    _takes_turns = False  # whether of those that were refused the one goes first that has waited longest since
     _throttled_state: State
 
     def __init_subclass__(cls, **arguments: Any) -> None:
@@ -127,7 +126,7 @@ class Throttled:
         return True
 
     def _is_waited_for_by_flow(self) -> bool:
-        """Whether a flow pauses for a refusal, and nobody but its instance is held back here: no need to wait twice."""
+        """Whether a flow pauses for a refusal that asks for no wait, and its instance alone is held back here: once is enough."""
         return scope.get() is not None and self.shared_limiter is None and not self._sends_again()
 
     def _as_final(self, error: Exception, refusals: int) -> Exception | None:  # noqa: ARG002  (for those that do)

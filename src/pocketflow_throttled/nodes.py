@@ -271,7 +271,7 @@ class AdaptiveThrottledNode(AdaptiveThrottled, ThrottledParallelBatchNode):
         hit.propagated = True
         if self.shared_limiter is not None:
             limiter = self._throttled_limiter()
-            hit.held_for = max(limiter.paused_for, limiter._held_for())
+            hit._held_for = max(limiter.paused_for, limiter._held_for())
         raise hit from error
 
     def _collects_error(self, error: Exception) -> bool:

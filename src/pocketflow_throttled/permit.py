@@ -250,16 +250,11 @@ class Permit:
         self._not_served()
         self._hold_back(pause, hinted=hinted, at_most=at_most)
 
-    def _hold_back(
-        self, pause: float, *, hinted: bool, at_most: float, is_of_limits: bool = True, takes_turns: bool = False
-    ) -> None:
-        """Let the limiter pause, or its rule learn, from a refusal that is known to be no call the API counts.
-
-        It goes on where its turn was or, if it `takes_turns` with others, behind all that wait.
-        """
+    def _hold_back(self, pause: float, *, hinted: bool, at_most: float, is_of_limits: bool = True) -> None:
+        """Let the limiter pause, or its rule learn, from a refusal that is known to be no call the API counts."""
         limiter = self.limiter
         if self._stamp is not None:
-            self._place = math.inf if takes_turns else min(self._place, self._stamp)
+            self._place = min(self._place, self._stamp)
         if limiter._rule is not None:
             limiter._learn(self, False, hint=pause if hinted else None, at_most=at_most, is_of_limits=is_of_limits)
         if hinted or limiter._rule is None:
