@@ -85,6 +85,10 @@ class AdaptiveRule(MovingLimit):
         self.rate = self._blame.rate
         self._cycle = self._closing = self.trial = None
 
+    def end_pause(self, now: float) -> None:
+        """Let a call try `now`, or as soon as the learned rate allows."""
+        self.opens_at = min(self.opens_at, self.rate.opens_at(now))
+
     def set_settings(self, now: float, settings: Adaptive) -> None:
         """Go on with other settings and what was learned."""
         self.settings = settings

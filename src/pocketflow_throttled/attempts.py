@@ -178,8 +178,6 @@ class Trouble:
             hint = None
         reason = self._too_long(left) if node._sends_again() else None
         at_most = left if reason is None else node.rate_limit_timeout  # a pause is the others' then
-        if hint is None and node._is_waited_for_by_flow():
-            at_most = 0.0
         pause = _pause(hint, max(self._refusals, attempts.given_up), at_most)
         permit._hold_back(pause, hinted=hint is not None, at_most=at_most, is_of_limits=is_of_limits)
         if isinstance(error, RateLimitHit) and error._held_for > 0:

@@ -121,8 +121,12 @@ class ThrottledAsyncParallelBatchFlow(Throttled, AsyncParallelBatchFlow):
         around = scope.get()
 
         def call(params: dict[str, Any]) -> Any:
-            if scope.get() is around:  # once for an instance and all its attempts, in its own task and so in its own context
+            limiters = scope.get()
+            if limiters is None or limiters is around:  # once for an instance and all its attempts, in its own task's context
                 scope.set({})
+            else:  # it is run again: what it waits for has been waited for here
+                for each in limiters.values():
+                    each.limiter._end_unasked_pause()
             return self._orch_async(shared, {**own, **params})
 
         actions = await self._run_batch(params_list, call=call, check=_check_params)

@@ -125,10 +125,6 @@ class Throttled:
         """Whether a refused item is waited out here, for `rate_limit_timeout`; if not, whoever hears of it does so."""
         return True
 
-    def _is_waited_for_by_flow(self) -> bool:
-        """Whether a flow pauses for a refusal that asks for no wait, and its instance alone is held back here: once is enough."""
-        return scope.get() is not None and self.shared_limiter is None and not self._sends_again()
-
     def _as_final(self, error: Exception, refusals: int) -> Exception | None:  # noqa: ARG002  (for those that do)
         """Return what to give up with for an item that was refused so often, though time is left; None: send it again."""
         return None

@@ -69,7 +69,7 @@ class _LimiterRegistry:
             TypeError: the name is no str, or a setting is unknown or of another type.
         """
         _check_name(name)
-        _check_names(settings)
+        _check_no_rule(settings)
         limiter = RateLimiter(max_concurrent, max_per_window, window_seconds, **settings)
         limiter.name = name
         with self._lock:
@@ -102,7 +102,7 @@ class _LimiterRegistry:
             UserWarning: it exists, and a setting that was given differs from its own.
         """
         _check_name(name)
-        _check_names(settings)
+        _check_no_rule(settings)
         asked = RateLimiter(*args, **settings)  # refuses what `register` does, whether the name is taken or not
         asked.name = name
         with self._lock:
@@ -163,12 +163,12 @@ def _check_name(name: object) -> None:
         raise ValueError("name must not be empty, got ''")
 
 
-LimiterRegistry = _LimiterRegistry()
-
-
-def _check_names(settings: Mapping[str, object]) -> None:
+def _check_no_rule(settings: Mapping[str, object]) -> None:
     """Raise if settings of the adaptive rule are given as if they were the limiter's."""
     of_the_rule = {name: value for name, value in settings.items() if name in _OF_THE_RULE}
     if of_the_rule:
         given = ", ".join(f"{name}={value!r}" for name, value in of_the_rule.items())
         raise TypeError(f"{given}: settings of the adaptive rule are given as adaptive=Adaptive({given}, max_concurrent=...)")
+
+
+LimiterRegistry = _LimiterRegistry()

@@ -66,6 +66,13 @@ class Waiting(Granting):
             self._paused_until = self._surely_paused_until
             self._wake()
 
+    def _end_unasked_pause(self) -> None:
+        """End the pause that the rule has found for itself; who asked for one is kept to."""
+        with self._lock:
+            if self._rule is not None:
+                self._rule.end_pause(self._now())
+                self._wake()
+
     def _learn(
         self,
         permit: Permit,
